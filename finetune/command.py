@@ -1,0 +1,55 @@
+"""What all commands share: logs on standard error, exit status, mistakes told without a traceback."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from finetune.errors import UserError
+from finetune.flags import parse_flags
+
+Settings = TypeVar("Settings")
+
+EXIT_DONE = 0
+EXIT_FAULT = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+log = logging.getLogger("finetune")
+
+
+def run_command(
+    settings_class: type[Settings],
+    function: Callable[[Settings], int | None],
+    *,
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses the command line, runs the command, and returns its exit status.
+
+    0: done; 2: a mistake that the user can mend, told on standard error; 130: interrupted from the keyboard. A fault of
+    the program itself keeps its traceback and ends with Python's own status 1.
+    """
+    configure_logging()
+    try:
+        words = sys.argv[1:] if argv is None else argv
+        settings = parse_flags(settings_class, words, prog=prog, description=description)
+        return function(settings) or EXIT_DONE
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def configure_logging() -> None:
+    """Sends our log lines to standard error and keeps TensorFlow's start-up chatter out of them."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False

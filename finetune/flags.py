@@ -1,0 +1,231 @@
+"""Command-line flags made from the fields of a settings dataclass.
+
+A command's settings are one frozen dataclass; every field made by `flag()` is a flag. A flag is written with dashes or
+underscores, as `--flag value` or `--flag=value`; a boolean as `--flag`, `--flag=false`, `--no-flag` or absl's
+`--noflag`. TF-Slim's old names are aliases of the field that carries their meaning. `--config FILE.toml` gives defaults
+for all flags; what the command line says wins over it.
+"""
+
+import argparse
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from finetune import __version__
+from finetune.errors import UserError, did_you_mean
+
+Settings = TypeVar("Settings")
+
+TRUE_WORDS = ("true", "t", "1", "yes", "y")
+FALSE_WORDS = ("false", "f", "0", "no", "n")
+
+# absl's own logging flags, which every slim command line may carry. Our logs always go to standard error.
+ABSL_FLAGS = ("alsologtostderr", "logtostderr", "verbosity", "stderrthreshold", "v")
+
+
+def flag(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    slim: Sequence[str] = (),
+    choices: Sequence[str] | None = None,
+    metavar: str | None = None,
+    positional: bool = False,
+) -> Any:
+    """A dataclass field that is also a command-line flag.
+
+    Args:
+        default: The field's default; without one the flag must be given.
+        help: One line for `--help`.
+        slim: Other names of the flag, as TF-Slim's scripts spell them.
+        choices: The only values allowed.
+        metavar: How the value is called in `--help`.
+        positional: The words of the command line that are not flags; the field's type is `tuple[str, ...]`.
+    """
+    metadata = {"help": help, "slim": tuple(slim), "choices": choices, "metavar": metavar, "positional": positional}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse_flags(settings_class: type[Settings], argv: Sequence[str], *, prog: str, description: str) -> Settings:
+    """Reads a command line, and the TOML file that it names with `--config`, into `settings_class`.
+
+    Raises:
+        UserError: An unknown flag (the nearest is named), a value of the wrong kind, a required flag that is missing.
+    """
+    parser = build_parser(settings_class, prog, description)
+    arguments = vars(parser.parse_args(_normalise(argv)))
+    given = {name: value for name, value in arguments.items() if name != "config" and value is not None}
+    if arguments.get("config"):
+        given = {**read_toml(settings_class, Path(arguments["config"])), **given}
+    missing = [f.name for f in flag_fields(settings_class) if f.name not in given and _is_required(f)]
+    if missing:
+        raise UserError(f"{prog} needs {' and '.join(_dashed(name) for name in missing)}.", f"See {prog} --help.")
+    return settings_class(**given)
+
+
+def flag_fields(settings_class: type) -> list[dataclasses.Field[Any]]:
+    """The fields that are flags, in order."""
+    return [field for field in dataclasses.fields(settings_class) if "help" in field.metadata]
+
+
+def build_parser(settings_class: type, prog: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser with one option for each flag field, `--config` and `--version`; absent options stay None."""
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+    parser.add_argument("--version", action="version", version=f"finetune {__version__}")
+    parser.add_argument("--config", metavar="FILE.toml", help="settings file; flags on the command line win over it")
+    hints = typing.get_type_hints(settings_class)
+    for field in flag_fields(settings_class):
+        _add_flag(parser, field, hints[field.name])
+    for name in ABSL_FLAGS:
+        parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS, dest=argparse.SUPPRESS)
+    return parser
+
+
+def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
+    """Settings from a TOML file: a key for each field, spelled with underscores or dashes.
+
+    Raises:
+        UserError: No such file, no TOML, a key that is no setting, a value of the wrong kind.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config: {path} can't be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {path} is not TOML: {error}.") from error
+    hints = typing.get_type_hints(settings_class)
+    fields = {name: field for field in flag_fields(settings_class) for name in (field.name, *field.metadata["slim"])}
+    settings = {}
+    for key, value in table.items():
+        field = fields.get(key.replace("-", "_"))
+        if field is None:
+            raise UserError(f"--config: {path} has the unknown key {key!r}.", did_you_mean(key, fields))
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        try:
+            settings[field.name] = _converter(hints[field.name])(text)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise UserError(f"--config: {path}: {key} = {value!r}: {error}.") from error
+        choices = field.metadata["choices"]
+        if choices and settings[field.name] not in choices:
+            raise UserError(f"--config: {path}: {key} = {value!r} is not one of {', '.join(choices)}.")
+    return settings
+
+
+def to_toml_table(settings: Any) -> dict[str, Any]:
+    """The settings as a TOML table that `read_toml` reads back; settings that are None are left out."""
+    table: dict[str, Any] = {}
+    for field in flag_fields(type(settings)):
+        value = getattr(settings, field.name)
+        if value is None:
+            continue
+        if isinstance(value, Path):
+            value = str(value)
+        table[field.name] = list(value) if isinstance(value, tuple) else value
+    return table
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the process, so that all mistakes are told in one way."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}.", f"See {self.prog} --help.")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            raise UserError(f"Unknown flag {name}.", did_you_mean(name, self._long_options()))
+        return parsed
+
+    def _long_options(self) -> list[str]:
+        visible = (action for action in self._actions if action.help is not argparse.SUPPRESS)
+        return [option for action in visible for option in action.option_strings if option.startswith("--")]
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Names each flag once in `--help`: aliases are accepted, and listed behind the help text instead."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        takes_value = action.nargs != 0 and action.const is not True
+        value = f" {self._format_args(action, action.dest.upper())}" if takes_value else ""
+        return f"{action.option_strings[0]}{value}"
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
+    metadata = field.metadata
+    convert = _converter(hint)
+    if metadata["positional"]:
+        parser.add_argument(field.name, nargs="*", default=None, help=metadata["help"], metavar=metadata["metavar"])
+        return
+    options = [_dashed(field.name), *(_dashed(name) for name in metadata["slim"])]
+    help_text = metadata["help"].replace("%", "%%")
+    if field.default not in (dataclasses.MISSING, None, "", ()):
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        help_text += f" [{str(default).replace('%', '%%')}]"
+    if metadata["slim"]:
+        help_text += f" (slim: {', '.join('--' + name for name in metadata['slim'])})"
+    common: dict[str, Any] = {"dest": field.name, "default": None, "help": help_text, "type": convert}
+    if _base_type(hint) is bool:
+        parser.add_argument(*options, nargs="?", const=True, **common)
+        negations = [f"--{prefix}{option[2:]}" for option in options for prefix in ("no-", "no")]
+        parser.add_argument(*negations, dest=field.name, action="store_false", default=None, help=argparse.SUPPRESS)
+    else:
+        metavar = metadata["metavar"] or ("{" + ",".join(metadata["choices"]) + "}" if metadata["choices"] else None)
+        parser.add_argument(
+            *options, choices=metadata["choices"], metavar=metavar or field.name.split("_")[-1].upper(), **common
+        )
+
+
+def _converter(hint: Any) -> Any:
+    base = _base_type(hint)
+    if typing.get_origin(base) is tuple:
+        item = _converter(typing.get_args(base)[0])
+
+        def convert_items(text: str) -> tuple[Any, ...]:
+            return tuple(item(part.strip()) for part in text.split(",") if part.strip())
+
+        convert_items.__name__ = "comma-separated list"
+        return convert_items
+    if base is bool:
+        return _parse_bool
+    return base
+
+
+def _base_type(hint: Any) -> Any:
+    """The type beside None in an optional type, else the type itself."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() in TRUE_WORDS:
+        return True
+    if text.lower() in FALSE_WORDS:
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _normalise(argv: Sequence[str]) -> list[str]:
+    """Writes every flag's name with dashes and two of them in front; values are left as they are."""
+    normalised = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("_", "-")
+        normalised.append(f"{name}{equals}{value}")
+    return normalised
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
