@@ -1,0 +1,119 @@
+"""One network, its variables and its plan as a `tf.Module`."""
+
+import contextlib
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.nets.layers import DECAYED_VARIABLES, layer_modes
+from finetune.nets.spec import NetSpec
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What one pass gives: `logits` [B,num_classes], `auxiliary_logits` of the same shape or None, all `end_points`."""
+
+    logits: Tensor
+    auxiliary_logits: Tensor | None
+    end_points: dict[str, Tensor]
+
+
+class Model(tf.Module):
+    """A network whose variables bear slim's names.
+
+    Attributes:
+        spec: The network's record.
+        num_classes: Number of logits.
+        image_size: Height and width in pixels of the images that it takes.
+        channels: Of those images.
+        model_variables: Every variable by its name in a checkpoint.
+        decayed_names: Names of those that weight decay applies to.
+        is_frozen: Tells by a batch norm layer's full scope name whether it is frozen.
+    """
+
+    def __init__(
+        self,
+        spec: NetSpec,
+        num_classes: int,
+        *,
+        image_size: int | None = None,
+        channels: int | None = None,
+        seed: int = 0,
+        **network_arguments: Any,
+    ) -> None:
+        """Makes the variables, in the scope of the current distribution strategy.
+
+        Args:
+            spec: The network's record.
+            num_classes: Number of logits.
+            image_size: Height and width of the images in pixels; None: the network's own.
+            channels: Of the images; None: the network's own.
+            seed: The initial value of a variable is a function of this and of the variable's name.
+            network_arguments: Further arguments of the network's function, `dropout_keep_prob` among them.
+        """
+        super().__init__(name=spec.root_scope or spec.name)
+        self.spec = spec
+        self.num_classes = num_classes
+        self.image_size = image_size or spec.image_size
+        self.channels = channels or spec.channels
+        self.model_variables: dict[str, Any] = {}
+        self.decayed_names: frozenset[str] = frozenset()
+        self.is_frozen: Callable[[str], bool] = lambda scope: False
+        self._seed = seed
+        self._network = spec.load_function()
+        self._network_arguments = {**spec.arguments, **network_arguments}
+        self._make_variables()
+
+    def __call__(self, images: Tensor, *, is_training: bool, seed: Tensor | None = None) -> Outputs:
+        """One pass; to be called inside a `tf.function(autograph=False)`.
+
+        Args:
+            images: [B,image_size,image_size,channels], preprocessed.
+            is_training: The mode of the layers that are not frozen.
+            seed: Integers [2] for dropout, different at each step; needed in training.
+        """
+        with self._variable_scope(), layer_modes(is_training, self.is_frozen, seed):
+            logits, end_points = self._network(
+                images, self.num_classes, is_training=is_training, **self._network_arguments
+            )
+        auxiliary_logits = end_points.get("AuxLogits") if is_training else None
+        return Outputs(logits, auxiliary_logits, end_points)
+
+    def _make_variables(self) -> None:
+        """Traces one training pass, the mode in which all variables are met, and throws the trace away."""
+        decayed: set[str] = set()
+        graph = tf.__internal__.FuncGraph("make_variables")
+        with graph.as_default():
+            images = tf.compat.v1.placeholder(tf.float32, [1, self.image_size, self.image_size, self.channels])
+            self(images, is_training=True, seed=tf.zeros([2], tf.int32))
+            decayed.update(_name(variable) for variable in tf.compat.v1.get_collection(DECAYED_VARIABLES))
+        self.decayed_names = frozenset(decayed)
+
+    @contextlib.contextmanager
+    def _variable_scope(self) -> Iterator[None]:
+        with tf.compat.v1.variable_scope("", custom_getter=self._get_variable, use_resource=True):
+            yield
+
+    def _get_variable(self, _: Any, name: str, *, shape: Any, dtype: Any, initializer: Any, **options: Any) -> Any:
+        """The variable called `name`, made at first sight: what slim's layers get for `get_variable`."""
+        if name not in self.model_variables:
+            with tf.init_scope():
+                # Under the global seed of its name alone, a variable's value doesn't depend on the order of creation.
+                tf.random.set_seed(zlib.crc32(f"{self._seed}/{name}".encode()))
+                self.model_variables[name] = tf.Variable(
+                    lambda: initializer(tf.TensorShape(shape), dtype),
+                    name=name,
+                    trainable=options.get("trainable", True),
+                    synchronization=options.get("synchronization", tf.VariableSynchronization.AUTO),
+                    aggregation=options.get("aggregation", tf.VariableAggregation.NONE),
+                )
+        return self.model_variables[name]
+
+
+def _name(variable: Any) -> str:
+    return str(variable.name).removesuffix(":0")

@@ -1,0 +1,166 @@
+"""tf-slim's layers as our networks use them: the one place where tf-slim 1.1.0 is adjusted to current TensorFlow.
+
+Two of tf-slim's layers are replaced by ours, under slim's argument and variable names:
+
+- `batch_norm`: slim's own asks for a package that no longer exists, and it can't tell a frozen layer from a trained one.
+- `dropout`: slim's own draws from a generator whose state no checkpoint holds; ours is a function of (seed, layer), so that
+  a resumed run repeats an unbroken one.
+
+tf-slim's networks look both up in `tf_slim.layers.layers` when they are called, so replacing them there reaches those, too.
+What tells these layers how to behave (`is_training`, `is_frozen`, `seed`) comes through slim's `arg_scope`, set by
+`layer_modes`. Everything else of tf-slim works as it is.
+"""
+
+import contextlib
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+import tf_slim as slim
+from tf_slim.layers import layers as slim_layers
+
+Tensor = Any
+
+DECAYED_VARIABLES = "decayed_variables"
+
+
+def decayed(variable: Tensor) -> None:
+    """Marks a variable as one that weight decay applies to: for slim's `weights_regularizer`.
+
+    The loss itself is computed by the trainer, over trained variables only; frozen ones need none.
+    """
+    tf.compat.v1.add_to_collection(DECAYED_VARIABLES, variable)
+
+
+@slim.add_arg_scope
+def batch_norm(
+    inputs: Tensor,
+    decay: float = 0.999,
+    center: bool = True,
+    scale: bool = False,
+    epsilon: float = 0.001,
+    activation_fn: Callable[[Tensor], Tensor] | None = None,
+    param_initializers: dict[str, Any] | None = None,
+    is_training: bool = True,
+    is_frozen: Callable[[str], bool] = lambda scope: False,
+    scope: str | None = None,
+) -> Tensor:
+    """Batch normalisation over all but the last axis (Ioffe and Szegedy, arXiv:1502.03167), slim's variables and arithmetic.
+
+    A frozen layer normalises with its moving statistics and leaves them alone, in training as in evaluation; another one
+    does so in evaluation only, and in training uses the batch's statistics and moves its own towards them.
+
+    Args:
+        inputs: [B,H,W,C].
+        decay: Of the moving mean and variance: `moving = decay * moving + (1 - decay) * batch`.
+        center: Whether there is a `beta`.
+        scale: Whether there is a `gamma`.
+        epsilon: Added to the variance.
+        activation_fn: Applied to the result.
+        param_initializers: Initialisers by variable name (`beta`, `gamma`, `moving_mean`, `moving_variance`).
+        is_training: The mode of the pass.
+        is_frozen: Tells by a layer's full scope name whether it is frozen.
+        scope: Name of the layer.
+
+    Returns:
+        [B,H,W,C], in the type of `inputs`.
+    """
+    initializers = {"beta": tf.zeros_initializer(), "gamma": tf.ones_initializer(), **(param_initializers or {})}
+    with tf.compat.v1.variable_scope(scope, "BatchNorm", [inputs]) as layer:
+        size = [inputs.shape[-1]]
+
+        def parameter(name: str) -> Tensor:
+            return slim.model_variable(name, size, tf.float32, initializers[name])
+
+        def statistic(name: str, initializer: Any) -> Tensor:
+            return slim.model_variable(
+                name,
+                size,
+                tf.float32,
+                initializers.get(name, initializer),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.MEAN,
+            )
+
+        offset = parameter("beta") if center else tf.zeros(size)
+        factor = parameter("gamma") if scale else tf.ones(size)
+        mean = statistic("moving_mean", tf.zeros_initializer())
+        variance = statistic("moving_variance", tf.ones_initializer())
+        if is_training and not is_frozen(layer.name):
+            outputs, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+                inputs, factor, offset, epsilon=epsilon, is_training=True
+            )
+            _move_towards(mean, batch_mean, decay)
+            _move_towards(variance, batch_variance, decay)
+        else:
+            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                inputs, factor, offset, mean, variance, epsilon=epsilon, is_training=False
+            )
+        return activation_fn(outputs) if activation_fn else outputs
+
+
+def _move_towards(statistic: Tensor, batch_statistic: Tensor, decay: float) -> None:
+    statistic.assign_sub((statistic - batch_statistic) * (1.0 - decay))
+
+
+@slim.add_arg_scope
+def dropout(
+    inputs: Tensor,
+    keep_prob: float = 0.5,
+    noise_shape: Any = None,
+    is_training: bool = True,
+    seed: Tensor | None = None,
+    scope: str | None = None,
+) -> Tensor:
+    """Dropout (Srivastava et al., 2014) whose mask is a function of `seed` and the layer's name alone.
+
+    Args:
+        inputs: Any shape.
+        keep_prob: Probability that a value is kept; kept ones are scaled by its inverse. 1 or more: nothing is dropped.
+        noise_shape: Shape of the mask, where values share their fate; None: the inputs' shape.
+        is_training: Outside training nothing is dropped.
+        seed: Integers [2], different at each step; needed in training.
+        scope: Name of the layer.
+
+    Returns:
+        The shape and type of `inputs`.
+    """
+    with tf.compat.v1.variable_scope(scope, "Dropout", [inputs]) as layer:
+        if not is_training or keep_prob >= 1.0:
+            return tf.identity(inputs)
+        layer_seed = fold_in_name(seed, layer.name)
+        return tf.nn.experimental.stateless_dropout(inputs, 1.0 - keep_prob, layer_seed, "philox", noise_shape)
+
+
+def fold_in_name(seed: Tensor, name: str) -> Tensor:
+    """A seed [2] of its own for each name."""
+    return tf.random.experimental.stateless_fold_in(seed, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+slim_layers.batch_norm = slim.layers.batch_norm = slim.batch_norm = batch_norm
+slim_layers.dropout = slim.layers.dropout = slim.dropout = dropout
+
+
+@contextlib.contextmanager
+def layer_modes(is_training: bool, is_frozen: Callable[[str], bool], seed: Tensor | None) -> Iterator[None]:
+    """Sets the mode of every layer of the networks called inside.
+
+    Args:
+        is_training: The mode of the pass.
+        is_frozen: Tells by a batch norm layer's full scope name whether it is frozen.
+        seed: Integers [2] for dropout; needed in training.
+    """
+    modes = (
+        slim.arg_scope([batch_norm], is_training=is_training, is_frozen=is_frozen),
+        slim.arg_scope([dropout], is_training=is_training, seed=seed),
+    )
+    with contextlib.ExitStack() as stack:
+        # slim's layers call their own `apply`; the advice to call Keras layers otherwise is not for us.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", category=UserWarning, module="tensorflow.python.keras")
+        for mode in modes:
+            stack.enter_context(mode)
+        yield

@@ -1,0 +1,56 @@
+"""What is known of a network beside its arithmetic: one frozen record for each, TensorFlow not needed."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class NetSpec:
+    """A network of the table.
+
+    Attributes:
+        name: As `--model` takes it; slim's `--model_name`.
+        function: "module:function". Called as `function(images, num_classes, is_training=..., **arguments)` inside
+            `finetune.nets.layers.layer_modes`; returns the logits [B,num_classes] and the end points by name.
+        root_scope: The first component of all its variables' names.
+        image_size: Height and width in pixels that the published weights were trained at.
+        head_scopes: Scopes of the layers that depend on the number of classes.
+        layer_groups: Scopes from input to output, every variable in exactly one: for freezing by depth and for
+            learning-rate multipliers.
+        preprocessing: The row of the preprocessing table that fits the published weights.
+        paper: Where the network is from.
+        arguments: Further arguments of the function.
+        channels: Of the images that the published weights take.
+        has_auxiliary_logits: Whether there is an end point `AuxLogits` in training.
+        label_offset: What must be taken off ImageNet's 1001 labels (0 is background) to fit the published weights: 1 for
+            networks with 1000 outputs.
+        published_file: Archive of the published checkpoint, or None.
+        top_1: Published ImageNet accuracy in percent, or None.
+        top_5: Likewise.
+    """
+
+    name: str
+    function: str
+    root_scope: str
+    image_size: int
+    head_scopes: tuple[str, ...]
+    layer_groups: tuple[tuple[str, ...], ...]
+    preprocessing: str
+    paper: str
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    channels: int = 3
+    has_auxiliary_logits: bool = False
+    label_offset: int = 0
+    published_file: str | None = None
+    top_1: float | None = None
+    top_5: float | None = None
+
+    def load_function(self) -> Callable[..., tuple[Any, dict[str, Any]]]:
+        """Imports the network's function, and with it TensorFlow."""
+        module_name, _, function_name = self.function.partition(":")
+        function: Callable[..., tuple[Any, dict[str, Any]]] = getattr(
+            importlib.import_module(module_name), function_name
+        )
+        return function
