@@ -1,0 +1,52 @@
+"""CIFAR preprocessing: small images cut to size, not resized, and normalised one by one.
+
+Source: slim's cifarnet_preprocessing.py, after Krizhevsky's cuda-convnet. Values out: mean 0 and standard deviation 1
+in each image. Of a photograph no more is seen than a part of the output's size: the middle, or in training any.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.preprocessing.geometry import random_flip
+from finetune.preprocessing.seeds import Decision, seed_for
+
+Tensor = Any
+
+MARGIN_PIXELS = 4
+MAX_BRIGHTNESS_CHANGE = 63.0  # of 255
+CONTRAST_RANGE = (0.2, 1.8)
+
+
+def training_window(image_shape: Tensor, seed: Tensor) -> None:
+    """None: the window may reach over the image's border, so `finish_training` cuts it."""
+    del image_shape, seed
+
+
+def finish_training(image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+    """A random part of an image, uint8 [H,W,C], with a black margin, in random brightness and contrast.
+
+    float32 [height,width,C] of mean 0 and standard deviation 1.
+    """
+    size = [height, width, image.shape[-1]]
+    image = tf.image.stateless_random_crop(with_margin(image, height, width), size, seed_for(Decision.WINDOW, seed))
+    image = random_flip(tf.cast(image, tf.float32), seed)
+    image = tf.image.stateless_random_brightness(image, MAX_BRIGHTNESS_CHANGE, seed_for(Decision.BRIGHTNESS, seed))
+    image = tf.image.stateless_random_contrast(image, *CONTRAST_RANGE, seed_for(Decision.CONTRAST, seed))
+    return tf.image.per_image_standardization(image)
+
+
+def evaluate(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of an image, uint8 [H,W,C], with black borders where it is too small.
+
+    float32 [height,width,C] of mean 0 and standard deviation 1.
+    """
+    return tf.image.per_image_standardization(tf.image.resize_with_crop_or_pad(image, height, width))
+
+
+def with_margin(image: Tensor, height: int, width: int) -> Tensor:
+    """An image [H,W,C] in a black margin of 4 pixels, or as many more as it lacks to [height,width]."""
+    missing = tf.maximum([height, width] - tf.shape(image)[:2], 0)
+    before = missing // 2
+    margins = MARGIN_PIXELS + tf.stack([before, missing - before], axis=1)
+    return tf.pad(image, tf.concat([margins, [[0, 0]]], axis=0))

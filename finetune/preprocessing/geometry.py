@@ -1,0 +1,30 @@
+"""Cutting, resizing and flipping one image [H,W,C]: what several families share."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.preprocessing.seeds import Decision, seed_for
+
+Tensor = Any
+
+
+def crop(image: Tensor, window: Tensor) -> Tensor:
+    """Cuts `window`, int32 [y, x, height, width] in pixels, out of an image [H,W,C] of any type."""
+    y, x, height, width = tf.unstack(window)
+    return image[y : y + height, x : x + width]
+
+
+def resize_bilinear(image: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+    """Resizes an image [H,W,C] of any number type to float32 [height,width,C] in the same value range.
+
+    The sampling of TensorFlow 1, in which slim's weights were trained: output pixel i looks at input position
+    i * input / output. `tf.image.resize` looks at pixel centres, up to half a pixel away: not what these weights know.
+    """
+    images = tf.cast(image, tf.float32)[tf.newaxis]  # the resizing of bytes is slower than this and that of floats
+    return tf.raw_ops.ResizeBilinear(images=images, size=[height, width], half_pixel_centers=False)[0]
+
+
+def random_flip(image: Tensor, seed: Tensor) -> Tensor:
+    """Mirrors an image [H,W,C] left to right in half of all cases."""
+    return tf.image.stateless_random_flip_left_right(image, seed_for(Decision.FLIP, seed))

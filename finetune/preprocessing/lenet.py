@@ -1,0 +1,30 @@
+"""LeNet preprocessing: small images cut to size and scaled; nothing random, in training as in evaluation.
+
+Source: slim's lenet_preprocessing.py. Values out: [-1, 1).
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any
+
+
+def training_window(image_shape: Tensor, seed: Tensor) -> None:
+    """None: the whole image is taken."""
+    del image_shape, seed
+
+
+def finish_training(image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+    """The same as `evaluate`."""
+    del seed
+    return evaluate(image, height, width)
+
+
+def evaluate(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of an image, uint8 [H,W,C], with black borders where it is too small.
+
+    float32 [height,width,C] in [-1, 1).
+    """
+    middle = tf.image.resize_with_crop_or_pad(image, height, width)
+    return (tf.cast(middle, tf.float32) - 128.0) / 128.0

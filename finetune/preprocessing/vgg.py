@@ -1,0 +1,82 @@
+"""VGG preprocessing: the aspect ratio is kept, and the mean colour of ImageNet is taken off.
+
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+https://arxiv.org/abs/1409.1556, section 3, and slim's vgg_preprocessing.py. Values out: 0 to 255 less the mean colour,
+that is -123.68 to 151.06.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.preprocessing.geometry import crop, random_flip, resize_bilinear
+from finetune.preprocessing.seeds import Decision, seed_for
+
+Tensor = Any
+
+RGB_MEANS = (123.68, 116.78, 103.94)
+GREY_MEAN = 0.2989 * 123.68 + 0.587 * 116.78 + 0.114 * 103.94  # the weights are those of tf.image.rgb_to_grayscale
+SHORT_SIDE_PIXELS = 256
+USUAL_SIZE_PIXELS = 224
+MAX_TRAINING_SCALE = 2  # in training the short side is up to twice as long: 256 to 512 pixels
+
+
+def training_window(image_shape: Tensor, seed: Tensor) -> None:
+    """None: the window depends on the size of the output, so `finish_training` cuts it."""
+    del image_shape, seed
+
+
+def finish_training(image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+    """A random window of an image, uint8 [H,W,C], at a random scale, flipped in half of all cases.
+
+    float32 [height,width,C], 0 to 255 less the mean colour. The window is what [height,width] takes up of the image
+    once its short side is resized to 256 to 512 pixels. Cutting it first and resizing it after, not the other way round
+    as slim does, moves its borders by less than a pixel and resizes no pixel in vain.
+    """
+    window = crop(image, _window_before_resizing(tf.shape(image), height, width, seed))
+    return subtract_mean(random_flip(resize_bilinear(window, height, width), seed))
+
+
+def evaluate(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of an image, uint8 [H,W,C], resized to a short side of 256 pixels.
+
+    float32 [height,width,C], 0 to 255 less the mean colour. For outputs larger than 256 pixels, which slim refuses, see
+    `short_side`.
+    """
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    # In this order and in float32, for slim's rounding of the long side.
+    scale = short_side(height, width) / tf.reduce_min(sides)
+    resized_height, resized_width = tf.unstack(tf.cast(tf.round(sides * scale), tf.int32))
+    resized = resize_bilinear(image, resized_height, resized_width)
+    y, x = (resized_height - height) // 2, (resized_width - width) // 2
+    return subtract_mean(tf.slice(resized, [y, x, 0], [height, width, image.shape[-1]]))
+
+
+def short_side(height: int, width: int) -> int:
+    """Pixels of the image's short side before [height,width] is cut out of it; in training the least.
+
+    256 whatever the output, as in slim, while it fits. For larger outputs it grows with them, so that the output is the
+    same part of the image as 224 is of 256.
+    """
+    size = max(height, width)
+    return SHORT_SIDE_PIXELS if size <= SHORT_SIDE_PIXELS else round(size * SHORT_SIDE_PIXELS / USUAL_SIZE_PIXELS)
+
+
+def subtract_mean(image: Tensor) -> Tensor:
+    """Takes ImageNet's mean colour off an image float32 [H,W,3], or the grey of that colour off [H,W,1]."""
+    _, width, channels = image.shape
+    mean = RGB_MEANS if channels == 3 else [GREY_MEAN]
+    # A row of means, as TensorFlow takes five times as long to subtract a single pixel from an image.
+    return image - tf.tile([mean], [width, 1])
+
+
+def _window_before_resizing(image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+    least = short_side(height, width)
+    most = least * MAX_TRAINING_SCALE
+    side = tf.random.stateless_uniform([], seed_for(Decision.SIDE, seed), least, most + 1, dtype=tf.int32)
+    sides = image_shape[:2]
+    scale = tf.reduce_min(sides) / side
+    window_sides = tf.maximum(tf.cast(tf.round([height * scale, width * scale]), tf.int32), 1)
+    num_positions = tf.cast(sides - window_sides + 1, tf.float32)
+    corner = tf.cast(num_positions * tf.random.stateless_uniform([2], seed_for(Decision.WINDOW, seed)), tf.int32)
+    return tf.concat([corner, window_sides], axis=0)
