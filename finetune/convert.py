@@ -1,0 +1,341 @@
+"""finetune-convert: a folder of images becomes TFRecord shards, labels.txt and dataset.json.
+
+As a function: `convert(ConvertSettings(dataset_dir=..., images_dir=...))`.
+"""
+
+import logging
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.command import run_command
+from finetune.datasets.description import FILE_NAME, LABELS_FILE_NAME, VERSION, write_json, write_labels
+from finetune.datasets.duplicates import find_duplicates
+from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, canonical_name, scan_images
+from finetune.datasets.shards import ShardReport, ShardTask, write_shards
+from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
+from finetune.datasets.staging import files_to_replace, publish, staging_folder
+from finetune.errors import UserError
+from finetune.flags import flag
+
+log = logging.getLogger("finetune")
+
+DEFAULT_VALIDATION_FRACTION = 0.2
+MIN_SHARDS = 5  # Slim's number.
+MAX_IMAGES_PER_SHARD = 1000
+MOST_SHARDS = 99_999
+MOST_NAMED = 10
+ON_CORRUPT = ("fail", "skip")
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """What `finetune-convert` is told."""
+
+    dataset_dir: Path = flag(help="where the shards go; the images are looked for there too without --images-dir")
+    images_dir: Path | None = flag(
+        None, help="folder of class folders, or of train/validation(/test) folders of class folders"
+    )
+    dataset_name: str | None = flag(None, help="first part of the shards' names; not given: the name of --dataset-dir")
+    validation_fraction: float | None = flag(
+        None,
+        metavar="F",
+        help=f"part of each class for validation; not given: {DEFAULT_VALIDATION_FRACTION}, or the folder's own split",
+    )
+    validation_size: int | None = flag(None, metavar="N", help="number of images for validation, instead of a fraction")
+    test_fraction: float | None = flag(None, metavar="F", help="part of each class for a test split; not given: none")
+    num_shards: int | None = flag(
+        None,
+        metavar="N",
+        help=f"shards per split; not given: {MIN_SHARDS}, more beyond {MAX_IMAGES_PER_SHARD} images each",
+    )
+    seed: int = flag(0, help="another seed divides and shuffles differently")
+    workers: int | None = flag(None, metavar="N", help="processes; not given: one for each core")
+    on_corrupt: str = flag(
+        "fail", choices=ON_CORRUPT, help="files that can't be read: name them and stop, or leave them out"
+    )
+    overwrite: bool = flag(False, help="replace the data set if it exists")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        dataset_dir: The folder of the shards.
+        name: The data set's.
+        classes: The index is the label.
+        counts: For each split the number of images of each class, in the order of the labels.
+        num_shards: For each split.
+        reencoded: How many images were encoded anew, by what they were before.
+        corrupt: File and reason of each that was left out.
+        ignored: Files that are no images, or lie outside the class folders.
+        duplicates: For each picture that is in more than one split, its files by split.
+    """
+
+    dataset_dir: Path
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    num_shards: dict[str, int]
+    reencoded: dict[str, int]
+    corrupt: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...]
+    duplicates: tuple[dict[str, list[str]], ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `finetune-convert`; returns its exit status."""
+    return run_command(
+        ConvertSettings,
+        lambda settings: print_summary(convert(settings)),
+        prog="finetune-convert",
+        description="Converts a folder of images into TFRecord shards to train and evaluate on.",
+        argv=argv,
+    )
+
+
+def convert(settings: ConvertSettings) -> Conversion:
+    """Converts a folder of images. All of it is written, or nothing.
+
+    Raises:
+        UserError: A setting out of its range; no images, a class without images; files that can't be read (with
+            `on_corrupt="fail"`); a data set that exists (without `overwrite`); a folder that can't be written.
+    """
+    from finetune.progress import progress
+
+    _check_settings(settings)
+    name = settings.dataset_name or _name_of_folder(settings.dataset_dir)
+    replaced = files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)
+    images_dir = settings.images_dir or settings.dataset_dir
+    found = scan_images(images_dir, skip=settings.dataset_dir)
+    splits = _divide(found, settings)
+    tasks = _plan_shards(splits, found.classes, name, settings)
+    num_images = sum(len(task.files) for task in tasks)
+    start = time.monotonic()
+    with staging_folder(settings.dataset_dir, name) as staging:
+        with progress("Converting", num_images) as advance:
+            reports = write_shards(tasks, images_dir, staging, num_workers=settings.workers, on_progress=advance)
+        _refuse_corrupt(reports, num_images, settings.on_corrupt)
+        conversion = _summarise(settings.dataset_dir, name, found, reports)
+        _describe(staging, conversion, reports, settings.seed)
+        publish(staging, settings.dataset_dir, replaced)
+    seconds = time.monotonic() - start
+    log.info("Converted %d images in %.1f s (%.0f images/s).", num_images, seconds, num_images / seconds)
+    _warn(conversion)
+    return conversion
+
+
+def print_summary(conversion: Conversion) -> None:
+    """Prints how many images each class has in each split, to standard output."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{conversion.name}: images per class and split", title_justify="left")
+    table.add_column("label", justify="right")
+    table.add_column("class", overflow="fold")
+    for split in conversion.counts:
+        table.add_column(split, justify="right")
+    rows = list(zip(*conversion.counts.values(), strict=True))
+    for label, (name, row) in enumerate(zip(conversion.classes, rows, strict=True)):
+        table.add_row(str(label), Text(_printable(name)), *map(str, row))
+    table.add_section()
+    table.add_row("", "all", *(str(sum(counts)) for counts in conversion.counts.values()))
+    table.add_row("", "shards", *(str(conversion.num_shards[split]) for split in conversion.counts))
+    console = Console()
+    console.print(table)
+    if conversion.reencoded:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(conversion.reencoded.items()))
+        console.print(Text(f"Encoded anew: {kinds}; all others keep their bytes."))
+    if conversion.corrupt:
+        console.print(Text(f"Left out, can't be read: {len(conversion.corrupt)} (listed in dataset.json)."))
+
+
+def _check_settings(settings: ConvertSettings) -> None:
+    if settings.validation_fraction is not None and settings.validation_size is not None:
+        raise UserError("--validation-fraction and --validation-size are both given.", "Give one of them.")
+    fractions = {"--validation-fraction": settings.validation_fraction, "--test-fraction": settings.test_fraction}
+    for flag_name, fraction in fractions.items():
+        if fraction is not None and not 0 <= fraction < 1:
+            raise UserError(f"{flag_name} is {fraction}; it is a part of each class, from 0 to below 1.")
+    if sum(fraction or 0 for fraction in fractions.values()) >= 1:
+        raise UserError("--validation-fraction and --test-fraction together leave nothing to train on.")
+    least = {"validation_size": 0, "num_shards": 1, "workers": 1}
+    for field, minimum in least.items():
+        value = getattr(settings, field)
+        if value is not None and value < minimum:
+            raise UserError(f"--{field.replace('_', '-')} is {value}; it must be at least {minimum}.")
+    if settings.num_shards is not None and settings.num_shards > MOST_SHARDS:
+        raise UserError(f"--num-shards is {settings.num_shards}; a shard's number has five digits.")
+    if settings.on_corrupt not in ON_CORRUPT:
+        raise UserError(f"on_corrupt is {settings.on_corrupt!r}; it must be {' or '.join(ON_CORRUPT)}.")
+    name = settings.dataset_name
+    if name is not None and (name != Path(name).name or name.startswith(".")):
+        raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
+
+
+def _name_of_folder(folder: Path) -> str:
+    return re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-") or "images"
+
+
+def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFiles]:
+    """The splits the folder has, or a division by the settings."""
+    asked = {
+        "validation": settings.validation_fraction is not None or settings.validation_size is not None,
+        "test": settings.test_fraction is not None,
+    }
+    for split, is_asked in asked.items():
+        if is_asked and split in found.splits:
+            raise UserError(
+                f"{found.root} has its own {split} split, and --{split}-fraction or --{split}-size asks for another.",
+                "Leave out the flag, or point --images-dir at the train folder.",
+            )
+    fraction = settings.validation_fraction
+    if fraction is None:
+        fraction = 0.0 if found.is_split else DEFAULT_VALIDATION_FRACTION
+    sizes = count(found.splits["train"])
+    test = share_by_fraction(sizes, settings.test_fraction or 0.0)
+    rest = {name: size - test[name] for name, size in sizes.items()}
+    if settings.validation_size is not None:
+        validation = share_by_size(rest, settings.validation_size)
+    else:
+        # Of the whole class, so that a test split takes nothing from validation, as long as one is left to train on.
+        validation = {name: min(n, rest[name] - 1) for name, n in share_by_fraction(sizes, fraction).items()}
+    divided = divide(found.splits["train"], seed=settings.seed, validation=validation, test=test)
+    return {**found.splits, **divided}
+
+
+def _plan_shards(
+    splits: Mapping[str, ClassFiles], classes: Sequence[str], name: str, settings: ConvertSettings
+) -> list[ShardTask]:
+    """Cuts each split, shuffled, into shards of equal size: each of them mixes all classes."""
+    labels = {class_name: label for label, class_name in enumerate(classes)}
+    tasks = []
+    for split in sorted(splits, key=SPLITS.index):
+        label_of = {file: labels[class_name] for class_name, files in splits[split].items() for file in files}
+        files = shuffled(label_of, settings.seed)
+        wanted = settings.num_shards or max(MIN_SHARDS, -(-len(files) // MAX_IMAGES_PER_SHARD))
+        num_shards = min(wanted, len(files))
+        for index in range(num_shards):
+            part = files[len(files) * index // num_shards : len(files) * (index + 1) // num_shards]
+            shard_name = f"{name}_{split}_{index:05d}-of-{num_shards:05d}.tfrecord"
+            tasks.append(ShardTask(split, shard_name, tuple(part), tuple(label_of[file] for file in part)))
+    return tasks
+
+
+def _refuse_corrupt(reports: Sequence[ShardReport], num_images: int, on_corrupt: str) -> None:
+    corrupt = _all_corrupt(reports)
+    if corrupt and on_corrupt == "fail":
+        names = "".join(f"\n  {file}: {reason}" for file, reason in corrupt)
+        raise UserError(
+            f"{len(corrupt)} of {num_images} files can't be read as images; nothing was written:{names}",
+            "Mend or remove them, or leave them out with --on-corrupt skip.",
+        )
+
+
+def _summarise(dataset_dir: Path, name: str, found: ImageFolder, reports: Sequence[ShardReport]) -> Conversion:
+
+    counts: dict[str, list[int]] = {}
+    fingerprints: dict[str, dict[str, bytes]] = {}
+    for report in reports:
+        of_split = counts.setdefault(report.task.split, [0] * len(found.classes))
+        prints = fingerprints.setdefault(report.task.split, {})
+        for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
+            of_split[report.task.labels[index]] += 1
+            prints[report.task.files[index]] = fingerprint
+    for class_name, number in zip(found.classes, counts["train"], strict=True):
+        if not number:
+            raise UserError(f"No image of class {class_name} can be read, of those to train on.", "Mend its files.")
+    return Conversion(
+        dataset_dir=dataset_dir,
+        name=name,
+        classes=found.classes,
+        counts={split: tuple(of_split) for split, of_split in counts.items()},
+        num_shards=dict(Counter(report.task.split for report in reports)),
+        reencoded=_total(report.reencoded for report in reports),
+        corrupt=tuple(_all_corrupt(reports)),
+        ignored=tuple(sorted(map(canonical_name, found.ignored))),
+        duplicates=find_duplicates(fingerprints, found.root),
+    )
+
+
+def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardReport], seed: int) -> None:
+    """Writes labels.txt and dataset.json (see description.py for its keys)."""
+    shards: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for report in reports:
+        shards[report.task.split].append(
+            {
+                "file": report.task.name,
+                "num_records": len(report.written),
+                "num_bytes": report.num_bytes,
+                "sha256": report.sha256,
+            }
+        )
+    description = {
+        "version": VERSION,
+        "name": conversion.name,
+        "seed": seed,
+        "classes": conversion.classes,
+        "splits": {
+            split: {
+                "num_examples": sum(counts),
+                "num_examples_per_class": dict(zip(conversion.classes, counts, strict=True)),
+                "shards": shards[split],
+            }
+            for split, counts in conversion.counts.items()
+        },
+        "formats": _total(report.formats for report in reports),
+        "reencoded": conversion.reencoded,
+        "corrupt": [{"file": file, "reason": reason} for file, reason in conversion.corrupt],
+        "ignored": conversion.ignored,
+        "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},
+    }
+    write_json(staging / FILE_NAME, description)
+    write_labels(staging / LABELS_FILE_NAME, conversion.classes)
+
+
+def _warn(conversion: Conversion) -> None:
+    if conversion.duplicates:
+        log.warning(
+            "%d pictures are in more than one split, which makes scores look better than they are:\n%s",
+            len(conversion.duplicates),
+            _first_of([" = ".join(_files_of(by_split)) for by_split in conversion.duplicates]),
+        )
+    if conversion.ignored:
+        log.warning(
+            "%d files are no images, or lie outside the class folders, and were left out:\n%s",
+            len(conversion.ignored),
+            _first_of(conversion.ignored),
+        )
+    for split, counts in conversion.counts.items():
+        without = [name for name, number in zip(conversion.classes, counts, strict=True) if not number]
+        if without:
+            log.warning("The %s split has no image of %s.", split, ", ".join(without))
+
+
+def _files_of(by_split: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{file} ({split})" for split, files in by_split.items() for file in files]
+
+
+def _first_of(lines: Sequence[str]) -> str:
+    shown = [f"  {line}" for line in lines[:MOST_NAMED]]
+    more = [f"  and {len(lines) - MOST_NAMED} more, all listed in dataset.json"] if len(lines) > MOST_NAMED else []
+    return "\n".join(shown + more)
+
+
+def _all_corrupt(reports: Sequence[ShardReport]) -> list[tuple[str, str]]:
+    return sorted(corrupt for report in reports for corrupt in report.corrupt)
+
+
+def _total(counters: Iterable[Counter[str]]) -> dict[str, int]:
+    return dict(sorted(sum(counters, Counter()).items()))
+
+
+def _printable(name: str) -> str:
+    """File names may hold bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,269 @@
+"""From record shards to batches, with tf.data.
+
+What is read in training is a function of (seed, epoch, example) alone: the order of an epoch follows from the seed and
+the epoch's number, the augmentation of an image from these two and the image's bytes. So a run that is resumed at a
+step sees what it would have seen without the break, to the bit, on any number of threads.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.datasets.dataset import Dataset, Shard
+from finetune.datasets.records import ParsedRecord, parse_record
+from finetune.datasets.tfrecord import RecordFileError, read_records
+from finetune.errors import UserError
+from finetune.preprocessing import Preprocessing
+from finetune.preprocessing.geometry import crop
+
+Tensor = Any
+
+log = logging.getLogger("finetune")
+
+SHUFFLE_BUFFER_BYTES = 256 << 20
+# Part of the order: neither may depend on the machine.
+NUM_INTERLEAVED_SHARDS = 8
+GRAPH_SEED = 1
+
+AUTOTUNE = tf.data.AUTOTUNE
+
+# TensorFlow quotes what it can't parse in its message, and then may fail to make a Python string of it.
+BAD_DATA_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
+
+
+def training_batches(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    image_size: int,
+    channels: int,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    labels_offset: int = 0,
+    num_parallel_calls: int | None = None,
+) -> tf.data.Dataset:
+    """Endless shuffled, augmented batches; each epoch has each record once, and a batch may span two epochs.
+
+    Args:
+        dataset: The split.
+        preprocessing: Whose training mode is applied.
+        image_size: Height and width of what comes out, in pixels.
+        channels: 1 or 3. Images of another kind are converted as they are decoded.
+        batch_size: Of all replicas together.
+        seed: For the order and the augmentation.
+        start_step: How many batches to leave out: they are read and shuffled, but not decoded.
+        labels_offset: Subtracted from each label (slim: 1 for networks without a background class).
+        num_parallel_calls: How many images are decoded at a time; None: chosen while running.
+
+    Returns:
+        Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, and of labels,
+        int64 [B]. Iterate within `reading`.
+    """
+    first_epoch, offset = divmod(start_step * batch_size, dataset.num_examples)
+
+    def read_epoch(epoch: Tensor) -> tf.data.Dataset:
+        epoch_seed = tf.random.stateless_uniform(
+            [2], seed=tf.stack([tf.constant(seed, tf.int64), epoch]), minval=None, maxval=None, dtype=tf.int64
+        )
+        num_left_out = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
+        records = _shuffled_records(dataset, epoch_seed).skip(num_left_out)
+        return records.map(lambda serialized: (serialized, epoch_seed[0]))
+
+    def prepare(serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor]:
+        record = parse_record(serialized, dataset.missing_label)
+        label = _checked_label(record, dataset, labels_offset)
+        fingerprint = tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
+        image_seed = tf.stack([epoch_seed, fingerprint])
+        window = decode_training_window(record.encoded, preprocessing, channels, image_seed)
+        return preprocessing.finish_training(window, image_size, image_size, image_seed), label
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    batches = (
+        epochs.flat_map(_plain(read_epoch))
+        .map(_plain(prepare), num_parallel_calls=num_parallel_calls or AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
+        .prefetch(AUTOTUNE)
+    )
+    return _in_order(batches)
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    image_size: int,
+    channels: int,
+    batch_size: int,
+    labels_offset: int = 0,
+    num_parallel_calls: int | None = None,
+) -> tf.data.Dataset:
+    """Each record of the split once, in the order of the files; the last batch may be smaller.
+
+    Args:
+        dataset: The split.
+        preprocessing: Whose evaluation mode is applied.
+        image_size: Height and width of what comes out, in pixels.
+        channels: 1 or 3. Images of another kind are converted as they are decoded.
+        batch_size: Of all batches but the last.
+        labels_offset: Subtracted from each label.
+        num_parallel_calls: How many images are decoded at a time; None: chosen while running.
+
+    Returns:
+        Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, labels, int64 [B],
+        and file names, string [B] ('' where the record has none). Iterate within `reading`.
+    """
+
+    def prepare(serialized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        record = parse_record(serialized, dataset.missing_label)
+        image = preprocessing.evaluate(decode_image(record.encoded, channels), image_size, image_size)
+        return image, _checked_label(record, dataset, labels_offset), record.filename
+
+    batches = (
+        tf.data.TFRecordDataset(_paths(dataset.shards))
+        .map(_plain(prepare), num_parallel_calls=num_parallel_calls or AUTOTUNE, deterministic=True)
+        .batch(batch_size)
+        .prefetch(AUTOTUNE)
+    )
+    return _in_order(batches)
+
+
+@contextlib.contextmanager
+def reading(dataset: Dataset, labels_offset: int = 0) -> Iterator[None]:
+    """Turns a failure to read the data set within this context into a mistake that names the shard and the record.
+
+    Raises:
+        UserError: A record is damaged, no Example, no image, or has a label outside of the classes.
+    """
+    try:
+        yield
+    except (*BAD_DATA_ERRORS, tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+        # tf.data doesn't say which record it failed at, and the failure may not be the data's at all.
+        log.info("Reading failed; looking for the record among %d of %s.", dataset.num_examples, dataset.split)
+        bad_record = find_bad_record(dataset, labels_offset)
+        if bad_record is None:
+            raise
+        raise bad_record from error
+
+
+def find_bad_record(dataset: Dataset, labels_offset: int = 0) -> UserError | None:
+    """Reads the split record by record and tells of the first that can't be used; None if all can."""
+    for shard in dataset.shards:
+        try:
+            for index, serialized in enumerate(read_records(shard.path)):
+                problem = _find_problem(serialized, dataset, labels_offset)
+                if problem:
+                    return UserError(f"{shard.path}, record {index} (counted from 0): {problem[0]}.", problem[1])
+        except (RecordFileError, OSError) as error:
+            return UserError(f"The shard {error}.", "Copy it again, or convert the images again.")
+    return None
+
+
+def _find_problem(serialized: bytes, dataset: Dataset, labels_offset: int) -> tuple[str, str] | None:
+    """What is wrong with a record and what mends it; None if nothing is."""
+    convert_again = "Convert the images again: finetune-convert checks each of them."
+    try:
+        record = parse_record(serialized, dataset.missing_label)
+    except BAD_DATA_ERRORS:
+        return "no tf.train.Example of an image and its class", convert_again
+    filename = record.filename.numpy().decode("utf-8", "replace")
+    of_file = f" ({filename})" if filename else ""
+    label = int(record.label)
+    if not labels_offset <= label < dataset.num_classes:
+        classes = f"{labels_offset} to {dataset.num_classes - 1}"
+        return f"the label is {label}{of_file}, but the classes are {classes}", (
+            "Classes come from labels.txt or --dataset-name, the lowest from --labels-offset."
+        )
+    try:
+        decode_image(record.encoded, channels=3)
+    except BAD_DATA_ERRORS:
+        num_bytes = len(record.encoded.numpy())
+        return f"its {num_bytes} bytes can't be decoded as an image{of_file}", convert_again
+    return None
+
+
+def decode_image(encoded: Tensor, channels: int) -> Tensor:
+    """Decodes JPEG, PNG, GIF (its first picture) or BMP bytes to uint8 [H,W,channels].
+
+    Grey is repeated for 3 channels, colour is weighted for 1, transparency and the low byte of 16 bits are dropped.
+    """
+    if channels == 3:
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    else:
+        # For the rarer formats TensorFlow decodes to colour only.
+        image = tf.cond(
+            _starts_with(encoded, b"\xff\xd8\xff") | _starts_with(encoded, b"\x89PNG"),
+            lambda: tf.io.decode_image(encoded, channels=1, expand_animations=False),
+            lambda: tf.image.rgb_to_grayscale(tf.io.decode_image(encoded, channels=3, expand_animations=False)),
+        )
+    return tf.ensure_shape(image, [None, None, channels])
+
+
+def decode_training_window(encoded: Tensor, preprocessing: Preprocessing, channels: int, image_seed: Tensor) -> Tensor:
+    """Decodes what the preprocessing trains on, uint8 [H,W,channels]: of a JPEG no more than the window it cuts out."""
+
+    def window_of(height_width_channels: Tensor) -> Tensor:
+        return preprocessing.training_window(height_width_channels, image_seed)
+
+    def from_jpeg() -> Tensor:
+        # The chroma of the window's last column may differ by a few levels from that of a decoded and cut image.
+        window = window_of(tf.io.extract_jpeg_shape(encoded))
+        return tf.io.decode_and_crop_jpeg(encoded, window, channels=channels)
+
+    def from_other() -> Tensor:
+        image = decode_image(encoded, channels)
+        return crop(image, window_of(tf.shape(image)))
+
+    crops_first = window_of(tf.constant([1, 1, channels])) is not None
+    if not crops_first:
+        return decode_image(encoded, channels)
+    window = tf.cond(_starts_with(encoded, b"\xff\xd8\xff"), from_jpeg, from_other)
+    return tf.ensure_shape(window, [None, None, channels])
+
+
+def _shuffled_records(dataset: Dataset, epoch_seed: Tensor) -> tf.data.Dataset:
+    """All records once: shards in random order, some read in turns, records shuffled in a buffer of bounded size."""
+    # tf.data mixes the graph's seed into its own; without this, tf.random.set_seed would change the order.
+    tf.compat.v1.set_random_seed(GRAPH_SEED)
+    paths = tf.random.experimental.stateless_shuffle(tf.constant(_paths(dataset.shards)), epoch_seed)
+    mean_bytes = dataset.num_bytes / dataset.num_examples
+    buffer_size = min(dataset.num_examples, max(1, int(SHUFFLE_BUFFER_BYTES / mean_bytes)))
+    return (
+        tf.data.Dataset.from_tensor_slices(paths)
+        .interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=NUM_INTERLEAVED_SHARDS,
+            block_length=1,
+            num_parallel_calls=AUTOTUNE,
+            deterministic=True,
+        )
+        .shuffle(buffer_size, seed=epoch_seed[1], reshuffle_each_iteration=False)
+    )
+
+
+def _checked_label(record: ParsedRecord, dataset: Dataset, labels_offset: int) -> Tensor:
+    is_class = (record.label >= labels_offset) & (record.label < dataset.num_classes)
+    with tf.control_dependencies([tf.debugging.Assert(is_class, ["label outside of the classes", record.label])]):
+        return record.label - labels_offset
+
+
+def _starts_with(encoded: Tensor, magic: bytes) -> Tensor:
+    return tf.strings.substr(encoded, 0, len(magic)) == magic
+
+
+def _paths(shards: tuple[Shard, ...]) -> list[str]:
+    return [str(shard.path) for shard in shards]
+
+
+def _plain(function: Any) -> Any:
+    """Without autograph, which only makes building the graph slower: there is no Python to translate in it."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def _in_order(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    return batches.with_options(options)

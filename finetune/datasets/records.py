@@ -1,0 +1,185 @@
+"""The record schema: one tf.train.Example for an image, its label and where it came from.
+
+The keys are those of slim's data sets (design: "Records"); `image/filename` is ours, and slim's readers ignore it.
+Writing needs no TensorFlow, so that a converter's worker processes start in a tenth of a second: an Example is a small
+protobuf message, written here field by field. Reading for training is TensorFlow's own parser, in `parse_record`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Tensor = Any
+
+ENCODED = "image/encoded"
+FORMAT = "image/format"
+LABEL = "image/class/label"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+FILENAME = "image/filename"
+
+# Protobuf's wire types, and the field numbers of tensorflow/core/example/{example,feature}.proto.
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
+EXAMPLE_FEATURES = 1
+FEATURES_ENTRY = 1
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+FEATURE_BYTES_LIST, FEATURE_INT64_LIST = 1, 3
+LIST_VALUE = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image as it stands in a record file.
+
+    Attributes:
+        encoded: The bytes of a JPEG or PNG file.
+        format: "jpg" or "png", slim's words.
+        label: The class, counted from 0.
+        height: In pixels.
+        width: In pixels.
+        filename: The source file relative to the image folder, with forward slashes.
+    """
+
+    encoded: bytes
+    format: str
+    label: int
+    height: int
+    width: int
+    filename: str
+
+
+class ParsedRecord(NamedTuple):
+    """Scalar tensors: `encoded` string, `label` int64, `filename` string ('' where the record has none)."""
+
+    encoded: Tensor
+    label: Tensor
+    filename: Tensor
+
+
+def encode_record(record: Record) -> bytes:
+    """The record as a serialized tf.train.Example, keys sorted: the same record always gives the same bytes."""
+    features = {
+        ENCODED: _bytes_feature(record.encoded),
+        FORMAT: _bytes_feature(record.format.encode()),
+        LABEL: _int64_feature(record.label),
+        HEIGHT: _int64_feature(record.height),
+        WIDTH: _int64_feature(record.width),
+        # A file name that is no valid Unicode keeps the bytes it has on disk.
+        FILENAME: _bytes_feature(record.filename.encode("utf-8", "surrogateescape")),
+    }
+    entries = [
+        _delimited(ENTRY_KEY, key.encode()) + _delimited(ENTRY_VALUE, feature)
+        for key, feature in sorted(features.items())
+    ]
+    return _delimited(EXAMPLE_FEATURES, b"".join(_delimited(FEATURES_ENTRY, entry) for entry in entries))
+
+
+def read_label(serialized: bytes) -> int | None:
+    """The label of a serialized tf.train.Example, None where it has none.
+
+    Raises:
+        ValueError: These bytes are no Example.
+    """
+    example = memoryview(serialized)
+    for features in _sub_messages(example, EXAMPLE_FEATURES):
+        for entry in _sub_messages(features, FEATURES_ENTRY):
+            if LABEL.encode() in _sub_messages(entry, ENTRY_KEY):
+                return _first_int64(entry)
+    return None
+
+
+def parse_record(serialized: Tensor, missing_label: int) -> ParsedRecord:
+    """Parses a serialized tf.train.Example in a TensorFlow graph.
+
+    Args:
+        serialized: Scalar string tensor.
+        missing_label: The label of a record without one (slim: 0 for flowers, -1 for ImageNet).
+
+    Raises:
+        tf.errors.InvalidArgumentError: When it runs: the bytes are no Example, or a key holds a value of another kind.
+    """
+    import tensorflow as tf
+
+    features = tf.io.parse_single_example(
+        serialized,
+        {
+            ENCODED: tf.io.FixedLenFeature([], tf.string, default_value=""),
+            LABEL: tf.io.FixedLenFeature([], tf.int64, default_value=missing_label),
+            FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
+        },
+    )
+    return ParsedRecord(features[ENCODED], features[LABEL], features[FILENAME])
+
+
+def _bytes_feature(value: bytes) -> bytes:
+    return _delimited(FEATURE_BYTES_LIST, _delimited(LIST_VALUE, value))
+
+
+def _int64_feature(value: int) -> bytes:
+    return _delimited(FEATURE_INT64_LIST, _delimited(LIST_VALUE, _varint(value)))
+
+
+def _delimited(field_number: int, payload: bytes) -> bytes:
+    return _varint(field_number << 3 | LENGTH_DELIMITED) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, lowest first; a negative number as its 64-bit two's complement."""
+    value &= (1 << 64) - 1
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _first_int64(entry: memoryview) -> int | None:
+    for feature in _sub_messages(entry, ENTRY_VALUE):
+        for values in _sub_messages(feature, FEATURE_INT64_LIST):
+            for number, value in _fields(values):
+                if number == LIST_VALUE:
+                    # Packed lists come as one payload, unpacked ones as single numbers; both are valid protobuf.
+                    raw = value if isinstance(value, int) else _read_varint(value, 0)[0]
+                    return raw - (1 << 64) if raw >> 63 else raw
+    return None
+
+
+def _sub_messages(message: memoryview, field_number: int) -> list[memoryview]:
+    return [value for number, value in _fields(message) if number == field_number and isinstance(value, memoryview)]
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """The numbered fields of a protobuf message, in order; varints as int, all others as their bytes."""
+    position = 0
+    while position < len(message):
+        key, position = _read_varint(message, position)
+        wire_type = key & 7
+        if wire_type == VARINT:
+            number, position = _read_varint(message, position)
+            yield key >> 3, number
+            continue
+        if wire_type == LENGTH_DELIMITED:
+            length, position = _read_varint(message, position)
+        elif wire_type in (FIXED64, FIXED32):
+            length = 8 if wire_type == FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {wire_type} is not used in an Example")
+        if position + length > len(message):
+            raise ValueError("a field reaches beyond the end of the message")
+        yield key >> 3, message[position : position + length]
+        position += length
+
+
+def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    """The number that starts at `position`, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ValueError("the message ends within a number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number is longer than 64 bits")

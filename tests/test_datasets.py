@@ -1,0 +1,184 @@
+"""Finding data sets in folders of record files, ours and slim's."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from image_files import write_class_folders
+
+from finetune.convert import ConvertSettings, convert
+from finetune.datasets.dataset import content_hash, find_dataset, find_splits
+from finetune.errors import UserError
+
+
+def write_slim_shard(path: Path, labels: list[int | None]) -> Path:
+    """A shard as slim's converters write it: by TensorFlow, without file names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for label in labels:
+            example = tf.train.Example()
+            example.features.feature["image/encoded"].bytes_list.value.append(b"image")
+            example.features.feature["image/format"].bytes_list.value.append(b"jpg")
+            if label is not None:
+                example.features.feature["image/class/label"].int64_list.value.append(label)
+            writer.write(example.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def converted(tmp_path) -> Path:
+    images_dir = write_class_folders(tmp_path / "images", daisy=10, rose=10)
+    convert(ConvertSettings(tmp_path / "flowers_two", images_dir, dataset_name="flowers_two", num_shards=2))
+    return tmp_path / "flowers_two"
+
+
+def mistake(dataset_dir: Path, name: str | None = None, split: str = "train") -> str:
+    with pytest.raises(UserError) as caught:
+        find_dataset(dataset_dir, name, split)
+    return str(caught.value)
+
+
+# Our own
+
+
+def test_converted_folder(converted):
+    dataset = find_dataset(converted, None, "validation")
+    assert (dataset.name, dataset.split, dataset.num_examples) == ("flowers_two", "validation", 4)
+    assert (dataset.class_names, dataset.num_classes) == (("daisy", "rose"), 2)
+    assert [shard.path.name for shard in dataset.shards] == [
+        "flowers_two_validation_00000-of-00002.tfrecord",
+        "flowers_two_validation_00001-of-00002.tfrecord",
+    ]
+    assert dataset == find_dataset(converted, "flowers_two", "validation")
+    assert dataset.num_bytes == sum(shard.path.stat().st_size for shard in dataset.shards)
+    assert find_splits(converted, None) == ("train", "validation")
+
+
+def test_dataset_json_only_spares_work(converted):
+    described = find_dataset(converted, None, "train")
+    hashed = content_hash(described)
+    (converted / "dataset.json").unlink()
+    counted = find_dataset(converted, None, "train")
+    assert (counted.num_examples, counted.class_names) == (described.num_examples, described.class_names)
+    assert content_hash(counted) == hashed
+
+
+def test_content_hash_follows_the_bytes(converted):
+    train = find_dataset(converted, None, "train")
+    assert content_hash(train) != content_hash(find_dataset(converted, None, "validation"))
+    (converted / "dataset.json").unlink()
+    before = content_hash(find_dataset(converted, None, "train"))
+    shard = train.shards[1].path
+    shard.write_bytes(shard.read_bytes().replace(b"daisy/", b"dizzy/"))
+    assert content_hash(find_dataset(converted, None, "train")) != before
+    digests = b"".join(hashlib.sha256(s.path.read_bytes()).digest() for s in train.shards)
+    assert content_hash(find_dataset(converted, None, "train")) == hashlib.sha256(digests).hexdigest()
+
+
+def test_damaged_folder(converted):
+    shard = find_dataset(converted, None, "train").shards[0].path
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    assert f"{shard} is truncated: {len(whole) - 1} bytes, dataset.json says {len(whole)}" in mistake(converted)
+    shard.unlink()
+    assert f"{shard} is missing" in mistake(converted)
+    (converted / "dataset.json").write_text("{}")
+    assert "dataset.json can't be read" in mistake(converted)
+    (converted / "dataset.json").write_text(json.dumps({"version": 99}))
+    assert "version 99" in mistake(converted)
+    (converted / "dataset.json").unlink()
+    assert "1 of 2 shards of the train split are missing" in mistake(converted)
+
+
+# Slim's
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "num_classes", "missing_label", "channels"),
+    [
+        ("flowers", ["flowers_train_00000-of-00002.tfrecord", "flowers_train_00001-of-00002.tfrecord"], 5, 0, 3),
+        ("flowers", ["flowers_train-00000-of-00001.tfrecord"], 5, 0, 3),
+        ("cifar10", ["cifar10_train.tfrecord"], 10, 0, 3),
+        ("mnist", ["mnist_train.tfrecord"], 10, 0, 1),
+        ("imagenet", ["train-00000-of-00002", "train-00001-of-00002"], 1001, -1, 3),
+        ("visualwakewords", ["train.record-00000-of-00002", "train.record-00001-of-00002"], 2, -1, 3),
+        ("my-own", ["my-own_train_00000-of-00001.tfrecord"], 8, -1, 3),
+        ("mine", ["mine-train.tfrecord-00000-of-00001"], 8, -1, 3),
+    ],
+)
+def test_slims_files(tmp_path, name, files, num_classes, missing_label, channels):
+    for file in files:
+        write_slim_shard(tmp_path / file, [0, 7, None])
+    for asked in (name, None):
+        dataset = find_dataset(tmp_path, asked, "train")
+        assert [shard.path.name for shard in dataset.shards] == files
+        assert dataset.num_examples == 3 * len(files)
+        assert (dataset.name, dataset.num_classes, dataset.class_names) == (name, num_classes, None)
+        assert (dataset.missing_label, dataset.channels) == (missing_label, channels)
+
+
+def test_labels_txt_says_the_classes(tmp_path):
+    write_slim_shard(tmp_path / "flowers_train_00000-of-00001.tfrecord", [0])
+    (tmp_path / "labels.txt").write_bytes("0:daisy\r\n1:a:b\n3:größer\n\n".encode())
+    dataset = find_dataset(tmp_path, None, "train")
+    assert (dataset.class_names, dataset.num_classes) == (("daisy", "a:b", "2", "größer"), 4)
+    (tmp_path / "labels.txt").write_text("0:daisy\nrose\n")
+    assert "labels.txt, line 2: 'rose' is not of the form id:name" in mistake(tmp_path)
+    (tmp_path / "labels.txt").write_text("0:daisy\n0:rose\n")
+    assert "line 2: the class 0 was named before" in mistake(tmp_path)
+
+
+def test_highest_label_of_all_splits_says_how_many_classes(tmp_path):
+    write_slim_shard(tmp_path / "pets_train_00000-of-00001.tfrecord", [0, 1, 11])
+    write_slim_shard(tmp_path / "pets_validation_00000-of-00001.tfrecord", [0, 1])
+    assert find_dataset(tmp_path, None, "validation").num_classes == 12
+
+
+def test_files_of_imagenets_pattern_under_another_name(tmp_path):
+    write_slim_shard(tmp_path / "train-00000-of-00001", [0, 3])
+    dataset = find_dataset(tmp_path, "birds", "train")
+    assert (dataset.name, dataset.num_classes) == ("birds", 4)
+
+
+def test_val_is_validation(tmp_path):
+    write_slim_shard(tmp_path / "val.record-00000-of-00001", [0, 1])
+    assert find_dataset(tmp_path, "visualwakewords", "validation").split == "val"
+
+
+def test_several_data_sets_in_one_folder(tmp_path):
+    write_slim_shard(tmp_path / "cifar10_train.tfrecord", [1])
+    write_slim_shard(tmp_path / "mnist_train.tfrecord", [1, 2])
+    message = mistake(tmp_path)
+    assert "several data sets: cifar10, mnist" in message
+    assert "--dataset-name" in message
+    assert find_dataset(tmp_path, "mnist", "train").num_examples == 2
+    assert "Did you mean mnist?" in mistake(tmp_path, "minst")
+
+
+# Mistakes
+
+
+def test_no_such_folder_or_split(converted):
+    assert "Did you mean flowers_two?" in mistake(converted.parent / "flower_two")
+    assert "has no test split; found: train, validation" in mistake(converted, split="test")
+    assert "holds no data set flowers_too, but flowers_two" in mistake(converted, "flowers_too")
+    assert "finetune-convert" in mistake(converted.parent / "images")
+
+
+def test_shards_that_cannot_be_right(tmp_path):
+    shard = write_slim_shard(tmp_path / "a" / "pets_train_00000-of-00001.tfrecord", [0, 1])
+    shutil.copytree(shard.parent, tmp_path / "two")
+    shutil.copy(shard, tmp_path / "two" / "pets_train_00000-of-00002.tfrecord")
+    assert "two sets of shards" in mistake(tmp_path / "two")
+    shutil.copytree(shard.parent, tmp_path / "cut")
+    (tmp_path / "cut" / shard.name).write_bytes(shard.read_bytes()[:-2])
+    assert f"{shard.name} is truncated: it ends within record 1" in mistake(tmp_path / "cut")
+    shard.write_bytes(b"\x1f\x8b this is a compressed file")
+    assert "not a TFRecord file" in mistake(shard.parent)
+    shard.write_bytes(b"")
+    assert "has no records" in mistake(shard.parent)
+    write_slim_shard(shard, [None])
+    assert "No record has a label" in mistake(shard.parent)

@@ -1,0 +1,241 @@
+"""From record shards to batches."""
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_files import encode, picture
+
+from finetune.datasets import pipeline
+from finetune.datasets.dataset import Dataset, find_dataset
+from finetune.datasets.pipeline import (
+    decode_image,
+    decode_training_window,
+    evaluation_batches,
+    reading,
+    training_batches,
+)
+from finetune.datasets.records import Record, encode_record
+from finetune.datasets.tfrecord import RecordWriter
+from finetune.errors import UserError
+from finetune.preprocessing import get_preprocessing
+
+SIZE = 16
+NUM_RECORDS = 23
+
+
+def make_dataset(folder: Path, records: list[bytes], *, num_shards: int = 3, num_classes: int | None = None) -> Dataset:
+    """Shards of these records, of which each is its own class where `num_classes` doesn't say otherwise."""
+    for index in range(num_shards):
+        with RecordWriter(folder / f"set_train_{index:05d}-of-{num_shards:05d}.tfrecord") as writer:
+            for record in records[len(records) * index // num_shards : len(records) * (index + 1) // num_shards]:
+                writer.write(record)
+    labels = range(num_classes or len(records))
+    (folder / "labels.txt").write_text("".join(f"{label}:class {label}\n" for label in labels))
+    return find_dataset(folder, "set", "train")
+
+
+def make_record(number: int, encoded: bytes | None = None) -> bytes:
+    encoded = encoded or encode(picture(number))
+    return encode_record(Record(encoded, "jpg", number, height=32, width=40, filename=f"{number}.jpg"))
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    return make_dataset(tmp_path, [make_record(number) for number in range(NUM_RECORDS)])
+
+
+def train_on(dataset: Dataset, num_batches: int, *, family: str = "inception", augmentation: str = "default", **more):
+    """The first batches of training."""
+    options = {"image_size": SIZE, "channels": 3, "batch_size": 4, "seed": 1, **more}
+    with reading(dataset, options.get("labels_offset", 0)):
+        batches = training_batches(dataset, get_preprocessing(family, augmentation), **options).take(num_batches)
+        return [(images.numpy(), labels.numpy()) for images, labels in batches]
+
+
+def labels_of(batches) -> list[int]:
+    return [int(label) for _, labels in batches for label in labels]
+
+
+def assert_equal(first, second) -> None:
+    for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(labels, other_labels)
+        np.testing.assert_array_equal(images, other_images)
+
+
+# Training
+
+
+def test_each_epoch_has_each_record_once_and_drops_none(dataset):
+    batches = train_on(dataset, 3 * NUM_RECORDS // 4 + 1)
+    assert {images.shape for images, _ in batches} == {(4, SIZE, SIZE, 3)}
+    assert {images.dtype for images, _ in batches} == {np.dtype(np.float32)}
+    labels = labels_of(batches)
+    epochs = [labels[start : start + NUM_RECORDS] for start in range(0, 3 * NUM_RECORDS, NUM_RECORDS)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(NUM_RECORDS))
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("start_step", [1, 5, 6, 13])
+def test_resumed_is_as_unbroken_to_the_bit(dataset, start_step):
+    unbroken = train_on(dataset, 16)
+    assert_equal(train_on(dataset, 16 - start_step, start_step=start_step), unbroken[start_step:])
+
+
+def test_nothing_but_seed_epoch_and_example_matters(dataset):
+    first = train_on(dataset, 12, num_parallel_calls=1)
+    tf.random.set_seed(77)
+    assert_equal(train_on(dataset, 12, num_parallel_calls=8), first)
+
+
+def test_order_and_augmentation_follow_the_seed(tmp_path):
+    dataset = make_dataset(tmp_path, [make_record(number) for number in range(12)], num_shards=1)
+    (images, labels), (other_images, other_labels) = (train_on(dataset, 1, seed=s, batch_size=12)[0] for s in (1, 2))
+    assert list(labels) != list(other_labels)
+    for label in range(12):
+        difference = images[list(labels).index(label)] - other_images[list(other_labels).index(label)]
+        assert np.abs(difference).max() > 0.01
+
+
+def test_an_example_is_augmented_alike_wherever_it_stands_in_the_epoch(dataset):
+    def by_label(batches) -> dict[int, np.ndarray]:
+        pairs = [(int(label), image) for images, labels in batches for image, label in zip(images, labels, strict=True)]
+        return dict(pairs[:NUM_RECORDS])
+
+    in_fours, in_ones = by_label(train_on(dataset, 6)), by_label(train_on(dataset, NUM_RECORDS, batch_size=1))
+    later = by_label(train_on(dataset, NUM_RECORDS, batch_size=1, start_step=NUM_RECORDS))
+    for label in range(NUM_RECORDS):
+        np.testing.assert_array_equal(in_fours[label], in_ones[label])
+        assert np.abs(in_ones[label] - later[label]).max() > 0.01
+
+
+def test_order_when_the_data_set_is_larger_than_the_buffer(tmp_path, monkeypatch):
+    dataset = make_dataset(tmp_path, [make_record(number) for number in range(60)], num_shards=12)
+    monkeypatch.setattr(pipeline, "SHUFFLE_BUFFER_BYTES", 8 * dataset.num_bytes // 60)
+    labels = labels_of(train_on(dataset, 30, augmentation="none"))
+    assert sorted(labels[:60]) == sorted(labels[60:]) == list(range(60))
+    assert_equal(
+        train_on(dataset, 3, augmentation="none", start_step=17), train_on(dataset, 20, augmentation="none")[17:]
+    )
+    # Even the first few come from many shards.
+    assert len({label // 5 for label in labels[:20]}) >= 5
+
+
+def test_labels_offset(tmp_path):
+    dataset = make_dataset(tmp_path, [make_record(number) for number in range(1, 9)], num_classes=9)
+    assert sorted(labels_of(train_on(dataset, 2, labels_offset=1))) == list(range(8))
+
+
+@pytest.mark.parametrize("family", ["inception", "vgg", "cifarnet", "lenet"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_preprocessing(dataset, family, channels):
+    ((images, _),) = train_on(dataset, 1, family=family, channels=channels)
+    assert images.shape == (4, SIZE, SIZE, channels)
+    assert np.isfinite(images).all()
+    assert images.std() > 0.01
+
+
+# Decoding
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_window_is_that_of_the_decoded_image(mode, channels):
+    """A JPEG of which only the window is decoded, and a PNG of the same pixels that is decoded whole and cut."""
+    jpeg = encode(picture(3, width=120, height=90, mode=mode))
+    pixels = decode_image(jpeg, 3 if mode == "RGB" else 1).numpy()
+    png = tf.io.encode_png(pixels).numpy()
+    inception = get_preprocessing("inception")
+    for number in range(8):
+        seed = tf.constant([5, number], tf.int64)
+        from_jpeg = decode_training_window(jpeg, inception, channels, seed).numpy().astype(int)
+        from_png = decode_training_window(png, inception, channels, seed).numpy().astype(int)
+        assert from_jpeg.shape == from_png.shape
+        assert np.abs(from_jpeg - from_png)[:, :-1].max() <= (3 if channels < pixels.shape[-1] else 0)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "GIF", "BMP", "JPEG"])
+def test_formats_and_channels(file_format):
+    grey = picture(mode="L")
+    encoded = encode(grey, file_format)
+    for channels in (1, 3):
+        image = decode_image(encoded, channels).numpy()
+        assert image.shape == (32, 40, channels)
+        assert np.abs(image.astype(int) - np.asarray(grey)[..., None]).max() <= (30 if file_format == "JPEG" else 1)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_evaluation_has_each_record_once_in_order(dataset, batch_size):
+    inception = get_preprocessing("inception")
+    with reading(dataset):
+        batches = list(evaluation_batches(dataset, inception, image_size=SIZE, channels=3, batch_size=batch_size))
+    assert {len(labels) for _, labels, _ in batches[:-1]} <= {batch_size}
+    labels = list(itertools.chain.from_iterable(labels.numpy() for _, labels, _ in batches))
+    assert labels == list(range(NUM_RECORDS))
+    assert [name for _, _, names in batches for name in names.numpy()] == [b"%d.jpg" % label for label in labels]
+    expected = inception.evaluate(decode_image(encode(picture(0)), 3), SIZE, SIZE)
+    np.testing.assert_array_equal(batches[0][0][0], expected)
+
+
+# Bad records
+
+GOOD = [make_record(number) for number in range(6)]
+BAD_RECORDS = {
+    "no tf.train.Example": b"\x0a\xff\xff nonsense",
+    "its 4 bytes can't be decoded as an image (4.jpg)": make_record(4, b"JPEG"),
+    "the label is 6 (6.jpg), but the classes are 0 to 5": make_record(6),
+    "the label is -1, but the classes": tf.train.Example().SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("problem", BAD_RECORDS)
+def test_bad_record_is_named(tmp_path, problem):
+    dataset = make_dataset(tmp_path, [*GOOD[:4], BAD_RECORDS[problem], *GOOD[4:]], num_shards=2, num_classes=6)
+    for read in (
+        lambda: train_on(dataset, 2),
+        lambda: list(evaluation_batches(dataset, get_preprocessing("vgg"), image_size=8, channels=1, batch_size=4)),
+    ):
+        with pytest.raises(UserError) as caught, reading(dataset):
+            read()
+        assert f"set_train_00001-of-00002.tfrecord, record 1 (counted from 0): {problem}" in str(caught.value)
+
+
+def test_label_below_the_offset_is_named(tmp_path):
+    dataset = make_dataset(tmp_path, GOOD)
+    with pytest.raises(UserError, match=r"record 0 \(counted from 0\): the label is 0 .* but the classes are 1 to 5"):
+        train_on(dataset, 3, labels_offset=1)
+
+
+def test_damaged_and_vanished_shards_are_named(dataset):
+    shard = dataset.shards[1].path
+    shard.write_bytes(shard.read_bytes().replace(b"10.jpg", b"1x.jpg"))
+    with pytest.raises(UserError, match=r"set_train_00001-of-00003\.tfrecord: record 3 is damaged"):
+        train_on(dataset, 8)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"set_train_00001-of-00003\.tfrecord"):
+        train_on(dataset, 8)
+
+
+def test_other_failures_are_not_the_datas(dataset):
+    with pytest.raises(tf.errors.InvalidArgumentError), reading(dataset):
+        tf.reshape(tf.zeros([3]), [2])
+
+
+# Real photographs
+
+
+def test_real_photographs(shared_dir, tmp_path):
+    from finetune.convert import ConvertSettings, convert
+
+    images_dir = shared_dir / "data/flowers12/images"
+    convert(ConvertSettings(tmp_path / "flowers12", images_dir, validation_fraction=0.25))
+    dataset = find_dataset(tmp_path / "flowers12", None, "validation")
+    batches = train_on(dataset, 6, batch_size=30, image_size=32)
+    assert Counter(labels_of(batches)) == dict.fromkeys(range(12), 15)
