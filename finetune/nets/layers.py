@@ -135,6 +135,29 @@ def dropout(
         return tf.nn.experimental.stateless_dropout(inputs, 1.0 - keep_prob, layer_seed, "philox", noise_shape)
 
 
+@slim.add_arg_scope
+def drop_path(
+    inputs: Tensor,
+    keep_prob: float,
+    is_frozen: Callable[[str], bool] = lambda scope: False,
+    scope: str = "drop_path",
+) -> Tensor:
+    """Dropout of all that one image has in `inputs` (Larsson et al., arXiv:1605.07648); a frozen layer drops nothing.
+
+    Args:
+        inputs: [B,H,W,C].
+        keep_prob: Probability that an image is kept; kept ones are scaled by its inverse.
+        is_frozen: Tells by a layer's full scope name whether it is frozen.
+        scope: Name of the layer.
+
+    Returns:
+        [B,H,W,C].
+    """
+    with tf.compat.v1.variable_scope(scope) as layer:
+        keep_prob = 1.0 if is_frozen(layer.name) else keep_prob
+        return dropout(inputs, keep_prob, noise_shape=[tf.shape(inputs)[0], 1, 1, 1])
+
+
 def fold_in_name(seed: Tensor, name: str) -> Tensor:
     """A seed [2] of its own for each name."""
     return tf.random.experimental.stateless_fold_in(seed, zlib.crc32(name.encode()) & 0x7FFFFFFF)
@@ -150,12 +173,13 @@ def layer_modes(is_training: bool, is_frozen: Callable[[str], bool], seed: Tenso
 
     Args:
         is_training: The mode of the pass.
-        is_frozen: Tells by a batch norm layer's full scope name whether it is frozen.
+        is_frozen: Tells by a layer's full scope name whether it is frozen; batch norm and drop path ask.
         seed: Integers [2] for dropout; needed in training.
     """
     modes = (
         slim.arg_scope([batch_norm], is_training=is_training, is_frozen=is_frozen),
         slim.arg_scope([dropout], is_training=is_training, seed=seed),
+        slim.arg_scope([drop_path], is_frozen=is_frozen),
     )
     with contextlib.ExitStack() as stack:
         # slim's layers call their own `apply`; the advice to call Keras layers otherwise is not for us.

@@ -15,7 +15,7 @@ class NetSpec:
         function: "module:function". Called as `function(images, num_classes, is_training=..., **arguments)` inside
             `finetune.nets.layers.layer_modes`; returns the logits [B,num_classes] and the end points by name.
         root_scope: The first component of all its variables' names.
-        image_size: Height and width in pixels that the published weights were trained at.
+        image_size: Height and width in pixels where none are asked for: slim's default.
         head_scopes: Scopes of the layers that depend on the number of classes.
         layer_groups: Scopes from input to output, every variable in exactly one: for freezing by depth and for
             learning-rate multipliers.
@@ -26,7 +26,9 @@ class NetSpec:
         has_auxiliary_logits: Whether there is an end point `AuxLogits` in training.
         label_offset: What must be taken off ImageNet's 1001 labels (0 is background) to fit the published weights: 1 for
             networks with 1000 outputs.
-        published_file: Archive of the published checkpoint, or None.
+        published_image_size: Height and width in pixels that the published weights were trained at, where they are
+            not `image_size`.
+        published_file: Address of the archive with the published checkpoint, or None.
         top_1: Published ImageNet accuracy in percent, or None.
         top_5: Likewise.
     """
@@ -43,6 +45,7 @@ class NetSpec:
     channels: int = 3
     has_auxiliary_logits: bool = False
     label_offset: int = 0
+    published_image_size: int | None = None
     published_file: str | None = None
     top_1: float | None = None
     top_5: float | None = None

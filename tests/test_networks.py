@@ -1,0 +1,177 @@
+"""Every network of the table: against figures of slim's own, at other image sizes, and through a training step."""
+
+import gc
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference_networks import NETWORKS_DIR, assign_reference_weights, load_reference, reference_images
+
+from finetune.model import Model
+from finetune.nets import MODELS, get_spec
+
+QUICK = {"lenet", "cifarnet", "inception_v1", "mobilenet_v1_025", "mobilenet_v2_035", "resnet_v2_50"}
+EVERY_NETWORK = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+
+
+@dataclass
+class Pass:
+    """A model and what one traced pass of it holds."""
+
+    model: Model
+    function: Any
+    end_point_shapes: dict[str, list[int]]
+
+
+@pytest.fixture(scope="module", params=EVERY_NETWORK)
+def published(request) -> Iterator[Pass]:
+    """A network as its figures were measured: in inference, with weights that anyone can make again."""
+    reference = load_reference(request.param)
+    model = Model(get_spec(request.param), reference["num_classes"])
+    assign_reference_weights(model.model_variables)
+    yield _traced_inference(model, batch_size=2)
+    gc.collect()
+
+
+@pytest.fixture(scope="module", params=EVERY_NETWORK)
+def small(request) -> Iterator[Model]:
+    """A network of two classes for smaller images of the other number of channels."""
+    spec = get_spec(request.param)
+    model = Model(spec, 2, image_size=spec.image_size * 3 // 4, channels=4 - spec.channels)
+    assign_reference_weights(model.model_variables)
+    yield model
+    gc.collect()
+
+
+def test_no_network_is_missing():
+    assert {path.stem for path in NETWORKS_DIR.glob("*.json")} == set(MODELS)
+
+
+def test_images_are_slims(published):
+    reference = load_reference(published.model.spec.name)
+    assert published.model.image_size == reference["image_size"]
+    assert published.model.channels == reference["channels"]
+
+
+def test_variables_are_slims(published):
+    reference = load_reference(published.model.spec.name)
+    variables = published.model.model_variables
+    trainable = {name: variable for name, variable in variables.items() if variable.trainable}
+    assert _shapes(trainable) == reference["trainable"]
+    assert _shapes({name: variables[name] for name in variables.keys() - trainable}) == reference["non_trainable"]
+    assert sum(variable.shape.num_elements() for variable in trainable.values()) == reference["num_parameters"]
+    assert len(published.model.decayed_names) == reference["num_regularization_losses"]
+    assert published.model.decayed_names <= trainable.keys()
+
+
+def test_inference_needs_slims_variables(published):
+    reference = load_reference(published.model.spec.name)
+    read = {variable.name.removesuffix(":0") for variable in published.function.graph.variables}
+    assert read == published.model.model_variables.keys() - set(reference["training_only"])
+
+
+def test_end_points_are_slims(published):
+    assert published.end_point_shapes == load_reference(published.model.spec.name)["end_points"]
+
+
+def test_logits_are_slims(published):
+    reference = load_reference(published.model.spec.name)
+    results = published.function(tf.constant(reference_images(reference["image_size"], reference["channels"])))
+    for name, golden in reference["golden"].items():
+        difference = np.abs(results[name].numpy() - np.array(golden)).max()
+        assert difference <= 1e-4 * np.abs(golden).max(), name
+
+
+def test_layer_groups_hold_every_variable_once(published):
+    for name in published.model.model_variables:
+        assert sum(_is_within(name, group) for group in published.model.spec.layer_groups) == 1, name
+    for group in published.model.spec.layer_groups:
+        for scope in group:
+            assert any(_is_within(name, [scope]) for name in published.model.model_variables), scope
+
+
+@pytest.mark.parametrize("name", EVERY_NETWORK)
+def test_larger_images_and_another_number_of_classes(name):
+    """1001 logits from larger images, and the head's outputs are all that changes in number."""
+    spec, reference = get_spec(name), load_reference(name)
+    model = Model(spec, 1001, image_size=spec.image_size * 5 // 4)
+    assert _traced_inference(model, batch_size=2).function.output_shapes["logits"] == [2, 1001]
+    few = {name: shape[-1] for name, shape in (reference["trainable"] | reference["non_trainable"]).items()}
+    many = {name: variable.shape[-1] for name, variable in model.model_variables.items()}
+    depending = {name for name in few | many if few.get(name) != many.get(name)}
+    assert depending
+    assert all(_is_within(name, spec.head_scopes) for name in depending)
+    assert all(any(_is_within(name, [scope]) for name in depending) for scope in spec.head_scopes)
+
+
+def test_a_step_of_the_head_leaves_all_else_alone(small):
+    spec, variables = small.spec, small.model_variables
+    head = {name for name in variables if _is_within(name, spec.head_scopes)}
+    small.is_frozen = lambda scope: not _is_within(scope, spec.head_scopes)
+    before = _fingerprints(variables)
+    trained = [variables[name] for name in head if variables[name].trainable]
+    _step(small, trained)
+    after = _fingerprints(variables)
+    assert {name for name in variables if after[name] != before[name]} == head
+
+
+def test_all_variables_train(small):
+    small.is_frozen = lambda scope: False
+    before = _fingerprints(small.model_variables)
+    _step(small, [variable for variable in small.model_variables.values() if variable.trainable])
+    after = _fingerprints(small.model_variables)
+    assert not [name for name in before if after[name] == before[name]]
+
+
+def _traced_inference(model: Model, batch_size: int) -> Pass:
+    shapes: dict[str, list[int]] = {}
+
+    def run(images: Any) -> dict[str, Any]:
+        outputs = model(images, is_training=False)
+        shapes.update({name: value.shape.as_list() for name, value in outputs.end_points.items()})
+        auxiliary = {name: value for name, value in outputs.end_points.items() if name == "AuxLogits"}
+        return {"logits": outputs.logits, **auxiliary}
+
+    images = tf.TensorSpec([batch_size, model.image_size, model.image_size, model.channels])
+    return Pass(model, tf.function(run, autograph=False).get_concrete_function(images), shapes)
+
+
+def _step(model: Model, trained: list[Any]) -> None:
+    """One step of gradient descent over two images of noise."""
+    images = tf.constant(reference_images(model.image_size, model.channels))
+
+    def step() -> None:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(trained)
+            outputs = model(images, is_training=True, seed=tf.constant([1, 2]))
+            assert (outputs.auxiliary_logits is not None) == model.spec.has_auxiliary_logits
+            loss = _loss(outputs.logits)
+            if outputs.auxiliary_logits is not None:
+                loss += 0.4 * _loss(outputs.auxiliary_logits)
+        for variable, gradient in zip(trained, tape.gradient(loss, trained), strict=True):
+            assert gradient is not None, variable.name
+            variable.assign_sub(0.01 * gradient)
+
+    tf.function(step, autograph=False).get_concrete_function()()
+
+
+def _loss(logits: Any) -> Any:
+    """Cross-entropy; labels of the least likely class and unequal weights keep gradients from vanishing by chance."""
+    labels = tf.argmin(logits, axis=-1)
+    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits) * [0.4, 0.6])
+
+
+def _shapes(variables: dict[str, Any]) -> dict[str, list[int]]:
+    return {name: variable.shape.as_list() for name, variable in variables.items()}
+
+
+def _is_within(name: str, scopes: Iterable[str]) -> bool:
+    return any(name == scope or name.startswith(f"{scope}/") for scope in scopes)
+
+
+def _fingerprints(variables: dict[str, Any]) -> dict[str, int]:
+    return {name: zlib.crc32(variable.numpy().tobytes()) for name, variable in variables.items()}
