@@ -5,6 +5,7 @@ slim's V2 checkpoints (`PREFIX.index`, `PREFIX.data-...`) and V1 ones (a single 
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ import tensorflow as tf
 
 from finetune.errors import UserError
 from finetune.scopes import Shape
+
+log = logging.getLogger("finetune")
 
 BEST_FILE = "best.json"
 RUN_PREFIX = "model.ckpt"
@@ -110,14 +113,17 @@ def checkpoints_by_step(folder: Path) -> list[str]:
     return [prefix for _, prefix in sorted(found)]
 
 
-def read_newest_whole(folder: Path) -> tuple[Checkpoint, dict[str, np.ndarray[Any, Any]]] | None:
-    """The newest checkpoint of a run that can be read to its end, and all its values; None where there is none."""
+def newest_whole(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that can be read to its end; None where there is none."""
     for prefix in reversed(checkpoints_by_step(folder)):
         try:
             checkpoint = Checkpoint(prefix)
-            return checkpoint, {name: checkpoint.read(name) for name in checkpoint.shapes}
-        except UserError:
+            for name in checkpoint.shapes:
+                checkpoint.read(name)
+        except UserError as error:
+            log.warning("Passed over: %s", error)
             continue
+        return checkpoint
     return None
 
 

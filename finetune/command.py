@@ -1,10 +1,10 @@
 """What all commands share: logs on standard error, exit status, mistakes told without a traceback."""
 
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from finetune.errors import UserError
 from finetune.flags import parse_flags
@@ -26,6 +26,7 @@ def run_command(
     prog: str,
     description: str,
     argv: Sequence[str] | None = None,
+    find_config: Callable[[Mapping[str, Any]], Path | None] = lambda given: None,
 ) -> int:
     """Parses the command line, runs the command, and returns its exit status.
 
@@ -35,7 +36,7 @@ def run_command(
     configure_logging()
     try:
         words = sys.argv[1:] if argv is None else argv
-        settings = parse_flags(settings_class, words, prog=prog, description=description)
+        settings = parse_flags(settings_class, words, prog=prog, description=description, find_config=find_config)
         return function(settings) or EXIT_DONE
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
@@ -46,8 +47,7 @@ def run_command(
 
 
 def configure_logging() -> None:
-    """Sends our log lines to standard error and keeps TensorFlow's start-up chatter out of them."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    """Sends our log lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]

@@ -11,7 +11,7 @@ import dataclasses
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -35,6 +35,8 @@ def flag(
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    is_recorded: bool = True,
+    only_default: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -45,13 +47,37 @@ def flag(
         choices: The only values allowed.
         metavar: How the value is called in `--help`.
         positional: The words of the command line that are not flags; the field's type is `tuple[str, ...]`.
+        is_recorded: Whether `to_toml_table` holds it: what a command does once, such as resuming, is no setting.
+        only_default: The flag is accepted, for old command lines, but no other value than the default; `help` says why.
     """
-    metadata = {"help": help, "slim": tuple(slim), "choices": choices, "metavar": metavar, "positional": positional}
+    metadata = {
+        "help": help,
+        "slim": tuple(slim),
+        "choices": choices,
+        "metavar": metavar,
+        "positional": positional,
+        "is_recorded": is_recorded and not only_default,
+        "only_default": only_default,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def parse_flags(settings_class: type[Settings], argv: Sequence[str], *, prog: str, description: str) -> Settings:
+def parse_flags(
+    settings_class: type[Settings],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    find_config: Callable[[Mapping[str, Any]], Path | None] = lambda given: None,
+) -> Settings:
     """Reads a command line, and the TOML file that it names with `--config`, into `settings_class`.
+
+    Args:
+        settings_class: A dataclass with `flag()` fields.
+        argv: The words after the program's name.
+        prog: The program's name.
+        description: What it does, for `--help`.
+        find_config: Names the TOML file to read where there is no `--config`, by the settings on the command line.
 
     Raises:
         UserError: An unknown flag (the nearest is named), a value of the wrong kind, a required flag that is missing.
@@ -59,8 +85,10 @@ def parse_flags(settings_class: type[Settings], argv: Sequence[str], *, prog: st
     parser = build_parser(settings_class, prog, description)
     arguments = vars(parser.parse_args(_normalise(argv)))
     given = {name: value for name, value in arguments.items() if name != "config" and value is not None}
-    if arguments.get("config"):
-        given = {**read_toml(settings_class, Path(arguments["config"])), **given}
+    config = Path(arguments["config"]) if arguments.get("config") else find_config(given)
+    if config is not None:
+        given = {**read_toml(settings_class, config), **given}
+    _refuse_dead_values(settings_class, given)
     missing = [f.name for f in flag_fields(settings_class) if f.name not in given and _is_required(f)]
     if missing:
         raise UserError(f"{prog} needs {' and '.join(_dashed(name) for name in missing)}.", f"See {prog} --help.")
@@ -120,7 +148,7 @@ def to_toml_table(settings: Any) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for field in flag_fields(type(settings)):
         value = getattr(settings, field.name)
-        if value is None:
+        if value is None or not field.metadata["is_recorded"]:
             continue
         if isinstance(value, Path):
             value = str(value)
@@ -165,10 +193,12 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hi
         return
     options = [_dashed(field.name), *(_dashed(name) for name in metadata["slim"])]
     help_text = metadata["help"].replace("%", "%%")
-    if field.default not in (dataclasses.MISSING, None, "", ()):
+    if metadata["only_default"]:
+        help_text = argparse.SUPPRESS
+    elif field.default not in (dataclasses.MISSING, None, "", ()):
         default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         help_text += f" [{str(default).replace('%', '%%')}]"
-    if metadata["slim"]:
+    if metadata["slim"] and help_text is not argparse.SUPPRESS:
         help_text += f" (slim: {', '.join('--' + name for name in metadata['slim'])})"
     common: dict[str, Any] = {"dest": field.name, "default": None, "help": help_text, "type": convert}
     if _base_type(hint) is bool:
@@ -221,6 +251,14 @@ def _normalise(argv: Sequence[str]) -> list[str]:
             name = "--" + name[2:].replace("_", "-")
         normalised.append(f"{name}{equals}{value}")
     return normalised
+
+
+def _refuse_dead_values(settings_class: type, given: Mapping[str, Any]) -> None:
+    for field in flag_fields(settings_class):
+        if field.metadata["only_default"] and given.get(field.name, field.default) != field.default:
+            raise UserError(
+                f"{_dashed(field.name)} can only be {field.default!r}: {field.metadata['help']}.", "Leave the flag out."
+            )
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

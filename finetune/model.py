@@ -8,8 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.checkpoint import Checkpoint
 from finetune.nets.layers import DECAYED_VARIABLES, layer_modes
 from finetune.nets.spec import NetSpec
+from finetune.scopes import NetworkVariable, VariablePlan
 
 Tensor = Any
 
@@ -84,6 +86,33 @@ class Model(tf.Module):
         auxiliary_logits = end_points.get("AuxLogits") if is_training else None
         return Outputs(logits, auxiliary_logits, end_points)
 
+    def network_variables(self) -> list[NetworkVariable]:
+        """Names and shapes for a plan, in the order of creation."""
+        return [
+            NetworkVariable(name, tuple(variable.shape), is_statistic=not variable.trainable)
+            for name, variable in self.model_variables.items()
+        ]
+
+    def freeze(self, plan: VariablePlan, batch_norm: str = "plan") -> None:
+        """Sets which batch norm layers keep their statistics; passes traced before are not changed.
+
+        Args:
+            plan: Which scopes are trained.
+            batch_norm: "plan": frozen layers keep them; "frozen": all do; "slim": none does.
+        """
+        modes: dict[str, Callable[[str], bool]] = {
+            "plan": plan.is_frozen,
+            "frozen": lambda scope: True,
+            "slim": lambda scope: False,
+        }
+        self.is_frozen = modes[batch_norm]
+
+    def restore(self, checkpoint: Checkpoint, plan: VariablePlan) -> None:
+        """Assigns the variables that the plan restores."""
+        for variable in plan.restored:
+            assert variable.source is not None
+            self.model_variables[variable.name].assign(checkpoint.read(variable.source))
+
     def _make_variables(self) -> None:
         """Traces one training pass, the mode in which all variables are met, and throws the trace away."""
         decayed: set[str] = set()
@@ -99,7 +128,7 @@ class Model(tf.Module):
         with tf.compat.v1.variable_scope("", custom_getter=self._get_variable, use_resource=True):
             yield
 
-    def _get_variable(self, _: Any, name: str, *, shape: Any, dtype: Any, initializer: Any, **options: Any) -> Any:
+    def _get_variable(self, getter: Any, name: str, *, shape: Any, dtype: Any, initializer: Any, **options: Any) -> Any:
         """The variable called `name`, made at first sight: what slim's layers get for `get_variable`."""
         if name not in self.model_variables:
             with tf.init_scope():

@@ -1,38 +1,14 @@
 """slim's optimizers, with slim's arithmetic and the names that its checkpoints give their state."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from finetune.config import OPTIMIZERS, OptimizerSettings
 from finetune.errors import UserError
 
 Tensor = Any
-
-OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSettings:
-    """Which optimizer, and its constants; the defaults are those of `train_image_classifier.py`.
-
-    `epsilon` None means slim's 1.0 for RMSProp and Adadelta, and 1e-8 for Adam, where 1.0 would make the steps tiny.
-    """
-
-    name: str = "rmsprop"
-    epsilon: float | None = None
-    momentum: float = 0.9
-    rmsprop_decay: float = 0.9
-    rmsprop_momentum: float = 0.9
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adadelta_rho: float = 0.95
-    adagrad_initial_accumulator_value: float = 0.1
-    ftrl_learning_rate_power: float = -0.5
-    ftrl_initial_accumulator_value: float = 0.1
-    ftrl_l1: float = 0.0
-    ftrl_l2: float = 0.0
 
 
 class Optimizer:
@@ -67,10 +43,10 @@ class Optimizer:
             rate.assign(learning_rate * multiplier)
 
     def apply_gradients(self, gradients: Sequence[tuple[Tensor, Any]]) -> None:
-        """One update from (gradient, variable) pairs; under a strategy, the sum of the replicas' gradients."""
-        by_variable = {_name(variable): gradient for gradient, variable in gradients}
+        """One update from (gradient or None, variable) pairs; under a strategy, the sum of the replicas' gradients."""
+        by_name = {_name(variable): gradient for gradient, variable in gradients}
         for multiplier, variables in self._groups.items():
-            pairs = [(by_variable[_name(variable)], variable) for variable in variables]
+            pairs = [(by_name.get(_name(variable)), variable) for variable in variables]
             self._optimizers[multiplier].apply_gradients(pairs)
 
     def make_slots(self) -> None:

@@ -98,6 +98,7 @@ def plan_variables(
     head_scopes: Sequence[str] = (),
     ignore_missing: bool = False,
     use_moving_averages: bool = True,
+    is_for_training: bool = True,
 ) -> VariablePlan:
     """Decides for every variable of a network whether it is restored and whether it is trained.
 
@@ -109,6 +110,7 @@ def plan_variables(
         head_scopes: The network's, named as the remedy where only the number of classes differs.
         ignore_missing: Variables absent from the checkpoint are initialised, instead of refused.
         use_moving_averages: Restore a variable's moving average where the checkpoint holds one.
+        is_for_training: Whether messages may advise to exclude scopes: what is evaluated must be restored.
 
     Raises:
         UserError: A scope that matches nothing; a variable absent from the checkpoint or of another shape there; a
@@ -123,9 +125,10 @@ def plan_variables(
         if checkpoint_shapes is not None and not in_any_scope(variable.name, exclude_scopes)
     }
     if checkpoint_shapes is not None and not ignore_missing:
-        _refuse_missing([name for name, source in wanted.items() if source is None], len(wanted), checkpoint_shapes)
+        missing = [name for name, source in wanted.items() if source is None]
+        _refuse_missing(missing, len(wanted), checkpoint_shapes, is_for_training)
     if checkpoint_shapes is not None:
-        _refuse_other_shapes(variables, wanted, checkpoint_shapes, head_scopes)
+        _refuse_other_shapes(variables, wanted, checkpoint_shapes, head_scopes, is_for_training)
     planned = tuple(
         PlannedVariable(
             name=variable.name,
@@ -194,7 +197,9 @@ def _source(name: str, checkpoint_shapes: Mapping[str, Shape], use_moving_averag
     return name if name in checkpoint_shapes else None
 
 
-def _refuse_missing(missing: list[str], num_wanted: int, checkpoint_shapes: Mapping[str, Shape]) -> None:
+def _refuse_missing(
+    missing: list[str], num_wanted: int, checkpoint_shapes: Mapping[str, Shape], is_for_training: bool
+) -> None:
     if not missing:
         return
     roots = sorted({name.split("/")[0] for name in checkpoint_shapes if "/" in name})
@@ -207,7 +212,9 @@ def _refuse_missing(missing: list[str], num_wanted: int, checkpoint_shapes: Mapp
     scopes = sorted({name.rsplit("/", 1)[0] for name in missing})
     raise UserError(
         f"--checkpoint lacks {len(missing)} of the {num_wanted} variables to restore: {_listed(missing)}.",
-        f"Leave them out with --exclude-scopes {','.join(scopes[:3])}, or initialise what is missing with "
+        "Give the --model that it was made with."
+        if not is_for_training
+        else f"Leave them out with --exclude-scopes {','.join(scopes[:3])}, or initialise what is missing with "
         "--ignore-missing-vars.",
     )
 
@@ -217,6 +224,7 @@ def _refuse_other_shapes(
     wanted: Mapping[str, str | None],
     checkpoint_shapes: Mapping[str, Shape],
     head_scopes: Sequence[str],
+    is_for_training: bool,
 ) -> None:
     differing = {}
     for variable in variables:
@@ -232,7 +240,9 @@ def _refuse_other_shapes(
     more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
     raise UserError(
         f"--checkpoint: {name} is {list(found)} in the checkpoint and {list(expected)} in the network{more}.",
-        f"To initialise instead of restoring: --exclude-scopes {','.join(scopes)}",
+        f"To initialise instead of restoring: --exclude-scopes {','.join(scopes)}"
+        if is_for_training
+        else "Give the --model and the data set, or the --labels-offset, that the checkpoint was made with.",
     )
 
 

@@ -1,0 +1,210 @@
+"""Settings of `finetune-train` and `finetune-eval`: each field is a flag, slim's name of it an alias. No TensorFlow.
+
+Defaults are slim's, except where slim's is a trap: epsilon 1.0 for Adam, polynomial decay that ends after two epochs,
+summaries ten minutes apart, evaluation on a split `test` that most data sets lack.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.flags import flag
+from finetune.schedules import DECAY_TYPES
+
+OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
+BATCH_NORM_MODES = ("plan", "frozen", "slim")
+DEFAULT_MODEL = "inception_v3"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """Which optimizer, and its constants; the defaults are those of `train_image_classifier.py`.
+
+    `epsilon` None means slim's 1.0 for RMSProp and Adadelta, and 1e-8 for Adam, where 1.0 would make the steps tiny.
+    """
+
+    name: str = "rmsprop"
+    epsilon: float | None = None
+    momentum: float = 0.9
+    rmsprop_decay: float = 0.9
+    rmsprop_momentum: float = 0.9
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adadelta_rho: float = 0.95
+    adagrad_initial_accumulator_value: float = 0.1
+    ftrl_learning_rate_power: float = -0.5
+    ftrl_initial_accumulator_value: float = 0.1
+    ftrl_l1: float = 0.0
+    ftrl_l2: float = 0.0
+
+
+def _only(default: Any, why: str) -> Any:
+    """A flag of slim's that old command lines carry; its default is the only value left."""
+    return flag(default, help=why, only_default=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Settings of `finetune-train`; `config.toml` in a run's folder holds them as resolved."""
+
+    dataset_dir: Path = flag(help="folder of the TFRecord shards")
+    train_dir: Path = flag(Path("/tmp/tfmodel"), help="folder of the run: checkpoints, logs, settings")
+    model: str = flag(DEFAULT_MODEL, slim=["model_name"], help="network; see finetune-inspect --models")
+    checkpoint: Path | None = flag(
+        None, slim=["checkpoint_path"], help="pretrained weights: a checkpoint's prefix, a V1 file, or a folder"
+    )
+    exclude_scopes: tuple[str, ...] = flag(
+        (), slim=["checkpoint_exclude_scopes"], metavar="SCOPES", help="not restored from the checkpoint"
+    )
+    trainable_scopes: tuple[str, ...] = flag((), metavar="SCOPES", help="trained, all else frozen; none given: all")
+    ignore_missing_vars: bool = flag(False, help="initialise what the checkpoint lacks, instead of refusing")
+    ema: bool = flag(True, help="restore moving averages of weights where the checkpoint holds them")
+    resume: bool = flag(False, help="go on with the run in --train-dir, with its own settings", is_recorded=False)
+
+    dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
+    split: str = flag("train", slim=["dataset_split_name"], help="split to train on")
+    eval_split: str | None = flag(None, help="split to validate on; not given: validation, where there is one")
+    labels_offset: int = flag(0, help="subtracted from every label, and from the number of classes")
+    preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
+    augmentation: str = flag("default", choices=("default", "flip", "none"), help="of training images")
+    image_size: int | None = flag(None, slim=["train_image_size"], metavar="PIXELS", help="not given: the network's")
+    use_grayscale: bool = flag(False, help="images of one channel")
+
+    max_steps: int | None = flag(None, slim=["max_number_of_steps"], help="global step to stop at; not given: never")
+    batch_size: int = flag(32, help="images in a step, for each device")
+    seed: int = flag(0, help="of initial values, data order, augmentation and dropout")
+    optimizer: str = flag("rmsprop", choices=OPTIMIZERS, help="with slim's arithmetic")
+    learning_rate: float = flag(0.01, help="before decay")
+    learning_rate_decay_type: str = flag("exponential", choices=DECAY_TYPES, help="schedule")
+    end_learning_rate: float = flag(0.0001, help="where polynomial and cosine decay end")
+    learning_rate_decay_factor: float = flag(0.94, help="of exponential decay, in stairs")
+    num_epochs_per_decay: float | None = flag(
+        None, metavar="EPOCHS", help="a stair, or the whole decay; not given: 2 for exponential, the run for the others"
+    )
+    warmup_epochs: float = flag(0.0, help="linear rise of the rate from 0")
+    learning_rate_multipliers: tuple[str, ...] = flag(
+        (), metavar="SCOPE=FACTOR,...", help="other rates for some scopes; the longest matching scope counts"
+    )
+    weight_decay: float = flag(0.00004, help="L2 on the trained weights")
+    label_smoothing: float = flag(0.0, help="share of the target spread over all classes")
+    batch_norm: str = flag(
+        "plan",
+        choices=BATCH_NORM_MODES,
+        help="plan: frozen layers keep their statistics; frozen: all do; slim: none does, as in old runs",
+    )
+    moving_average_decay: float | None = flag(None, metavar="DECAY", help="keep moving averages of the weights")
+    opt_epsilon: float | None = flag(None, help="of adadelta, adam, rmsprop; not given: 1.0 as in slim, 1e-8 for adam")
+    momentum: float = flag(0.9, help="of momentum")
+    rmsprop_decay: float = flag(0.9, help="of rmsprop")
+    rmsprop_momentum: float = flag(0.9, help="of rmsprop")
+    adam_beta1: float = flag(0.9, help="of adam")
+    adam_beta2: float = flag(0.999, help="of adam")
+    adadelta_rho: float = flag(0.95, help="of adadelta")
+    adagrad_initial_accumulator_value: float = flag(0.1, help="of adagrad")
+    ftrl_learning_rate_power: float = flag(-0.5, help="of ftrl")
+    ftrl_initial_accumulator_value: float = flag(0.1, help="of ftrl")
+    ftrl_l1: float = flag(0.0, help="of ftrl")
+    ftrl_l2: float = flag(0.0, help="of ftrl")
+
+    eval_every: int | None = flag(
+        None, metavar="STEPS", help="validate so often; 0: at the end only; not given: ten times, once an epoch at most"
+    )
+    log_every: int = flag(10, slim=["log_every_n_steps"], metavar="STEPS", help="a log line so often")
+    save_interval_seconds: float = flag(600.0, slim=["save_interval_secs"], help="a checkpoint so often")
+    save_summaries_seconds: float = flag(
+        0.0, slim=["save_summaries_secs"], help="TensorBoard scalars at most so often; 0: with every log line"
+    )
+    max_to_keep: int = flag(5, metavar="N", help="newest checkpoints kept, beside the best")
+    num_clones: int = flag(1, metavar="N", help="devices to train on, each with a batch of its own")
+    clone_on_cpu: bool = flag(False, help="train on the CPU even where there is a GPU")
+    num_preprocessing_threads: int | None = flag(None, metavar="N", help="not given: chosen while running")
+
+    num_readers: int = _only(4, "readers are chosen while running")
+    master: str = _only("", "one process drives all devices")
+    worker_replicas: int = _only(1, "one machine trains")
+    num_ps_tasks: int = _only(0, "one machine trains")
+    task: int = _only(0, "one machine trains")
+    sync_replicas: bool = _only(False, "devices are always in step")
+    replicas_to_aggregate: int = _only(1, "devices are always in step")
+    quantize_delay: int = _only(-1, "quantised training left TensorFlow with version 1")
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size", "max_steps", "image_size", "log_every", "max_to_keep", "num_clones")
+        _require_positive(self, "learning_rate", "num_epochs_per_decay")
+        _require_share(self, "label_smoothing", "moving_average_decay")
+
+    @property
+    def optimizer_settings(self) -> OptimizerSettings:
+        """The optimizer's part."""
+        constants = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(OptimizerSettings) if hasattr(self, f.name)
+        }
+        return OptimizerSettings(name=self.optimizer, epsilon=self.opt_epsilon, **constants)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """Settings of `finetune-eval`; what is not given is known from the run, where the checkpoint is a run's."""
+
+    dataset_dir: Path = flag(help="folder of the TFRecord shards")
+    checkpoint: Path = flag(
+        Path("/tmp/tfmodel"),
+        slim=["checkpoint_path"],
+        help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file",
+    )
+    output_dir: Path | None = flag(
+        None, slim=["eval_dir"], help="where metrics.json goes; not given: eval_SPLIT beside the checkpoint"
+    )
+    dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
+    split: str = flag("validation", slim=["dataset_split_name"], help="split to evaluate on")
+    model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
+    batch_size: int = flag(100, help="images at a time; the result doesn't depend on it")
+    max_num_batches: int | None = flag(None, metavar="N", help="only so many batches; not given: all")
+    preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    image_size: int | None = flag(None, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's")
+    use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
+    labels_offset: int | None = flag(None, help="subtracted from every label; not given: the run's")
+    moving_average_decay: float | None = flag(
+        None, metavar="DECAY", help="any value: evaluate the moving averages; not given: as the run"
+    )
+    write_logits: bool = flag(False, help="put every logit into predictions.csv")
+    num_preprocessing_threads: int | None = flag(None, metavar="N", help="not given: chosen while running")
+
+    master: str = _only("", "one process drives all devices")
+    quantize: bool = _only(False, "quantised training left TensorFlow with version 1")
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size", "max_num_batches", "image_size")
+
+
+def parse_multipliers(texts: tuple[str, ...]) -> dict[str, float]:
+    """Learning-rate multipliers by scope from `SCOPE=FACTOR` texts.
+
+    Raises:
+        UserError: A text is none, or its factor is negative.
+    """
+    multipliers = {}
+    for text in texts:
+        scope, _, factor = text.rpartition("=")
+        try:
+            multipliers[scope.strip("/")] = float(factor)
+        except ValueError as error:
+            raise UserError(f"--learning-rate-multipliers: {text!r} is not SCOPE=FACTOR.") from error
+        if not scope or multipliers[scope.strip("/")] < 0:
+            raise UserError(f"--learning-rate-multipliers: {text!r} is not SCOPE=FACTOR with a factor of 0 or more.")
+    return multipliers
+
+
+def _require_positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} is {value}, but must be above 0.")
+
+
+def _require_share(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}, but must lie in 0 to 1, 1 excluded.")

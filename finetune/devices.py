@@ -1,0 +1,43 @@
+"""Which devices train: one by default, several in step under a mirrored strategy."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.errors import UserError
+
+
+def choose_strategy(num_devices: int, *, on_cpu: bool) -> Any:
+    """The distribution strategy for training.
+
+    Memory of GPUs is taken as it is needed, not all at once, so that others can share them.
+
+    Args:
+        num_devices: Number of replicas, each with a batch of its own.
+        on_cpu: Use no GPU, even where there is one.
+
+    Raises:
+        UserError: There are fewer devices.
+    """
+    gpus = [] if on_cpu else tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        if not tf.config.experimental.get_memory_growth(gpu):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    kind = "GPU" if gpus else "CPU"
+    devices = tf.config.list_logical_devices(kind)
+    if num_devices > len(devices):
+        raise UserError(
+            f"--num-clones is {num_devices}, but there {'is' if len(devices) == 1 else 'are'} {len(devices)} {kind}"
+            f"{'' if len(devices) == 1 else 's'} here.",
+            f"Give --num-clones {len(devices)}; a batch of the same total size is --batch-size times as large.",
+        )
+    if num_devices > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices[:num_devices]])
+    if on_cpu:
+        return tf.distribute.OneDeviceStrategy("/cpu:0")
+    return tf.distribute.get_strategy()
+
+
+def first_replica(value: Any) -> Any:
+    """The first device's part of a value that may be spread over several."""
+    return tf.distribute.get_strategy().experimental_local_results(value)[0]

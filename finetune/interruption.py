@@ -1,0 +1,38 @@
+"""Ctrl-C and termination as a request: the step under way is finished and the state is saved."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from finetune.command import log
+
+
+class StopRequest:
+    """Whether the user asked to stop."""
+
+    def __init__(self) -> None:
+        self.is_made = False
+
+    def make(self, signal_number: int, frame: FrameType | None) -> None:
+        """Takes a signal; a second one stops at once."""
+        if self.is_made:
+            raise KeyboardInterrupt
+        self.is_made = True
+        log.info("Stopping after this step; once more to stop at once.")
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Turns SIGINT and SIGTERM into a request for as long as the context lasts."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # Python delivers signals to the main thread alone.
+        return
+    previous = {number: signal.signal(number, request.make) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,115 @@
+"""What a run tells while it trains: log lines, metrics.jsonl, TensorBoard."""
+
+import logging
+import math
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.metrics import Scores
+from finetune.progress import format_seconds
+from finetune.run_folder import RunFolder
+
+Tensor = Any
+
+NUM_SAMPLE_IMAGES = 8
+
+log = logging.getLogger("finetune")
+
+
+class RunLog:
+    """Writes each figure to the three places where people look for it."""
+
+    def __init__(
+        self, run: RunFolder, *, max_steps: int | None, images_per_step: int, seconds_between_summaries: float
+    ) -> None:
+        """Opens a TensorBoard event file in the run's folder.
+
+        Args:
+            run: The run's folder.
+            max_steps: Step that it stops at; None: never.
+            images_per_step: Of all devices.
+            seconds_between_summaries: TensorBoard scalars of training are at least so far apart.
+        """
+        self._run = run
+        self._max_steps = max_steps
+        self._images_per_step = images_per_step
+        self._seconds_between_summaries = seconds_between_summaries
+        self._writer = tf.summary.create_file_writer(str(run.path))
+        self._clock_step = 0
+        self._clock_start = time.monotonic()
+        self._last_summary = -math.inf
+
+    def restart_clock(self, step: int) -> None:
+        """The rate shown is of the steps after this one: tracing, validation and saving are no part of it."""
+        self._clock_step = step
+        self._clock_start = time.monotonic()
+
+    def training(self, step: int, loss: float, weight_decay_loss: float, learning_rate: float) -> None:
+        """A line on training.
+
+        Args:
+            step: The step that was just made.
+            loss: Its whole loss, before the update.
+            weight_decay_loss: The part of it that is weight decay.
+            learning_rate: Of its update.
+        """
+        rate = self._images_per_second(step)
+        figures = {
+            "loss": loss,
+            "weight_decay_loss": weight_decay_loss,
+            "learning_rate": learning_rate,
+            "images_per_second": rate,
+        }
+        of_all = f"/{self._max_steps}" if self._max_steps is not None else ""
+        speed = f"  {rate:.1f} images/s{self._time_left(step, rate)}" if rate else ""
+        log.info("step %d%s  loss %.4f  rate %.3g%s", step, of_all, loss, learning_rate, speed)
+        self._run.write_metrics(step, figures)
+        if time.monotonic() - self._last_summary >= self._seconds_between_summaries:
+            self._last_summary = time.monotonic()
+            self._write_scalars("training", step, figures)
+
+    def validation(self, step: int, split: str, scores: Scores) -> None:
+        """A line on a validation."""
+        log.info(
+            "step %d  %s: accuracy %.4f  top-%d %.4f  loss %.4f  (%d images)",
+            step,
+            split,
+            scores.accuracy,
+            min(5, scores.num_classes),
+            scores.top_5_accuracy,
+            scores.loss,
+            scores.num_examples,
+        )
+        self._run.write_metrics(step, {"split": split, **scores.summary()})
+        self._write_scalars(split, step, scores.summary())
+
+    def sample_images(self, step: int, images: Tensor) -> None:
+        """Shows TensorBoard some images as the network gets them, [B,H,W,C], stretched to the range of a picture."""
+        images = images[:NUM_SAMPLE_IMAGES]
+        low, high = tf.reduce_min(images), tf.reduce_max(images)
+        with self._writer.as_default():
+            tf.summary.image("training/images", (images - low) / (high - low), step, max_outputs=NUM_SAMPLE_IMAGES)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._writer.close()
+
+    def _images_per_second(self, step: int) -> float | None:
+        steps, seconds = step - self._clock_step, time.monotonic() - self._clock_start
+        self.restart_clock(step)
+        return steps * self._images_per_step / seconds if steps > 0 and seconds > 0 else None
+
+    def _time_left(self, step: int, images_per_second: float) -> str:
+        if self._max_steps is None:
+            return ""
+        seconds = (self._max_steps - step) * self._images_per_step / images_per_second
+        return f"  {format_seconds(seconds)} left"
+
+    def _write_scalars(self, group: str, step: int, figures: dict[str, Any]) -> None:
+        with self._writer.as_default():
+            for name, value in figures.items():
+                if value is not None:
+                    tf.summary.scalar(f"{group}/{name}", value, step)
+        self._writer.flush()

@@ -1,0 +1,55 @@
+"""One exact pass over a split: every record scored once, whatever the batch size. Training and evaluation share it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.errors import UserError
+from finetune.metrics import Scores, join_scores, score_batch
+from finetune.model import Model
+
+Tensor = Any
+
+
+def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
+    """The model's evaluation pass, traced once: from images [B,H,W,C], any B, to logits [B,num_classes]."""
+    shape = [None, model.image_size, model.image_size, model.channels]
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32)])
+    def infer(images: Tensor) -> Tensor:
+        return model(images, is_training=False).logits
+
+    return infer
+
+
+def score(
+    infer: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    *,
+    keep_logits: bool = False,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+) -> Scores:
+    """Scores every image of the batches once.
+
+    Args:
+        infer: From images [B,H,W,C] to logits [B,num_classes].
+        batches: Images, labels [B] and file names [B]; the last batch may be smaller.
+        keep_logits: Whether the scores hold the logits.
+        on_batch: Told the number of images after each batch.
+
+    Raises:
+        UserError: There are no images, or a logit is not finite.
+    """
+    parts = []
+    for images, labels, filenames in batches:
+        logits = infer(images).numpy()
+        if not np.isfinite(logits).all():
+            raise UserError("The network's logits are not finite: its weights are damaged, or of a failed training.")
+        names = [name.decode("utf-8", "replace") for name in filenames.numpy()]
+        parts.append(score_batch(logits, labels.numpy(), names, keep_logits=keep_logits))
+        on_batch(len(names))
+    if not parts:
+        raise UserError("There are no images to evaluate: the split is empty.")
+    return join_scores(parts)

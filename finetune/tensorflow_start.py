@@ -1,0 +1,46 @@
+"""TensorFlow's start without its chatter on standard error."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+LOG_LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices, in silence unless it fails or `TF_CPP_MIN_LOG_LEVEL` is set.
+
+    TensorFlow's libraries write lines about absent CUDA drivers before any setting can stop them; a user who asked for
+    an accuracy takes them for errors.
+    """
+    if LOG_LEVEL_VARIABLE in os.environ:
+        import tensorflow  # noqa: F401
+
+        return
+    os.environ[LOG_LEVEL_VARIABLE] = "3"
+    with _silent_standard_error():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _silent_standard_error() -> Iterator[None]:
+    """Holds back what is written to the standard error's descriptor; shows it if an exception leaves the context."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held_back.seek(0)
+            sys.stderr.write(held_back.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)

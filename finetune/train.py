@@ -1,0 +1,329 @@
+"""`finetune-train`: fine-tune a network from a pretrained checkpoint, or train it from scratch."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.command import run_command
+from finetune.config import TrainSettings, parse_multipliers
+from finetune.errors import UserError
+from finetune.run_folder import CONFIG_FILE, RunFolder
+from finetune.schedules import make_schedule
+from finetune.scopes import check_scopes, in_scope, plan_variables
+from finetune.tensorflow_start import start_tensorflow
+
+if TYPE_CHECKING:
+    from finetune.checkpoint import Checkpoint
+    from finetune.datasets.dataset import Dataset
+    from finetune.metrics import Scores
+    from finetune.model import Model
+    from finetune.moving_averages import MovingAverages
+    from finetune.preprocessing import Preprocessing
+    from finetune.schedules import Schedule
+    from finetune.scopes import VariablePlan
+
+log = logging.getLogger("finetune")
+
+DEFAULT_EVAL_SPLIT = "validation"
+VALIDATIONS_PER_RUN = 10
+REHEARSAL_BATCHES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        train_dir: Its folder.
+        step: Number of updates made.
+        checkpoint: Prefix of the newest checkpoint.
+        best_step: Step of the checkpoint of the best validation accuracy; None without validation.
+        best_accuracy: That accuracy, 0 to 1.
+    """
+
+    train_dir: Path
+    step: int
+    checkpoint: str
+    best_step: int | None
+    best_accuracy: float | None
+
+
+def main() -> int:
+    """The command."""
+    return run_command(
+        TrainSettings,
+        _train_and_print,
+        prog="finetune-train",
+        description="Fine-tune an image classifier: restore a checkpoint minus --exclude-scopes, train "
+        "--trainable-scopes, keep all else frozen.",
+        find_config=_config_of_run,
+    )
+
+
+def train(settings: TrainSettings) -> TrainResult:
+    """Trains as the settings say.
+
+    Raises:
+        UserError: What the user can mend: a setting, a scope, the checkpoint, the data, a loss that isn't finite.
+    """
+    from finetune.datasets.dataset import find_dataset
+    from finetune.datasets.pipeline import reading
+    from finetune.devices import choose_strategy
+    from finetune.nets import get_spec
+    from finetune.optimizers import Optimizer
+    from finetune.preprocessing import get_preprocessing
+    from finetune.run_log import RunLog
+    from finetune.training_loop import TrainingLoop
+    from finetune.training_state import TrainingState
+    from finetune.training_step import TrainingStep
+
+    spec = get_spec(settings.model)
+    preprocessing = get_preprocessing(settings.preprocessing or spec.name, settings.augmentation)
+    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+    eval_dataset = _find_eval_dataset(settings)
+    images_per_step = settings.batch_size * settings.num_clones
+    _refuse_large_batch(images_per_step, dataset)
+    run = RunFolder(settings.train_dir)
+    run.start(resume=settings.resume)
+
+    strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
+    with strategy.scope():
+        model = _make_model(settings, dataset)
+        source = _open_weights(settings)
+        plan = _plan(settings, model, source)
+        _show_plan(plan, source)
+        model.freeze(plan, settings.batch_norm)
+        trained = [model.model_variables[variable.name] for variable in plan.trained]
+        optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, plan))
+        if source is not None:
+            model.restore(source, plan)
+        averages = _make_averages(settings, model, plan)
+        state = TrainingState(model, optimizer, averages)
+        first_step = _resume(state, source) if settings.resume and source is not None else 0
+        training_step = TrainingStep(
+            lambda images, seed: model(images, is_training=True, seed=seed),
+            optimizer,
+            trained,
+            decayed=[model.model_variables[v.name] for v in plan.trained if v.name in model.decayed_names],
+            weight_decay=settings.weight_decay,
+            label_smoothing=settings.label_smoothing,
+            averages=averages,
+            seed=settings.seed,
+        )
+    validate = _make_validation(settings, model, preprocessing, eval_dataset, averages)
+    if validate is not None:
+        validate(REHEARSAL_BATCHES)
+    run.write_settings(settings, plan, dataset.class_names)
+    run.forget_metrics_after(first_step)
+    steps_per_epoch = dataset.num_examples / images_per_step
+    run_log = RunLog(
+        run,
+        max_steps=settings.max_steps,
+        images_per_step=images_per_step,
+        seconds_between_summaries=settings.save_summaries_seconds,
+    )
+    loop = TrainingLoop(
+        settings,
+        run,
+        run_log,
+        state,
+        training_step,
+        _make_schedule(settings, steps_per_epoch),
+        validate,
+        first_step=first_step,
+        eval_split=eval_dataset.split if eval_dataset is not None else "",
+        eval_every=_eval_every(settings, steps_per_epoch),
+    )
+    batches = _training_batches(settings, model, dataset, preprocessing, images_per_step, first_step)
+    with reading(dataset):
+        newest = loop.run(iter(strategy.experimental_distribute_dataset(batches)))
+    run_log.close()
+    best = loop.best
+    return TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
+
+
+def _train_and_print(settings: TrainSettings) -> None:
+    start_tensorflow()
+    result = train(settings)
+    print(f"step {result.step}: {result.checkpoint}")
+    if result.best_accuracy is not None:
+        print(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+
+
+def _config_of_run(given: Mapping[str, Any]) -> Path | None:
+    """Where a run is resumed its own settings hold, but for those given anew."""
+    path = given.get("train_dir", Path()) / CONFIG_FILE
+    return path if given.get("resume") and path.is_file() else None
+
+
+def _find_eval_dataset(settings: TrainSettings) -> "Dataset | None":
+    from finetune.datasets.dataset import find_dataset, find_splits
+
+    if settings.eval_split is not None:
+        return find_dataset(settings.dataset_dir, settings.dataset_name, settings.eval_split)
+    if DEFAULT_EVAL_SPLIT not in find_splits(settings.dataset_dir, settings.dataset_name):
+        log.info("There is no split %s: training goes without validation (see --eval-split).", DEFAULT_EVAL_SPLIT)
+        return None
+    return find_dataset(settings.dataset_dir, settings.dataset_name, DEFAULT_EVAL_SPLIT)
+
+
+def _refuse_large_batch(images_per_step: int, dataset: "Dataset") -> None:
+    if images_per_step > dataset.num_examples:
+        raise UserError(
+            f"--batch-size: a step takes {images_per_step} images, but the split {dataset.split} has "
+            f"{dataset.num_examples}.",
+            f"Give --batch-size {dataset.num_examples} or less.",
+        )
+
+
+def _make_model(settings: TrainSettings, dataset: "Dataset") -> "Model":
+    from finetune.model import Model
+    from finetune.nets import get_spec
+
+    return Model(
+        get_spec(settings.model),
+        dataset.num_classes - settings.labels_offset,
+        image_size=settings.image_size,
+        channels=1 if settings.use_grayscale else None,
+        seed=settings.seed,
+    )
+
+
+def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
+    """1. The run to resume; 2. the pretrained checkpoint; 3. nothing: from scratch."""
+    from finetune.checkpoint import newest_whole, open_checkpoint
+
+    if settings.resume:
+        checkpoint = newest_whole(settings.train_dir)
+        if checkpoint is None:
+            raise UserError(
+                f"--resume: {settings.train_dir} holds no whole checkpoint.", "Start the run anew, without --resume."
+            )
+        return checkpoint
+    return open_checkpoint(settings.checkpoint) if settings.checkpoint is not None else None
+
+
+def _plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
+    return plan_variables(
+        model.network_variables(),
+        checkpoint_shapes=source.shapes if source is not None else None,
+        exclude_scopes=() if settings.resume else settings.exclude_scopes,
+        trainable_scopes=settings.trainable_scopes,
+        head_scopes=model.spec.head_scopes,
+        ignore_missing=settings.ignore_missing_vars,
+        use_moving_averages=settings.ema and not settings.resume,
+    )
+
+
+def _show_plan(plan: "VariablePlan", source: "Checkpoint | None") -> None:
+    from rich.console import Console
+
+    from finetune.plan_table import print_plan
+
+    log.info("Weights: %s", source.prefix if source is not None else "from scratch, no --checkpoint is given")
+    print_plan(plan, Console(stderr=True))
+
+
+def _multipliers(settings: TrainSettings, plan: "VariablePlan") -> dict[str, float]:
+    """The learning-rate multiplier of each trained variable that has one: that of the longest scope around it."""
+    by_scope = parse_multipliers(settings.learning_rate_multipliers)
+    names = [variable.name for variable in plan.trained]
+    check_scopes("--learning-rate-multipliers", tuple(by_scope), names)
+    by_length = sorted(by_scope, key=len)
+    return {name: by_scope[scope] for scope in by_length for name in names if in_scope(name, scope)}
+
+
+def _make_averages(settings: TrainSettings, model: "Model", plan: "VariablePlan") -> "MovingAverages | None":
+    from finetune.moving_averages import MovingAverages
+
+    if settings.moving_average_decay is None:
+        return None
+    changing = {v.name: model.model_variables[v.name] for v in plan.variables if v.is_trained or v.is_statistic}
+    return MovingAverages(changing, settings.moving_average_decay)
+
+
+def _resume(state: Any, source: "Checkpoint") -> int:
+    state.restore({name: source.read(name) for name in source.shapes}, source.prefix)
+    step = source.step()
+    if step is None:
+        raise UserError(f"--resume: {source.prefix} holds no global_step.", "Start a new run with --checkpoint.")
+    log.info("Going on from step %d.", step)
+    return step
+
+
+def _make_validation(
+    settings: TrainSettings,
+    model: "Model",
+    preprocessing: "Preprocessing",
+    dataset: "Dataset | None",
+    averages: "MovingAverages | None",
+) -> "Callable[..., Scores] | None":
+    """Scores the validation split, or only its first batches, with the moving averages where they are kept."""
+    from finetune.datasets.pipeline import evaluation_batches, reading
+    from finetune.scoring import inference_function, score
+
+    if dataset is None:
+        return None
+    infer = inference_function(model)
+    batches = evaluation_batches(
+        dataset,
+        preprocessing,
+        image_size=model.image_size,
+        channels=model.channels,
+        batch_size=settings.batch_size,
+        labels_offset=settings.labels_offset,
+        num_parallel_calls=settings.num_preprocessing_threads,
+    )
+
+    def validate(num_batches: int = -1) -> "Scores":
+        with reading(dataset), averages.in_place() if averages is not None else contextlib.nullcontext():
+            return score(infer, batches.take(num_batches))
+
+    return validate
+
+
+def _make_schedule(settings: TrainSettings, steps_per_epoch: float) -> "Schedule":
+    return make_schedule(
+        settings.learning_rate_decay_type,
+        learning_rate=settings.learning_rate,
+        end_learning_rate=settings.end_learning_rate,
+        decay_factor=settings.learning_rate_decay_factor,
+        num_epochs_per_decay=settings.num_epochs_per_decay,
+        warmup_epochs=settings.warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+        max_steps=settings.max_steps,
+    )
+
+
+def _eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
+    """Steps between validations: as told, else ten times in a run, but not more often than once an epoch."""
+    if settings.eval_every is not None:
+        return settings.eval_every
+    epoch = max(1, round(steps_per_epoch))
+    return epoch if settings.max_steps is None else max(epoch, settings.max_steps // VALIDATIONS_PER_RUN)
+
+
+def _training_batches(
+    settings: TrainSettings,
+    model: "Model",
+    dataset: "Dataset",
+    preprocessing: "Preprocessing",
+    images_per_step: int,
+    first_step: int,
+) -> Any:
+    from finetune.datasets.pipeline import training_batches
+
+    return training_batches(
+        dataset,
+        preprocessing,
+        image_size=model.image_size,
+        channels=model.channels,
+        batch_size=images_per_step,
+        seed=settings.seed,
+        start_step=first_step,
+        labels_offset=settings.labels_offset,
+        num_parallel_calls=settings.num_preprocessing_threads,
+    )

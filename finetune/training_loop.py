@@ -1,0 +1,179 @@
+"""The loop around the training step: when to log, validate, save, and stop."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from finetune.checkpoint import BEST_FILE, save_run_checkpoint
+from finetune.config import TrainSettings
+from finetune.devices import first_replica
+from finetune.errors import UserError
+from finetune.interruption import stop_request
+from finetune.metrics import Scores
+from finetune.run_folder import RunFolder
+from finetune.run_log import RunLog
+from finetune.schedules import Schedule
+from finetune.training_state import TrainingState, first_not_finite
+from finetune.training_step import TrainingStep
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The checkpoint of the highest validation accuracy so far, of two the one with the lower loss: best.json."""
+
+    checkpoint: str
+    step: int
+    accuracy: float
+    loss: float
+
+
+class TrainingLoop:
+    """Runs steps, and between them logs, validates and saves.
+
+    Attributes:
+        step: Number of updates made.
+        best: The best checkpoint so far; None without validation.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        run: RunFolder,
+        run_log: RunLog,
+        state: TrainingState,
+        training_step: TrainingStep,
+        schedule: Schedule,
+        validate: Callable[[], Scores] | None,
+        *,
+        first_step: int,
+        eval_split: str,
+        eval_every: int,
+    ) -> None:
+        """Sets the loop up.
+
+        Args:
+            settings: Of the run.
+            run: Its folder.
+            run_log: Where figures go.
+            state: What checkpoints hold.
+            training_step: Makes an update.
+            schedule: Learning rate by step.
+            validate: Scores the validation split; None where there is none.
+            first_step: Number of updates made before.
+            eval_split: Name of the validation split.
+            eval_every: Steps between validations; 0: at the end only.
+        """
+        self.step = first_step
+        self.best = _read_best(run)
+        self._settings = settings
+        self._run = run
+        self._run_log = run_log
+        self._state = state
+        self._training_step = training_step
+        self._schedule = schedule
+        self._validate = validate
+        self._eval_split = eval_split
+        self._eval_every = eval_every
+        self._first_step = first_step
+        self._unchecked: list[Any] = []
+        self._saved_step: int | None = None
+        self._validated_step: int | None = None
+        self._last_save = time.monotonic()
+
+    def run(self, batches: Iterator[Any]) -> str:
+        """Trains to `max_steps`, or until the user asks to stop; saves, and at the end of the run validates.
+
+        Args:
+            batches: Inputs and labels without end, from where step `first_step` left them.
+
+        Returns:
+            The prefix of the newest checkpoint.
+
+        Raises:
+            UserError: A loss or a weight is not finite. The last good checkpoint stays the newest.
+        """
+        with stop_request() as stop:
+            while not self._is_finished() and not stop.is_made:
+                self._make_step(batches)
+                if self.step % self._settings.log_every == 0 or self._is_finished():
+                    self._log_training()
+                if self._eval_every and self.step % self._eval_every == 0:
+                    self._validate_and_keep_best()
+                if time.monotonic() - self._last_save >= self._settings.save_interval_seconds:
+                    self._save()
+        if self._is_finished():
+            self._validate_and_keep_best()
+        return self._save()
+
+    def _is_finished(self) -> bool:
+        return self._settings.max_steps is not None and self.step >= self._settings.max_steps
+
+    def _make_step(self, batches: Iterator[Any]) -> None:
+        batch = next(batches)
+        self._unchecked.append(self._training_step(batch, self.step, self._schedule(self.step)))
+        self.step += 1
+        if self.step == self._first_step + 1:
+            self._run_log.sample_images(self.step, first_replica(batch[0]))
+            self._run_log.restart_clock(self.step)
+
+    def _log_training(self) -> None:
+        loss, decay = self._check_losses()
+        self._run_log.training(self.step, float(loss + decay), float(decay), self._schedule(self.step - 1))
+
+    def _check_losses(self) -> Any:
+        """Waits for the losses of the steps since the last check, and returns those of the last one."""
+        losses = np.array([step_losses.numpy() for step_losses in self._unchecked])
+        self._unchecked.clear()
+        first = self.step - len(losses) + 1
+        for number, step_losses in enumerate(losses, start=first):
+            if not np.isfinite(step_losses).all():
+                self._refuse_to_go_on(f"The loss is {step_losses.sum()} at step {number}.")
+        return losses[-1] if len(losses) else None
+
+    def _refuse_to_go_on(self, what: str) -> None:
+        newest = "no checkpoint was written yet" if self._saved_step is None else f"step {self._saved_step} is kept"
+        raise UserError(
+            f"{what} Training stopped; {newest}.",
+            f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images.",
+        )
+
+    def _validate_and_keep_best(self) -> None:
+        if self._validate is None or self._validated_step == self.step:
+            return
+        self._validated_step = self.step
+        scores = self._validate()
+        self._run_log.validation(self.step, self._eval_split, scores)
+        if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
+            self._save()
+            self.best = Best(f"model.ckpt-{self.step}", self.step, scores.accuracy, scores.loss)
+            self._run.write_json(BEST_FILE, dataclasses.asdict(self.best))
+        self._run_log.restart_clock(self.step)
+
+    def _save(self) -> str:
+        prefix = str(self._run.path / f"model.ckpt-{self.step}")
+        if self._saved_step == self.step:
+            return prefix
+        self._check_losses()
+        values = self._state.values()
+        damaged = first_not_finite(values)
+        if damaged is not None:
+            self._refuse_to_go_on(f"{damaged} is not finite after step {self.step}.")
+        save_run_checkpoint(self._run.path, self.step, values, max_to_keep=self._settings.max_to_keep)
+        self._saved_step = self.step
+        self._last_save = time.monotonic()
+        self._run_log.restart_clock(self.step)
+        return prefix
+
+
+def _read_best(run: RunFolder) -> Best | None:
+    try:
+        return Best(**json.loads((run.path / BEST_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

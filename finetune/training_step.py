@@ -1,0 +1,93 @@
+"""One optimizer update as a `tf.function`, the same for one device and for several."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.losses import classification_loss, weight_decay_loss
+from finetune.model import Outputs
+from finetune.moving_averages import MovingAverages
+from finetune.optimizers import Optimizer
+
+Tensor = Any
+
+
+class TrainingStep:
+    """Forward, loss, gradients of the trained variables alone, update.
+
+    Nothing is computed for frozen variables: no gradient reaches them, and they have no weight-decay term.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor, Tensor], Outputs],
+        optimizer: Optimizer,
+        trained: Sequence[Any],
+        *,
+        decayed: Sequence[Any] = (),
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        averages: MovingAverages | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Sets up a step; it is traced at the first call, under the current distribution strategy.
+
+        Args:
+            forward: The training pass: from inputs [B,...] and a dropout seed [2] to outputs.
+            optimizer: Of the trained variables.
+            trained: The variables to train.
+            decayed: Those of them that weight decay applies to.
+            weight_decay: Its factor.
+            label_smoothing: Of the targets.
+            averages: Moving averages to update after each step.
+            seed: Of dropout, together with the step.
+        """
+        self._forward = forward
+        self._optimizer = optimizer
+        self._trained = list(trained)
+        self._decayed = list(decayed)
+        self._weight_decay = weight_decay
+        self._label_smoothing = label_smoothing
+        self._averages = averages
+        self._seed = seed
+        self._strategy = tf.distribute.get_strategy()
+        self._run = tf.function(self._step, autograph=False)
+
+    def __call__(self, batch: tuple[Tensor, Tensor], step: int, learning_rate: float) -> Tensor:
+        """Makes one update.
+
+        Args:
+            batch: Inputs [B,...] and labels [B], of each replica.
+            step: How many updates were made before.
+            learning_rate: Of this one.
+
+        Returns:
+            A tensor [2]: cross-entropy (with the auxiliary head's part) and weight decay, before the update.
+        """
+        self._optimizer.set_learning_rate(learning_rate)
+        return self._run(batch, tf.constant(step, tf.int32))
+
+    def _step(self, batch: tuple[Tensor, Tensor], step: Tensor) -> Tensor:
+        losses = self._strategy.run(self._replica_step, args=(*batch, step))
+        if self._averages is not None:
+            self._averages.update(step)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    def _replica_step(self, inputs: Tensor, labels: Tensor, step: Tensor) -> Tensor:
+        replica = tf.distribute.get_replica_context()
+        seed = tf.random.experimental.stateless_fold_in(
+            tf.stack([tf.constant(self._seed, tf.int32), step]), replica.replica_id_in_sync_group
+        )
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for variable in self._trained:
+                tape.watch(variable)
+            outputs = self._forward(inputs, seed)
+            loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels, self._label_smoothing)
+            decay = weight_decay_loss(self._decayed, self._weight_decay)
+            # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
+            losses = tf.stack([loss, decay]) / self._strategy.num_replicas_in_sync
+            total = tf.reduce_sum(losses)
+        gradients = tape.gradient(total, self._trained)
+        self._optimizer.apply_gradients(list(zip(gradients, self._trained, strict=True)))
+        return losses
