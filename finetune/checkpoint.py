@@ -23,6 +23,9 @@ BEST_FILE = "best.json"
 RUN_PREFIX = "model.ckpt"
 GLOBAL_STEP = "global_step"
 
+# The reader raises Python's own errors for some of TensorFlow's: IndexError where a file breaks off.
+_READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
 _MEND = "Give a checkpoint's prefix (PATH of PATH.index), a single V1 file, or a folder that holds one."
 
 
@@ -44,7 +47,7 @@ class Checkpoint:
         try:
             self._reader = tf.train.load_checkpoint(prefix)
             shapes = self._reader.get_variable_to_shape_map()
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except _READ_ERRORS as error:
             raise UserError(f"--checkpoint: {prefix} is not a whole checkpoint: {_first_line(error)}", _MEND) from error
         self.shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in sorted(shapes.items())}
 
@@ -56,7 +59,7 @@ class Checkpoint:
         """
         try:
             return np.asarray(self._reader.get_tensor(name))
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except _READ_ERRORS as error:
             raise UserError(f"--checkpoint: {self.prefix} is damaged at {name}: {_first_line(error)}") from error
 
     def step(self) -> int | None:

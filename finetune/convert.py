@@ -113,6 +113,9 @@ def convert(settings: ConvertSettings) -> Conversion:
     replaced = files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)
     images_dir = settings.images_dir or settings.dataset_dir
     found = scan_images(images_dir, skip=settings.dataset_dir)
+    for split, folder in found.split_folders.items():
+        if folder != split:
+            log.info("The folder %s is taken as the %s split.", folder, split)
     splits = _divide(found, settings)
     tasks = _plan_shards(splits, found.classes, name, settings)
     num_images = sum(len(task.files) for task in tasks)
@@ -125,7 +128,8 @@ def convert(settings: ConvertSettings) -> Conversion:
         _describe(staging, conversion, reports, settings.seed)
         publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
-    log.info("Converted %d images in %.1f s (%.0f images/s).", num_images, seconds, num_images / seconds)
+    rate = num_images / seconds
+    log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_images, settings.dataset_dir, seconds, rate)
     _warn(conversion)
     return conversion
 
@@ -207,6 +211,8 @@ def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFil
         # Of the whole class, so that a test split takes nothing from validation, as long as one is left to train on.
         validation = {name: min(n, rest[name] - 1) for name, n in share_by_fraction(sizes, fraction).items()}
     divided = divide(found.splits["train"], seed=settings.seed, validation=validation, test=test)
+    if (fraction or settings.validation_size) and "validation" not in divided:
+        log.warning("There is no validation split: no class has enough images to spare one.")
     return {**found.splits, **divided}
 
 

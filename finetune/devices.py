@@ -32,7 +32,9 @@ def choose_strategy(num_devices: int, *, on_cpu: bool) -> Any:
             f"Give --num-clones {len(devices)}; a batch of the same total size is --batch-size times as large.",
         )
     if num_devices > 1:
-        return tf.distribute.MirroredStrategy([device.name for device in devices[:num_devices]])
+        # Sums without collective operations on CPUs, where TensorFlow matches those of the replicas unreliably.
+        sums = tf.distribute.NcclAllReduce() if gpus else tf.distribute.ReductionToOneDevice()
+        return tf.distribute.MirroredStrategy([device.name for device in devices[:num_devices]], sums)
     if on_cpu:
         return tf.distribute.OneDeviceStrategy("/cpu:0")
     return tf.distribute.get_strategy()

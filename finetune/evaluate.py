@@ -61,12 +61,13 @@ class _Network:
     use_moving_averages: bool
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     return run_command(
         EvalSettings,
         _evaluate_and_print,
         prog="finetune-eval",
+        argv=argv,
         description="Evaluate a checkpoint on a split: every image once, whatever the batch size.",
     )
 
@@ -169,7 +170,7 @@ def _score(
     if settings.max_num_batches is not None:
         batches = batches.take(settings.max_num_batches)
         num_images = min(num_images, settings.max_num_batches * settings.batch_size)
-    with reading(dataset), progress(f"Evaluating {settings.split}", num_images) as advance:
+    with reading(dataset, network.labels_offset), progress(f"Evaluating {settings.split}", num_images) as advance:
         return score(inference_function(model), batches, keep_logits=settings.write_logits, on_batch=advance)
 
 

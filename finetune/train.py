@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +51,13 @@ class TrainResult:
     best_accuracy: float | None
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     return run_command(
         TrainSettings,
         _train_and_print,
         prog="finetune-train",
+        argv=argv,
         description="Fine-tune an image classifier: restore a checkpoint minus --exclude-scopes, train "
         "--trainable-scopes, keep all else frozen.",
         find_config=_config_of_run,
@@ -84,12 +85,12 @@ def train(settings: TrainSettings) -> TrainResult:
     preprocessing = get_preprocessing(settings.preprocessing or spec.name, settings.augmentation)
     dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
     eval_dataset = _find_eval_dataset(settings)
-    images_per_step = settings.batch_size * settings.num_clones
+    strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
+    images_per_step = settings.batch_size * strategy.num_replicas_in_sync
     _refuse_large_batch(images_per_step, dataset)
     run = RunFolder(settings.train_dir)
     run.start(resume=settings.resume)
 
-    strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
     with strategy.scope():
         model = _make_model(settings, dataset)
         source = _open_weights(settings)
@@ -138,7 +139,7 @@ def train(settings: TrainSettings) -> TrainResult:
         eval_every=_eval_every(settings, steps_per_epoch),
     )
     batches = _training_batches(settings, model, dataset, preprocessing, images_per_step, first_step)
-    with reading(dataset):
+    with reading(dataset, settings.labels_offset):
         newest = loop.run(iter(strategy.experimental_distribute_dataset(batches)))
     run_log.close()
     best = loop.best
@@ -279,7 +280,7 @@ def _make_validation(
     )
 
     def validate(num_batches: int = -1) -> "Scores":
-        with reading(dataset), averages.in_place() if averages is not None else contextlib.nullcontext():
+        with reading(dataset, settings.labels_offset), averages.in_place() if averages is not None else contextlib.nullcontext():
             return score(infer, batches.take(num_batches))
 
     return validate

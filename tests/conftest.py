@@ -9,7 +9,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture
 def shared_dir() -> Path:
-    """Real photographs, checkpoints and reference figures beside the checkout; the test is skipped where it is absent."""
+    """Real photographs, checkpoints and figures beside the checkout; the test is skipped where they are absent."""
     if not SHARED.is_dir():
         pytest.skip("needs the folder ../shared with real photographs and checkpoints, which is not here")
     return SHARED
+
+
+def pytest_configure() -> None:
+    """Two logical CPUs, for tests of several devices; TensorFlow takes this before its first operation alone."""
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )

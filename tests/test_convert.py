@@ -140,13 +140,18 @@ def test_records_within_the_image_folder_are_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("validation", ["validation", "val"])
-def test_folder_that_is_split(tmp_path, validation):
+def test_folder_that_is_split(tmp_path, capsys, validation):
     write_class_folders(tmp_path / "images/train", a=4, b=4)
     write_class_folders(tmp_path / f"images/{validation}", a=2, b=1)
     write_class_folders(tmp_path / "images/test", a=1, b=1)
-    result = convert(ConvertSettings(tmp_path / "out", tmp_path / "images"))
-    assert result.counts == {"train": (4, 4), "validation": (2, 1), "test": (1, 1)}
+    assert main([f"--dataset-dir={tmp_path / 'out'}", f"--images-dir={tmp_path / 'images'}"]) == 0
+    counts = {
+        split: part["num_examples_per_class"] for split, part in description_of(tmp_path / "out")["splits"].items()
+    }
+    assert counts == {"train": {"a": 4, "b": 4}, "validation": {"a": 2, "b": 1}, "test": {"a": 1, "b": 1}}
     assert {r["filename"].split("/")[0] for r in records_of(tmp_path / "out", "validation")} == {validation}
+    said = "The folder val is taken as the validation split." in capsys.readouterr().err
+    assert said == (validation == "val")
 
 
 def test_validation_out_of_a_train_folder(tmp_path):
@@ -180,11 +185,19 @@ def test_share_by_size_is_exact_and_in_proportion():
         share_by_size({"a": 10, "b": 2, "c": 1}, 11)
 
 
-def test_every_class_keeps_an_image_to_train_on(tmp_path, caplog):
+def test_every_class_keeps_an_image_to_train_on(tmp_path, capsys):
     images_dir = write_class_folders(tmp_path / "images", a=1, b=2, c=10)
-    result = convert(ConvertSettings(tmp_path / "out", images_dir, validation_fraction=0.5, test_fraction=0.4))
-    assert result.counts["train"] == (1, 1, 1)
-    assert result.counts["validation"] == (0, 0, 5)
+    argv = [f"--images-dir={images_dir}", f"--dataset-dir={tmp_path / 'out'}"]
+    assert main([*argv, "--validation-fraction=0.5", "--test-fraction=0.4"]) == 0
+    splits = description_of(tmp_path / "out")["splits"]
+    assert {split: list(part["num_examples_per_class"].values()) for split, part in splits.items()} == {
+        "train": [1, 1, 1],
+        "validation": [0, 0, 5],
+        "test": [0, 1, 4],
+    }
+    assert "The validation split has no image of a, b." in capsys.readouterr().err
+    assert main([*argv, "--overwrite", "--validation-fraction=0.01"]) == 0
+    assert "There is no validation split" in capsys.readouterr().err
 
 
 # Formats
@@ -237,14 +250,15 @@ def test_sixteen_bits_keep_the_high_byte(file_format):
     np.testing.assert_array_equal(decoded(prepared.encoded, channels=1)[..., 0], values >> 8)
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_turned_photographs_are_set_upright(orientation):
+def test_turned_photographs_are_set_upright(orientation, file_format):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(picture(), exif=exif, quality=95, subsampling=0)
+    data = encode(picture(), file_format, exif=exif, quality=95, subsampling=0)
     prepared = prepare_image(data)
     seen = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert (prepared.reencoded_from, prepared.format) == ("turned JPEG", "jpg")
+    assert prepared.format == ("jpg" if file_format == "JPEG" else "png")
     assert (prepared.height, prepared.width) == seen.shape[:2]
     assert np.abs(decoded(prepared.encoded).astype(int) - seen).mean() < 2
 

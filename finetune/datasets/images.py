@@ -109,9 +109,8 @@ def _prepare_jpeg(data: bytes, image: Image.Image) -> PreparedImage:
     if data[frame] not in COMMON_JPEG_FRAMES:
         return _reencode(image, "rare JPEG coding", keep_lossless=True)
     if _orientation(image) != UPRIGHT:
-        # TensorFlow's decoder ignores the EXIF orientation, while every viewer obeys it: kept as it is, a telephone's
-        # photograph would be trained on lying on its side. Not lossless, for once: as PNG a photograph takes five to
-        # ten times the space, on disk and in every epoch, while the JPEG noise of quality 95 is below its own.
+        # Not lossless, for once: as PNG a photograph takes five to ten times the space, on disk and in every epoch,
+        # while the JPEG noise of quality 95 is below its own.
         return _reencode(image, "turned JPEG", keep_lossless=False)
     width, height = image.size
     # An eighth of the size, grey: all the data is still read and decoded, only the inverse transform is saved.
@@ -132,6 +131,8 @@ def _prepare_png(data: bytes, image: Image.Image) -> PreparedImage:
     if data[PNG_BIT_DEPTH_OFFSET] == 16:
         return _reencode(image, "16-bit PNG", keep_lossless=True)
     image.load()
+    if _orientation(image) != UPRIGHT:
+        return _reencode(image, "turned PNG", keep_lossless=True)
     return PreparedImage(data, "png", image.height, image.width, reencoded_from="", fingerprint=_hash_pixels(image))
 
 
@@ -158,6 +159,11 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    """How EXIF says the picture is to be turned.
+
+    TensorFlow's decoders ignore it, while every viewer obeys it: kept as it is, a telephone's photograph would be
+    trained on lying on its side.
+    """
     if "exif" not in image.info and "xmp" not in image.info:
         return UPRIGHT
     return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)

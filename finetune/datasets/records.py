@@ -125,6 +125,8 @@ def _delimited(field_number: int, payload: bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     """Seven bits a byte, lowest first; a negative number as its 64-bit two's complement."""
+    if 0 <= value <= 0x7F:  # Nearly all of them.
+        return bytes((value,))
     value &= (1 << 64) - 1
     encoded = bytearray()
     while value > 0x7F:

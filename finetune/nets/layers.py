@@ -2,11 +2,12 @@
 
 Two of tf-slim's layers are replaced by ours, under slim's argument and variable names:
 
-- `batch_norm`: slim's own asks for a package that no longer exists, and it can't tell a frozen layer from a trained one.
-- `dropout`: slim's own draws from a generator whose state no checkpoint holds; ours is a function of (seed, layer), so that
-  a resumed run repeats an unbroken one.
+- `batch_norm`: slim's own asks for a package that no longer exists, and it can't tell a frozen layer from a trained
+  one.
+- `dropout`: slim's own draws from a generator whose state no checkpoint holds; ours is a function of (seed, layer), so
+  that a resumed run repeats an unbroken one.
 
-tf-slim's networks look both up in `tf_slim.layers.layers` when they are called, so replacing them there reaches those, too.
+tf-slim's networks look both up in `tf_slim.layers.layers` when they are called, so replacing them there reaches those.
 What tells these layers how to behave (`is_training`, `is_frozen`, `seed`) comes through slim's `arg_scope`, set by
 `layer_modes`. Everything else of tf-slim works as it is.
 """
@@ -47,10 +48,10 @@ def batch_norm(
     is_frozen: Callable[[str], bool] = lambda scope: False,
     scope: str | None = None,
 ) -> Tensor:
-    """Batch normalisation over all but the last axis (Ioffe and Szegedy, arXiv:1502.03167), slim's variables and arithmetic.
+    """Batch normalisation over all but the last axis (Ioffe and Szegedy, arXiv:1502.03167) in slim's arithmetic.
 
-    A frozen layer normalises with its moving statistics and leaves them alone, in training as in evaluation; another one
-    does so in evaluation only, and in training uses the batch's statistics and moves its own towards them.
+    A frozen layer normalises with its moving statistics and leaves them alone, in training as in evaluation; another
+    one does so in evaluation only, and in training uses the batch's statistics and moves its own towards them.
 
     Args:
         inputs: [B,H,W,C].

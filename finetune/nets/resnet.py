@@ -47,8 +47,8 @@ def add_blocks(
         net: [B,H,W,64].
         num_units: Of each block.
         unit_scope: Name of a unit's layers inside the scope of its number.
-        unit: Called with a map [B,H,W,C], the depth of the bottleneck and the stride; gives the values inside the unit by
-            name, `output` [B,H/stride,W/stride,4·depth] among them.
+        unit: Called with a map [B,H,W,C], the depth of the bottleneck and the stride; gives the values inside the unit
+            by name, `output` [B,H/stride,W/stride,4·depth] among them.
         end_points: Where the values inside all units, and the outputs of units and blocks, are added under their full
             scope names.
 

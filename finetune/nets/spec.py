@@ -24,8 +24,8 @@ class NetSpec:
         arguments: Further arguments of the function.
         channels: Of the images that the published weights take.
         has_auxiliary_logits: Whether there is an end point `AuxLogits` in training.
-        label_offset: What must be taken off ImageNet's 1001 labels (0 is background) to fit the published weights: 1 for
-            networks with 1000 outputs.
+        label_offset: What must be taken off ImageNet's 1001 labels (0 is background) to fit the published weights: 1
+            for networks with 1000 outputs.
         published_image_size: Height and width in pixels that the published weights were trained at, where they are
             not `image_size`.
         published_file: Address of the archive with the published checkpoint, or None.

@@ -290,7 +290,8 @@ SPECS: tuple[NetSpec, ...] = (
         layer_groups=_groups(
             "InceptionV4",
             "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 Mixed_3a Mixed_4a Mixed_5a Mixed_5b Mixed_5c Mixed_5d Mixed_5e "
-            "Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_6f Mixed_6g Mixed_6h Mixed_7a Mixed_7b Mixed_7c Mixed_7d",
+            "Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_6f Mixed_6g Mixed_6h "
+            "Mixed_7a Mixed_7b Mixed_7c Mixed_7d",
             "InceptionV4/Logits",
             "InceptionV4/AuxLogits",
         ),

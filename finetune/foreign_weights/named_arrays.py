@@ -1,0 +1,73 @@
+"""Arrays by the variables' own names: .npz files and slim checkpoints. They hold no network that could be run."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from finetune.checkpoint import GLOBAL_STEP, open_checkpoint
+from finetune.errors import UserError
+from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
+from finetune.foreign_weights.names import check_shapes, count_classes, match_names
+from finetune.nets.spec import NetSpec
+from finetune.scopes import MOVING_AVERAGE_SUFFIX, Shape
+
+
+class NamedArrays(ForeignFile):
+    """Arrays by name, with or without a common prefix; moving averages of variables are preferred to the variables."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, Shape], read: Callable[[str], Array]) -> None:
+        """Wraps a file.
+
+        Args:
+            path: Of the file, for messages.
+            shapes: Of all arrays, by name.
+            read: Gives an array by its name.
+        """
+        self._path = path
+        self._shapes = shapes
+        self._read = read
+
+    def num_classes(self, spec: NetSpec) -> int | None:
+        """From the biases of the head."""
+        return count_classes(spec, self._shapes)
+
+    def find_weights(self, spec: NetSpec, shapes: Mapping[str, Shape]) -> FoundWeights:
+        """The arrays under the variables' names."""
+        plain = match_names(self._shapes, shapes)
+        averages = match_names(self._shapes, [name + MOVING_AVERAGE_SUFFIX for name in shapes])
+        averages = {name.removesuffix(MOVING_AVERAGE_SUFFIX): foreign for name, foreign in averages.items()}
+        matches = {**plain, **averages}
+        check_shapes(str(self._path), {name: self._shapes[matches[name]] for name in matches}, shapes)
+        remarks = [f"{len(averages)} variables are taken from their moving averages."] if averages else []
+        used = {GLOBAL_STEP, *plain.values(), *averages.values()}
+        return FoundWeights(
+            values={name: self._read(foreign) for name, foreign in matches.items()},
+            leftovers=tuple(sorted(set(self._shapes) - used)),
+            remarks=tuple(remarks),
+        )
+
+
+def open_npz(path: Path) -> NamedArrays:
+    """Opens a file of `numpy.savez` whose arrays bear the variables' names.
+
+    Raises:
+        UserError: It is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a whole .npz file: {error}", "Write it with numpy.savez.") from error
+    return NamedArrays(path, {name: value.shape for name, value in values.items()}, values.__getitem__)
+
+
+def open_slim_checkpoint(path: Path) -> NamedArrays:
+    """Opens a checkpoint whose variables have slim's names behind a prefix, or optimizer slots beside them.
+
+    Raises:
+        UserError: It is no checkpoint.
+    """
+    checkpoint = open_checkpoint(path)
+    return NamedArrays(path, checkpoint.shapes, checkpoint.read)

@@ -1,0 +1,71 @@
+"""Downloaded files are kept, with the hash they had at the first download: it must be the same ever after."""
+
+import hashlib
+import logging
+import urllib.parse
+from pathlib import Path
+
+from finetune.errors import UserError
+from finetune.published.http_download import download
+
+HASH_ENDING = ".sha256"
+
+log = logging.getLogger("finetune")
+
+
+def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
+    """Downloads a file, unless it is in the folder already, and checks its hash.
+
+    Args:
+        url: Where it was published.
+        folder: Where it is kept, and beside it FILE.sha256 in the format of `sha256sum`.
+        base_url: A mirror, in place of the address's host: the path below it is the same.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UserError: It can't be downloaded, or it isn't the file that was downloaded first.
+    """
+    parts = urllib.parse.urlsplit(url)
+    path = folder / Path(parts.path).name
+    recorded = _recorded_hash(path)
+    if path.exists() and sha256(path) == recorded:
+        return path
+    if path.exists():
+        log.info("%s is not as it was downloaded: downloading it again.", path)
+        path.unlink()
+    source = url if base_url is None else f"{base_url.rstrip('/')}{parts.path}"
+    log.info("Downloading %s", source)
+    download(source, path)
+    found = sha256(path)
+    if recorded is None:
+        _hash_path(path).write_text(f"{found}  {path.name}\n", encoding="utf-8")
+    elif found != recorded:
+        path.unlink()
+        raise UserError(
+            f"{source} gives another file than at the first download: sha256 {found}, at first {recorded}.",
+            f"If the file was changed for good reason, remove {_hash_path(path)}.",
+        )
+    return path
+
+
+def forget(path: Path) -> None:
+    """Removes a file that turned out to be damaged, and its hash."""
+    path.unlink(missing_ok=True)
+    _hash_path(path).unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_name(path.name + HASH_ENDING)
+
+
+def _recorded_hash(path: Path) -> str | None:
+    words = _hash_path(path).read_text(encoding="utf-8").split() if _hash_path(path).exists() else []
+    return words[0] if words else None

@@ -1,0 +1,183 @@
+"""Files over HTTP: a broken-off download goes on where it stopped, and a file is never half there."""
+
+import contextlib
+import http.client
+import json
+import logging
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.progress import progress
+
+CHUNK_BYTES = 1_000_000
+TIMEOUT_SECONDS = 30.0
+# Tries in a row that bring no byte, and changes of the file, after which a download is given up.
+MAX_VAIN_TRIES = 4
+MAX_CHANGES = 3
+FIRST_PAUSE_SECONDS = 0.5
+
+_MEND = "Check the connection, or name a mirror with --base-url."
+
+log = logging.getLogger("finetune")
+
+
+class _ChangedError(Exception):
+    """What is already there and what the server sends now are not of one file."""
+
+
+def download(url: str, path: Path, *, pause: Callable[[float], None] = time.sleep) -> None:
+    """Fetches a file. It appears under its name only when it is whole; until then what has come lies in PATH.partial.
+
+    Args:
+        url: http or https.
+        path: Where it goes; the folder is made.
+        pause: Waits so many seconds between tries.
+
+    Raises:
+        UserError: The server can't be reached, refuses, or never sends as many bytes as it announces; the file can't be
+            written.
+    """
+    partial = _Partial(path)
+    vain_tries = changes = 0
+    while max(vain_tries / MAX_VAIN_TRIES, changes / MAX_CHANGES) < 1:
+        before = partial.size
+        try:
+            if _fetch_rest(url, partial):
+                partial.finish()
+                return
+            problem = f"{partial.size:,} of {partial.total_bytes:,} bytes came, and then no more"
+        except _ChangedError:
+            partial.discard()
+            changes += 1
+            problem = "what the server sends is not the rest of what it sent before"
+        except urllib.error.HTTPError as error:
+            raise UserError(f"{url}: the server answers {error.code} {error.reason}.", _MEND) from error
+        except (OSError, http.client.HTTPException) as error:
+            problem = _reason(error)
+            if partial.size == 0:
+                raise UserError(f"{urllib.parse.urlsplit(url).netloc} can't be reached: {problem}.", _MEND) from error
+        log.info("%s: %s; trying again.", path.name, problem)
+        vain_tries = 0 if partial.size > before else vain_tries + 1
+        pause(FIRST_PAUSE_SECONDS * 2**vain_tries)
+    raise UserError(f"{url}: {problem}.", "Try again later, or name a mirror with --base-url.")
+
+
+class _Partial:
+    """What has come of a file so far, and what the server said of the file: its length and its version."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content = path.with_name(f"{path.name}.partial")
+        self._description = path.with_name(f"{path.name}.partial.json")
+        self.version: str | None = None
+        self.total_bytes: int | None = None
+        with self._written():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            described = json.loads(self._description.read_text(encoding="utf-8"))
+            self.version, self.total_bytes = described["version"], described["total_bytes"]
+        except (OSError, ValueError, KeyError, TypeError):
+            self.discard()
+
+    @property
+    def size(self) -> int:
+        return self._content.stat().st_size if self._content.exists() else 0
+
+    def begin(self, version: str | None, total_bytes: int | None) -> None:
+        self.discard()
+        self.version, self.total_bytes = version, total_bytes
+        described = {"version": version, "total_bytes": total_bytes}
+        with self._written():
+            self._description.write_text(json.dumps(described), encoding="utf-8")
+
+    def append(self, chunk: bytes) -> None:
+        with self._written(), self._content.open("ab") as file:
+            file.write(chunk)
+
+    def discard(self) -> None:
+        self.version = self.total_bytes = None
+        with self._written():
+            self._content.unlink(missing_ok=True)
+            self._description.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        with self._written():
+            self._content.replace(self._path)
+            self._description.unlink()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path} can't be written: {error.strerror}.", "Choose another --output-dir."
+            ) from error
+
+
+def _fetch_rest(url: str, partial: _Partial) -> bool:
+    """Appends what the server sends; returns whether the file is whole.
+
+    Raises:
+        _ChangedError: The server sends another part than the missing one, or another version.
+    """
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+    if partial.size and partial.version:
+        request.add_header("Range", f"bytes={partial.size}-")
+        request.add_header("If-Range", partial.version)
+    with _open(request) as response:
+        version = _strong_version(response)
+        if response.status == HTTPStatus.PARTIAL_CONTENT:
+            start, total_bytes = _parse_content_range(response.headers.get("Content-Range", ""))
+            if (start, total_bytes, version) != (partial.size, partial.total_bytes, partial.version):
+                raise _ChangedError
+        else:
+            length = response.headers.get("Content-Length")
+            partial.begin(version, int(length) if length is not None else None)
+        _append_all(response, partial, Path(urllib.parse.urlsplit(url).path).name)
+    return partial.total_bytes is None or partial.size == partial.total_bytes
+
+
+def _open(request: urllib.request.Request) -> Any:
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise _ChangedError from error
+        raise
+
+
+def _append_all(response: Any, partial: _Partial, name: str) -> None:
+    total_megabytes = round((partial.total_bytes or 0) / CHUNK_BYTES)
+    with progress(f"Downloading {name}", total_megabytes, unit="MB") as advance:
+        advance(partial.size // CHUNK_BYTES)
+        while chunk := response.read(CHUNK_BYTES):
+            partial.append(chunk)
+            advance(len(chunk) // CHUNK_BYTES)
+
+
+def _strong_version(response: Any) -> str | None:
+    """What tells versions of a file apart byte for byte, in the form that If-Range takes (RFC 9110, 13.1.5)."""
+    etag: str | None = response.headers.get("ETag")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+
+
+def _parse_content_range(text: str) -> tuple[int, int | None]:
+    """First byte and total number from `bytes FIRST-LAST/TOTAL`."""
+    try:
+        span, _, total = text.removeprefix("bytes ").partition("/")
+        return int(span.split("-")[0]), None if total == "*" else int(total)
+    except ValueError as error:
+        raise _ChangedError from error
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__

@@ -1,0 +1,78 @@
+"""CIFAR-10 and MNIST from the files they were published in: PNG images in train and test folders of class folders."""
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from finetune.errors import UserError
+
+Array = np.ndarray[Any, Any]
+
+CIFAR_SIDE_PIXELS = 32
+# What an IDX file of bytes begins with: two zeros, the type, the number of dimensions.
+IDX_HEADER_BYTES = 4
+
+
+def write_cifar10(unpacked: Path, folder: Path) -> None:
+    """Writes the images of CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html) as RGB files.
+
+    Args:
+        unpacked: Folder that holds `cifar-10-batches-bin`.
+        folder: Gets `train/CLASS/NUMBER.png` and `test/...`.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    batches = unpacked / "cifar-10-batches-bin"
+    with _damage_told(batches):
+        class_names = (batches / "batches.meta.txt").read_text(encoding="utf-8").split()
+    splits = {"train": sorted(batches.glob("data_batch_*.bin")), "test": [batches / "test_batch.bin"]}
+    for split, files in splits.items():
+        with _damage_told(batches):
+            records = np.concatenate([np.fromfile(file, np.uint8) for file in files])
+            records = records.reshape(-1, 1 + 3 * CIFAR_SIDE_PIXELS**2)
+        images = records[:, 1:].reshape(-1, 3, CIFAR_SIDE_PIXELS, CIFAR_SIDE_PIXELS).transpose(0, 2, 3, 1)
+        _write_images(images, records[:, 0], class_names, folder / split)
+
+
+def write_mnist(files: Sequence[Path], folder: Path) -> None:
+    """Writes the images of MNIST's four IDX files (LeCun et al., 1998) as grey files; the classes are the digits.
+
+    Args:
+        files: Images and labels of the training split, images and labels of the test split.
+        folder: Gets `train/DIGIT/NUMBER.png` and `test/...`.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    for split, (images, labels) in {"train": files[:2], "test": files[2:]}.items():
+        _write_images(_read_idx(images), _read_idx(labels), "0123456789", folder / split)
+
+
+def _read_idx(path: Path) -> Array:
+    with _damage_told(path):
+        content = gzip.decompress(path.read_bytes())
+        num_dimensions = content[IDX_HEADER_BYTES - 1]
+        shape = np.frombuffer(content, ">u4", num_dimensions, IDX_HEADER_BYTES)
+        return np.frombuffer(content, np.uint8, offset=IDX_HEADER_BYTES * (1 + num_dimensions)).reshape(shape)
+
+
+def _write_images(images: Iterable[Array], labels: Iterable[int], class_names: Sequence[str], folder: Path) -> None:
+    for class_name in class_names:
+        (folder / class_name).mkdir(parents=True, exist_ok=True)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray(image).save(folder / class_names[label] / f"{number:05}.png")
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise UserError(f"{path} is not as it was published: {error}.", "Download it again.") from error

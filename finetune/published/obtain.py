@@ -1,0 +1,98 @@
+"""From a name to a checkpoint or a folder of images on this machine."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from finetune.errors import UserError
+from finetune.published.archives import unpack
+from finetune.published.cache import fetch, forget
+from finetune.published.catalogue import get_published
+
+# Where the downloaded files are kept, beside the unpacked ones.
+ARCHIVES_FOLDER = "archives"
+
+
+def default_folder() -> Path:
+    """The user's cache folder for this program."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+
+
+def obtain(name: str, folder: Path, base_url: str | None = None) -> Path:
+    """Downloads and unpacks what is published under a name, unless it is there already.
+
+    Args:
+        name: Of a network or a data set.
+        folder: Gets `NAME/`, and `archives/`, where the downloaded files are kept.
+        base_url: A mirror: what stands before the path in its addresses.
+
+    Returns:
+        Prefix of the checkpoint, or the folder of the images: class folders, or train and test folders of such.
+
+    Raises:
+        UserError: An unknown name, a server that can't be reached, a file that is damaged or not the one it was.
+    """
+    published = get_published(name)
+    unpacked = folder / name
+    if not unpacked.exists():
+        files = [fetch(url, folder / ARCHIVES_FOLDER, base_url) for url in published.urls]
+        try:
+            with _appearing_whole(unpacked) as partial:
+                _unpack(name, files, partial)
+        except UserError:
+            for file in files:
+                forget(file)
+            raise
+    return _only_folder(unpacked) if published.is_dataset else find_checkpoint(unpacked)
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint anywhere in a folder; where there are several, that of the moving averages.
+
+    Raises:
+        UserError: There is none.
+    """
+    prefixes = [index.with_suffix("") for index in folder.rglob("*.index")] or list(folder.rglob("*.ckpt"))
+    if not prefixes:
+        raise UserError(f"{folder} holds no checkpoint.", "Remove the folder and download it again.")
+    # Archives of MobileNet V3 hold the weights as trained, and in a folder `ema` their averages.
+    return min(prefixes, key=lambda prefix: ("ema" not in prefix.parts, prefix))
+
+
+@contextlib.contextmanager
+def _appearing_whole(folder: Path) -> Iterator[Path]:
+    """Another folder to write in, which becomes this one at the end; after an error there is neither."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(folder)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {error.strerror}.", "Choose another --output-dir.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unpack(name: str, files: Sequence[Path], folder: Path) -> None:
+    if name == "mnist":
+        from finetune.published.image_files import write_mnist
+
+        write_mnist(files, folder)
+    elif name == "cifar10":
+        from finetune.published.image_files import write_cifar10
+
+        batches = folder / "batches"
+        unpack(files[0], batches)
+        write_cifar10(batches, folder)
+        shutil.rmtree(batches)
+    else:
+        unpack(files[0], folder)
+
+
+def _only_folder(folder: Path) -> Path:
+    """The folder within, where there is just one, as in archives that hold a folder; else the folder itself."""
+    within = [path for path in folder.iterdir() if path.is_dir()]
+    return within[0] if len(within) == 1 else folder

@@ -1,0 +1,104 @@
+"""What a checkpoint holds, told from names and shapes: which network, how many classes, moving averages, optimizer slots."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from finetune.nets import MODELS
+from finetune.nets.spec import NetSpec
+from finetune.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope
+
+VARIABLE = "variable"
+STATISTIC = "moving statistic"
+AVERAGE = "moving average"
+SLOT = "optimizer slot"
+COUNTER = "counter"
+
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+@dataclasses.dataclass(frozen=True)
+class Likeness:
+    """A network of the table whose trunk a checkpoint holds, and the number of its logits; None: it has no head."""
+
+    spec: NetSpec
+    num_classes: int | None
+
+
+def kind_of(name: str, names: Iterable[str]) -> str:
+    """What a tensor of a checkpoint is. A slot lies in the scope of its variable: `.../weights/Momentum`.
+
+    Args:
+        name: The tensor's.
+        names: All in the checkpoint; a mapping or set.
+    """
+    if name.endswith(MOVING_AVERAGE_SUFFIX):
+        return AVERAGE
+    if "/" not in name:
+        return COUNTER
+    scope, leaf = name.rsplit("/", 1)
+    if scope in names:
+        return SLOT
+    return STATISTIC if leaf in _STATISTICS else VARIABLE
+
+
+def variable_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Names and shapes of the network's own variables, without slots and counters; averages stand for their variables."""
+    kinds = {name: kind_of(name, shapes) for name in shapes}
+    return {
+        name.removesuffix(MOVING_AVERAGE_SUFFIX): shapes[name]
+        for name, kind in kinds.items()
+        if kind not in (SLOT, COUNTER)
+    }
+
+
+def recognise(shapes: Mapping[str, Shape]) -> Likeness | None:
+    """The network whose variables, but for those of its heads, are in a checkpoint in the same shapes; None: none is.
+
+    Args:
+        shapes: Of a checkpoint's tensors, by name.
+    """
+    found = variable_shapes(shapes)
+    for spec in MODELS.values():
+        if _may_be(spec, found) and _is(spec, found):
+            return Likeness(spec, count_classes(spec, found))
+    return None
+
+
+def count_classes(spec: NetSpec, shapes: Mapping[str, Shape]) -> int | None:
+    """Number of outputs of a network's head, from its biases; None: they aren't there."""
+    for name, shape in shapes.items():
+        if name.endswith("/biases") and in_any_scope(name, spec.head_scopes[:1]):
+            return shape[0]
+    return None
+
+
+def describe_variables(spec: NetSpec, num_classes: int, image_size: int | None = None) -> list[NetworkVariable]:
+    """Names and shapes of a network's variables, without giving them values.
+
+    Args:
+        spec: The network's record.
+        num_classes: Number of logits.
+        image_size: Height and width of the images in pixels; None: the network's own.
+    """
+    import tensorflow as tf
+
+    from finetune.model import Model
+
+    # Made in a graph, a variable's initial value is planned and never computed.
+    with tf.Graph().as_default():
+        return Model(spec, num_classes, image_size=image_size).network_variables()
+
+
+def _may_be(spec: NetSpec, found: Mapping[str, Shape]) -> bool:
+    """Whether the trunk's layers, by their scopes, are those of the checkpoint: quick, and true of a network's variants."""
+    trunk = [scope for group in spec.layer_groups for scope in group if not in_any_scope(scope, spec.head_scopes)]
+    return all(any(in_any_scope(name, [scope]) for name in found) for scope in trunk)
+
+
+def _is(spec: NetSpec, found: Mapping[str, Shape]) -> bool:
+    expected = describe_variables(spec, num_classes=1)
+    return all(
+        found.get(variable.name) == variable.shape
+        for variable in expected
+        if not in_any_scope(variable.name, spec.head_scopes)
+    )

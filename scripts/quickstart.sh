@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Fine-tunes MobileNet V1 on photographs of solar cells, from nothing to an accuracy on cells it has not seen.
+#
+#     bash scripts/quickstart.sh
+#
+# Needs Python 3.11 to 3.13 with pip, and the network at the first run. Everything goes into .venv and quickstart/; what
+# is finished is not done again, so an interrupted run is simply started anew. Remove quickstart/ to begin from scratch.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly work=quickstart
+readonly weights=$work/weights/mobilenet_v1/mobilenet_v1_1.0_224.ckpt
+
+main() {
+  mkdir -p "$work"
+  activate_environment
+  install_package
+  get_images
+  get_weights
+  convert_images
+  train_network
+  evaluate_network
+}
+
+say() {
+  printf '\n== %s\n' "$1"
+}
+
+# The active virtual environment, else .venv, made by the first suitable Python.
+activate_environment() {
+  if [[ -n ${VIRTUAL_ENV:-} ]]; then
+    return
+  fi
+  if [[ ! -x .venv/bin/pip ]]; then
+    say "Making a virtual environment in .venv"
+    local python
+    python=$(find_python)
+    "$python" -m venv .venv
+  fi
+  # shellcheck disable=SC1091
+  source .venv/bin/activate
+}
+
+find_python() {
+  local python
+  for python in python3.13 python3.12 python3.11 python3 python; do
+    if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      echo "$python"
+      return
+    fi
+  done
+  echo "quickstart: no Python 3.11, 3.12 or 3.13 is on PATH; install one (python.org, or your package manager)." >&2
+  return 2
+}
+
+install_package() {
+  if python -c 'import importlib.metadata as m; m.version("finetune"); m.version("elpv-dataset")' 2>/dev/null; then
+    return
+  fi
+  say "Installing the package and the photographs (elpv-dataset, CC BY-NC-SA 4.0)"
+  python -m pip install --quiet --editable '.[demo]'
+}
+
+get_images() {
+  if [[ ! -d $work/cells ]]; then
+    python scripts/quickstart_data.py "$work/cells"
+  fi
+}
+
+# The published archive; where it can't be reached, the same weights out of a package of PyPI.
+get_weights() {
+  if [[ -f $weights.index ]]; then
+    return
+  fi
+  say "Getting MobileNet V1, trained on ImageNet"
+  if finetune-download mobilenet_v1 --output-dir "$work/weights"; then
+    return
+  fi
+  echo "Taking the same weights from the PyPI package nudity 0.2.3 (MIT) instead."
+  python -m pip download --quiet --no-deps --no-binary :all: --dest "$work/weights" nudity==0.2.3
+  tar -xzf "$work/weights/nudity-0.2.3.tar.gz" -C "$work/weights" nudity-0.2.3/nudity/files/retrained_graph.pb
+  finetune-import "$work/weights/nudity-0.2.3/nudity/files/retrained_graph.pb" --model mobilenet_v1 --output "$weights"
+}
+
+convert_images() {
+  if [[ ! -f $work/records/dataset.json ]]; then
+    say "Converting the photographs, a quarter of each class for validation"
+    finetune-convert --images-dir "$work/cells" --dataset-dir "$work/records" --dataset-name cells \
+      --validation-fraction 0.25
+  fi
+}
+
+train_network() {
+  if [[ -f $work/run.done ]]; then
+    return
+  fi
+  say "Training"
+  if compgen -G "$work/run/model.ckpt-*.index" >/dev/null; then
+    finetune-train --resume --train-dir "$work/run"
+  else
+    rm -rf "${work:?}/run"
+    finetune-train --config configs/quickstart.toml
+  fi
+  touch "$work/run.done"
+}
+
+evaluate_network() {
+  say "Evaluating on the cells kept aside"
+  finetune-eval --checkpoint "$work/run" --dataset-dir "$work/records" --split validation
+  cat <<END
+
+Where to look:
+  $work/run/eval_validation   the figures above, and the prediction for every photograph
+  $work/run                   checkpoints, settings (config.toml), metrics.jsonl; curves: tensorboard --logdir $work/run
+  configs/quickstart.toml       the settings to start your own from
+END
+}
+
+main

@@ -1,0 +1,226 @@
+"""The commands as a user gives them, on tiny data: convert, train, resume, evaluate, and the mistakes on the way."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from finetune import convert, evaluate, train
+from finetune.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
+IMAGES_PER_CLASS = 24
+
+
+def write_colour_folders(root):
+    """Noisy pictures of one colour each, 36×36: easy to tell apart, not trivially."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for index in range(IMAGES_PER_CLASS):
+            pixels = np.clip(random.normal(colour, 60, [36, 36, 3]), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    images = write_colour_folders(folder / "images")
+    words = ["--images-dir", str(images), "--dataset-dir", str(folder / "records"), "--dataset-name", "colours"]
+    assert convert.main([*words, "--validation-fraction", "0.25", "--num-shards", "2", "--workers", "1"]) == 0
+    return folder / "records"
+
+
+TRAIN = ["--model=cifarnet", "--batch-size=8", "--log-every=1", "--optimizer=adam", "--learning-rate=0.001"]
+
+
+def run_train(dataset_dir, train_dir, *words):
+    return train.main([f"--dataset_dir={dataset_dir}", f"--train_dir={train_dir}", *TRAIN, *words])
+
+
+def run_eval(dataset_dir, checkpoint, *words):
+    return evaluate.main([f"--dataset-dir={dataset_dir}", f"--checkpoint={checkpoint}", *words])
+
+
+@pytest.fixture(scope="module")
+def trained(dataset_dir, tmp_path_factory):
+    """A run of 30 steps, with moving averages and two validations."""
+    train_dir = tmp_path_factory.mktemp("runs") / "whole"
+    assert run_train(dataset_dir, train_dir, "--max-steps=30", "--eval-every=15", "--moving-average-decay=0.8") == 0
+    return train_dir
+
+
+def read_metrics(train_dir):
+    lines = [json.loads(line) for line in (train_dir / "metrics.jsonl").read_text().splitlines()]
+    return (
+        {line["step"]: line["loss"] for line in lines if "learning_rate" in line},
+        {line["step"]: line["accuracy"] for line in lines if "accuracy" in line},
+    )
+
+
+def test_training_learns(trained):
+    losses, accuracies = read_metrics(trained)
+    assert sorted(losses) == list(range(1, 31))
+    assert np.mean([losses[step] for step in range(26, 31)]) < 0.6 * np.mean([losses[step] for step in range(1, 6)])
+    assert sorted(accuracies) == [15, 30]
+    assert accuracies[30] >= 0.8
+
+
+def test_the_files_of_a_run(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {"config.toml", "plan.json", "labels.txt", "best.json", "metrics.jsonl", "checkpoint"}
+    assert (trained / "labels.txt").read_text() == "0:blue\n1:green\n2:red\n"
+    best = json.loads((trained / "best.json").read_text())
+    assert best["accuracy"] == max(read_metrics(trained)[1].values())
+    shapes = Checkpoint(str(trained / "model.ckpt-30")).shapes
+    name = "CifarNet/conv1/weights"
+    assert {name, f"{name}/Adam", f"{name}/Adam_1", f"{name}/ExponentialMovingAverage"} <= set(shapes)
+    assert {"global_step", "beta1_power", "beta2_power"} <= set(shapes)
+
+
+def test_tensorboard_reads_the_scalars_and_images(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(trained), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    tags = set(accumulator.Tags()["tensors"])
+    assert tags >= {
+        "training/loss",
+        "training/learning_rate",
+        "training/images_per_second",
+        "validation/accuracy",
+        "training/images",
+    }
+    losses = read_metrics(trained)[0]
+    logged = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in accumulator.Tensors("training/loss")}
+    assert logged == pytest.approx(losses)
+
+
+def test_a_stopped_and_resumed_run_repeats_an_unbroken_one_to_the_bit(dataset_dir, trained, tmp_path):
+    broken = tmp_path / "broken"
+    options = ["--eval-every=15", "--moving-average-decay=0.8"]
+    assert run_train(dataset_dir, broken, "--max-steps=17", *options) == 0
+    assert train.main([f"--train-dir={broken}", "--resume", "--max-steps=30"]) == 0
+    assert read_metrics(broken)[0] == read_metrics(trained)[0]
+    whole, resumed = (Checkpoint(str(folder / "model.ckpt-30")) for folder in (trained, broken))
+    assert whole.shapes == resumed.shapes
+    for name in whole.shapes:
+        np.testing.assert_array_equal(resumed.read(name), whole.read(name), err_msg=name)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(dataset_dir, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    with (run / "model.ckpt-30.data-00000-of-00001").open("r+b") as file:
+        file.truncate(100)
+    assert train.main([f"--train-dir={run}", "--resume", "--max-steps=16"]) == 0
+    assert open_checkpoint(run / "model.ckpt-16").step() == 16
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
+def test_the_batch_size_does_not_change_an_evaluation(dataset_dir, trained, tmp_path, batch_size):
+    output = tmp_path / "eval"
+    assert run_eval(dataset_dir, trained, f"--batch-size={batch_size}", f"--output-dir={output}") == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    best = json.loads((trained / "best.json").read_text())
+    assert metrics["num_examples"] == len(COLOURS) * IMAGES_PER_CLASS // 4
+    assert metrics["accuracy"] == best["accuracy"]
+    assert metrics["loss"] == pytest.approx(best["loss"], rel=1e-5)
+    assert metrics["step"] == best["step"]
+    with (output / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["filename"] for row in rows}) == metrics["num_examples"]
+    assert np.mean([row["label"] == row["prediction"] for row in rows]) == metrics["accuracy"]
+
+
+def test_a_new_head_on_restored_weights(dataset_dir, trained, tmp_path):
+    run = tmp_path / "head"
+    head = ["--exclude-scopes=CifarNet/logits", "--trainable-scopes=CifarNet/logits"]
+    words = [f"--checkpoint={trained}", *head, "--max-steps=5", "--optimizer=momentum"]
+    assert run_train(dataset_dir, run, *words) == 0
+    before, after = Checkpoint(str(trained / "model.ckpt-30")), Checkpoint(str(run / "model.ckpt-5"))
+    plan = {row["name"]: row for row in json.loads((run / "plan.json").read_text())["variables"]}
+    for name, row in plan.items():
+        if not row["is_trained"]:
+            assert row["source"] == f"{name}/ExponentialMovingAverage"
+            np.testing.assert_array_equal(after.read(name), before.read(row["source"]))
+    assert {name for name, row in plan.items() if row["source"] is None} == {
+        "CifarNet/logits/weights",
+        "CifarNet/logits/biases",
+    }
+
+
+def test_a_folder_in_slims_layout_without_our_description_is_read(dataset_dir, trained, tmp_path):
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for path in dataset_dir.glob("*.tfrecord"):
+        shutil.copy(path, folder / path.name.replace("_train_", "_train-"))
+    assert run_eval(folder, trained, f"--output-dir={tmp_path / 'e'}") == 0
+    theirs = json.loads((tmp_path / "e/metrics.json").read_text())
+    assert theirs["accuracy"] == json.loads((trained / "best.json").read_text())["accuracy"]
+
+
+def run_cases(dataset_dir, trained, tmp_path):
+    """(words for finetune-train beside the usual ones, what must be said)"""
+    slim_head = ["--exclude-scopes=CifarNet/logits", "--trainable-scopes=CifarNet/logits"]
+    write_checkpoint(tmp_path / "other.ckpt", {"Other/weights": np.zeros(3, np.float32)})
+    head = Checkpoint(str(trained / "model.ckpt-30"))
+    values = {name: head.read(name) for name in head.shapes if "Exponential" not in name}
+    values["CifarNet/logits/weights"] = np.zeros([192, 5], np.float32)
+    write_checkpoint(tmp_path / "five.ckpt", values)
+    file = tmp_path / "file"
+    file.touch()
+    return [
+        (["--model=cifarent"], ["--model", "'cifarent'", "cifarnet"]),
+        (["--learning-rat=1"], ["Unknown flag --learning-rat", "--learning-rate"]),
+        ([f"--checkpoint={tmp_path}/none"], ["--checkpoint", "there is no checkpoint", "none"]),
+        ([f"--checkpoint={tmp_path}/other.ckpt"], ["another network", "Other"]),
+        ([f"--checkpoint={trained}", "--exclude-scopes=CifarNet/logit"], ["'CifarNet/logit'", "CifarNet/logits"]),
+        ([f"--checkpoint={trained}", "--trainable-scopes=Nothing"], ["--trainable-scopes", "'Nothing'"]),
+        ([f"--checkpoint={tmp_path}/five.ckpt"], ["[192, 5]", "[192, 3]", "--exclude-scopes CifarNet/logits"]),
+        (["--batch-size=1000"], ["--batch-size", "1000", "54"]),
+        (["--split=trian"], ["train"]),
+        (["--dataset-name=colors"], ["colours"]),
+        (["--dataset-dir=/nowhere/at/all"], ["/nowhere/at/all"]),
+        ([f"--train-dir={file}/run"], ["--train-dir", "can't be written"]),
+        ([f"--train-dir={trained}"], ["is not empty", "--resume"]),
+        ([f"--train-dir={tmp_path}/new", "--resume"], ["--resume", "no whole checkpoint"]),
+        (["--learning-rate=1e38", "--optimizer=sgd"], ["is nan|is inf|is not finite", "--learning-rate"]),
+        (["--labels-offset=1"], ["label"]),
+        (["--num-clones=64"], ["--num-clones is 64"]),
+        ([*slim_head[:1], f"--checkpoint={trained}", "--trainable-scopes=CifarNet/fc4"], ["CifarNet/logits", "random"]),
+        (["--learning-rate-multipliers=CifarNet/cnv1=0.1"], ["--learning-rate-multipliers", "CifarNet/conv1"]),
+    ]
+
+
+@pytest.mark.parametrize("number", range(19))
+def test_mistakes_end_with_status_2_and_say_what_mends_them(dataset_dir, trained, tmp_path, capsys, number):
+    words, parts = run_cases(dataset_dir, trained, tmp_path)[number]
+    assert run_train(dataset_dir, tmp_path / "run", "--max-steps=3", *words) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    for part in parts:
+        assert re.search(part if "|" in part else re.escape(part), error), error
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(dataset_dir, tmp_path, capsys):
+    run = tmp_path / "run"
+    options = ["--optimizer=sgd", "--learning-rate=0.001"]
+    assert run_train(dataset_dir, run, "--max-steps=4", *options) == 0
+    assert train.main([f"--train-dir={run}", "--resume", "--max-steps=9", "--learning-rate=1e38"]) == 2
+    assert "at step" in capsys.readouterr().err
+    checkpoint = open_checkpoint(run)
+    assert checkpoint.step() == 4
+    assert all(np.isfinite(checkpoint.read(name)).all() for name in checkpoint.shapes)
+
+
+def test_evaluating_with_the_wrong_network_or_classes(dataset_dir, trained, tmp_path, capsys):
+    assert run_eval(dataset_dir, trained, "--model=lenet", f"--output-dir={tmp_path}") == 2
+    assert "another network" in capsys.readouterr().err
+    assert run_eval(dataset_dir, trained, "--split=test") == 2
+    assert "validation" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""Flags: every way of writing them, TOML files, and mistakes."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from finetune.config import EvalSettings, TrainSettings
+from finetune.errors import UserError
+from finetune.flags import parse_flags, read_toml, to_toml_table
+
+
+def parse(*words, settings_class=TrainSettings, **options):
+    return parse_flags(settings_class, words, prog="finetune-train", description="", **options)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--dataset-dir", "d", "--batch-size", "8", "--use-grayscale"],
+        ["--dataset_dir=d", "--batch_size=8", "--use_grayscale=True"],
+        ["--dataset-dir=d", "--batch_size", "8", "--use-grayscale", "true"],
+    ],
+)
+def test_dashes_underscores_and_equals_signs_mean_the_same(words):
+    assert parse(*words) == TrainSettings(dataset_dir=Path("d"), batch_size=8, use_grayscale=True)
+
+
+@pytest.mark.parametrize("negation", ["--noema", "--no-ema", "--no_ema", "--ema=false", "--ema=0"])
+def test_booleans_can_be_negated(negation):
+    assert parse("--dataset_dir=d", negation).ema is False
+
+
+def test_the_command_line_of_a_slim_tutorial():
+    settings = parse(
+        *"""--train_dir=/t --dataset_dir=/d --dataset_name=flowers --dataset_split_name=train --model_name=inception_v3
+        --checkpoint_path=/c/inception_v3.ckpt --checkpoint_exclude_scopes=InceptionV3/Logits,InceptionV3/AuxLogits
+        --trainable_scopes=InceptionV3/Logits,InceptionV3/AuxLogits --max_number_of_steps=1000 --batch_size=32
+        --learning_rate=0.01 --learning_rate_decay_type=fixed --save_interval_secs=60 --save_summaries_secs=60
+        --log_every_n_steps=100 --optimizer=rmsprop --weight_decay=0.00004 --num_clones=1 --clone_on_cpu=True
+        --num_readers=4 --master= --alsologtostderr""".split()
+    )
+    assert settings.model == "inception_v3"
+    assert settings.checkpoint == Path("/c/inception_v3.ckpt")
+    assert settings.exclude_scopes == settings.trainable_scopes == ("InceptionV3/Logits", "InceptionV3/AuxLogits")
+    assert (settings.max_steps, settings.log_every, settings.save_interval_seconds) == (1000, 100, 60.0)
+    assert settings.clone_on_cpu is True
+    evaluation = parse(
+        *"""--alsologtostderr --checkpoint_path=/t --dataset_dir=/d --dataset_name=flowers
+        --dataset_split_name=validation --model_name=inception_v3 --eval_dir=/e""".split(),
+        settings_class=EvalSettings,
+    )
+    assert (evaluation.checkpoint, evaluation.split, evaluation.output_dir) == (Path("/t"), "validation", Path("/e"))
+
+
+SLIM_TRAIN_FLAGS = """master train_dir warmup_epochs num_clones clone_on_cpu worker_replicas num_ps_tasks num_readers
+num_preprocessing_threads log_every_n_steps save_summaries_secs save_interval_secs task weight_decay optimizer
+adadelta_rho adagrad_initial_accumulator_value adam_beta1 adam_beta2 opt_epsilon ftrl_learning_rate_power
+ftrl_initial_accumulator_value ftrl_l1 ftrl_l2 momentum rmsprop_momentum rmsprop_decay quantize_delay
+learning_rate_decay_type learning_rate end_learning_rate label_smoothing learning_rate_decay_factor
+num_epochs_per_decay sync_replicas replicas_to_aggregate moving_average_decay dataset_name dataset_split_name
+dataset_dir labels_offset model_name preprocessing_name batch_size train_image_size max_number_of_steps
+use_grayscale checkpoint_path checkpoint_exclude_scopes trainable_scopes ignore_missing_vars""".split()
+SLIM_EVAL_FLAGS = """batch_size max_num_batches master checkpoint_path eval_dir num_preprocessing_threads dataset_name
+dataset_split_name dataset_dir labels_offset model_name preprocessing_name moving_average_decay eval_image_size
+quantize use_grayscale""".split()
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "names"), [(TrainSettings, SLIM_TRAIN_FLAGS), (EvalSettings, SLIM_EVAL_FLAGS)]
+)
+def test_every_flag_of_slim_is_known(settings_class, names):
+    known = {name for field in dataclasses.fields(settings_class) for name in (field.name, *field.metadata["slim"])}
+    assert set(names) <= known
+
+
+def test_a_flag_without_meaning_here_takes_its_default_alone():
+    with pytest.raises(UserError, match="--worker-replicas can only be 1: one machine"):
+        parse("--dataset_dir=d", "--worker_replicas=4")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset-dir=d", "--learning-rte=1"], r"Unknown flag --learning-rte[\s\S]*--learning-rate"),
+        (["--dataset-dir=d", "--batch-size=many"], "batch-size"),
+        (["--dataset-dir=d", "--batch-size=0"], "--batch-size is 0"),
+        (["--dataset-dir=d", "--optimizer=sdg"], "sgd"),
+        (["--dataset-dir=d", "--label-smoothing=1.5"], "--label-smoothing is 1.5"),
+        ([], "needs --dataset-dir"),
+    ],
+)
+def test_mistakes_are_told(words, message):
+    with pytest.raises(UserError, match=message):
+        parse(*words)
+
+
+def test_flags_win_over_the_settings_file(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('dataset_dir = "d"\nbatch-size = 8\nmodel_name = "lenet"\ntrainable_scopes = ["a", "b"]\n')
+    settings = parse("--config", str(config), "--batch-size=16")
+    assert settings == TrainSettings(dataset_dir=Path("d"), batch_size=16, model="lenet", trainable_scopes=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch_sise = 8", r"unknown key 'batch_sise'[\s\S]*batch_size"),
+        ('batch_size = "x"', "batch_size = 'x'"),
+        ("batch_size = ", "not TOML"),
+        ('optimizer = "sdg"', "not one of"),
+    ],
+)
+def test_mistakes_in_a_settings_file_are_told(tmp_path, text, message):
+    config = tmp_path / "c.toml"
+    config.write_text(text)
+    with pytest.raises(UserError, match=message):
+        parse("--dataset_dir=d", "--config", str(config))
+
+
+def test_settings_written_are_read_back(tmp_path):
+    settings = TrainSettings(dataset_dir=Path("d"), checkpoint=Path("c"), trainable_scopes=("a",), ema=False)
+    path = tmp_path / "config.toml"
+    path.write_bytes(tomli_w.dumps(to_toml_table(settings)).encode())
+    assert TrainSettings(**read_toml(TrainSettings, path)) == settings
+    assert "resume" not in tomllib.loads(path.read_text())

@@ -1,0 +1,230 @@
+"""The training step: what is frozen stays to the bit, several devices do what one does, optimizers' arithmetic."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from finetune.config import OPTIMIZERS, OptimizerSettings
+from finetune.devices import choose_strategy
+from finetune.model import Model
+from finetune.moving_averages import MovingAverages
+from finetune.nets import get_spec
+from finetune.optimizers import Optimizer
+from finetune.scopes import plan_variables
+from finetune.training_state import TrainingState
+from finetune.training_step import TrainingStep
+
+NUM_CLASSES = 3
+
+
+def make_batch(image_size, channels=3, batch_size=4):
+    random = np.random.default_rng(0)
+    images = random.uniform(-1, 1, [batch_size, image_size, image_size, channels]).astype(np.float32)
+    return tf.constant(images), tf.constant(random.integers(0, NUM_CLASSES, [batch_size]))
+
+
+def plan_for(model, scopes):
+    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+    return plan_variables(model.network_variables(), checkpoint_shapes=shapes, trainable_scopes=scopes)
+
+
+def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages_decay=None):
+    plan = plan_for(model, scopes)
+    model.freeze(plan, batch_norm)
+    trained = [model.model_variables[variable.name] for variable in plan.trained]
+    averages = MovingAverages({v.name: v for v in trained}, averages_decay) if averages_decay else None
+    step = TrainingStep(
+        lambda images, seed: model(images, is_training=True, seed=seed),
+        Optimizer(OptimizerSettings(optimizer), trained, {}),
+        trained,
+        decayed=[model.model_variables[v.name] for v in plan.trained if v.name in model.decayed_names],
+        weight_decay=0.01,
+        averages=averages,
+    )
+    return step, plan, averages
+
+
+def values_of(model):
+    return {name: variable.numpy() for name, variable in model.model_variables.items()}
+
+
+def changed_names(before, after):
+    return {name for name in before if not np.array_equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "scopes"),
+    [
+        ("mobilenet_v2", 96, ["MobilenetV2/Logits"]),
+        ("mobilenet_v2", 96, ["MobilenetV2/Logits", "MobilenetV2/expanded_conv_16"]),
+        pytest.param("inception_v3", 139, ["InceptionV3/Logits", "InceptionV3/AuxLogits"], marks=pytest.mark.slow),
+    ],
+)
+def test_frozen_variables_stay_to_the_bit_and_all_others_change(name, image_size, scopes):
+    model = Model(get_spec(name), NUM_CLASSES, image_size=image_size)
+    step, plan, _ = make_step(model, scopes)
+    before = values_of(model)
+    for number in range(3):
+        step(make_batch(image_size), number, 0.1)
+    changed = changed_names(before, values_of(model))
+    assert changed.isdisjoint(variable.name for variable in plan.frozen)
+    assert changed >= {v.name for v in plan.variables if v.is_trained and not v.name.endswith("beta")}
+
+
+def test_slims_batch_norm_moves_frozen_statistics_and_nothing_else_that_is_frozen():
+    model = Model(get_spec("mobilenet_v1_025"), NUM_CLASSES, image_size=64)
+    step, plan, _ = make_step(model, ["MobilenetV1/Logits"], batch_norm="slim")
+    before = values_of(model)
+    step(make_batch(64), 0, 0.1)
+    frozen_and_changed = changed_names(before, values_of(model)) & {variable.name for variable in plan.frozen}
+    assert frozen_and_changed == {variable.name for variable in plan.frozen if variable.is_statistic}
+
+
+def test_frozen_batch_norm_keeps_statistics_of_trained_layers():
+    model = Model(get_spec("mobilenet_v1_025"), NUM_CLASSES, image_size=64)
+    step, plan, _ = make_step(model, [], batch_norm="frozen")
+    before = values_of(model)
+    step(make_batch(64), 0, 0.1)
+    changed = changed_names(before, values_of(model))
+    assert changed.isdisjoint(variable.name for variable in plan.variables if variable.is_statistic)
+    assert "MobilenetV1/Conv2d_0/weights" in changed
+
+
+def test_weight_decay_and_gradients_are_of_trained_variables_alone():
+    model = Model(get_spec("mobilenet_v1_025"), NUM_CLASSES, image_size=64)
+    step, _, _ = make_step(model, ["MobilenetV1/Logits"])
+    losses = step(make_batch(64), 0, 0.0).numpy()
+    weights = model.model_variables["MobilenetV1/Logits/Conv2d_1c_1x1/weights"].numpy()
+    assert losses[1] == pytest.approx(0.01 * np.sum(weights**2) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_norm", ["plan", "frozen"])
+def test_two_devices_do_what_one_does(batch_norm):
+    scopes = (
+        ["MobilenetV1/Logits", "MobilenetV1/Conv2d_13_pointwise"] if batch_norm == "frozen" else ["MobilenetV1/Logits"]
+    )
+    images, labels = make_batch(64, batch_size=8)
+
+    def train(strategy):
+        with strategy.scope():
+            model = Model(get_spec("mobilenet_v1_025"), NUM_CLASSES, image_size=64, dropout_keep_prob=1.0)
+            step, _, averages = make_step(model, scopes, batch_norm=batch_norm, averages_decay=0.9)
+            dataset = tf.data.Dataset.from_tensors((images, labels)).unbatch().batch(8).repeat(3)
+            batches = strategy.experimental_distribute_dataset(dataset)
+            losses = [step(batch, number, 0.05).numpy() for number, batch in enumerate(batches)]
+            return losses, values_of(model), {name: shadow.numpy() for name, shadow in averages.shadows.items()}
+
+    one = train(tf.distribute.get_strategy())
+    two = train(choose_strategy(2, on_cpu=True))
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-4)
+    for mine, theirs in zip(two[1:], one[1:], strict=True):
+        for name in theirs:
+            np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def reference_updates(name, gradients, rate):
+    """One weight's way from 1.0 by slim's formulas, in float64, with the defaults of its flags (Adam: epsilon 1e-8)."""
+    w, first, second, third = 1.0, 0.0, 0.0, 0.0
+    if name == "rmsprop":
+        first = 1.0
+    if name in ("adagrad", "ftrl"):
+        first = 0.1
+    way = []
+    for number, g in enumerate(gradients, start=1):
+        if name == "sgd":
+            w -= rate * g
+        elif name == "momentum":
+            first = 0.9 * first + g
+            w -= rate * first
+        elif name == "rmsprop":
+            first = 0.9 * first + 0.1 * g * g
+            second = 0.9 * second + rate * g / np.sqrt(first + 1.0)
+            w -= second
+        elif name == "adam":
+            first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
+            w -= rate * np.sqrt(1 - 0.999**number) / (1 - 0.9**number) * first / (np.sqrt(second) + 1e-8)
+        elif name == "adagrad":
+            first += g * g
+            w -= rate * g / np.sqrt(first)
+        elif name == "adadelta":
+            first = 0.95 * first + 0.05 * g * g
+            update = np.sqrt(second + 1.0) / np.sqrt(first + 1.0) * g
+            second = 0.95 * second + 0.05 * update * update
+            w -= rate * update
+        elif name == "ftrl":
+            grown = first + g * g
+            third += g - (np.sqrt(grown) - np.sqrt(first)) / rate * w
+            first = grown
+            w = -third * rate / np.sqrt(first)
+        way.append(w)
+    return way
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_follow_slims_formulas(name):
+    gradients = [0.5, -1.5, 2.0, 0.1, -0.3]
+    plain, halved = tf.Variable(1.0, name="a/plain"), tf.Variable(1.0, name="a/halved")
+    optimizer = Optimizer(OptimizerSettings(name), [plain, halved], {"a/halved": 0.5})
+    apply = tf.function(lambda g: optimizer.apply_gradients([(g, plain), (g, halved)]), autograph=False)
+    ways = {"plain": [], "halved": []}
+    for gradient in gradients:
+        optimizer.set_learning_rate(0.1)
+        apply(tf.constant(gradient))
+        ways["plain"].append(plain.numpy())
+        ways["halved"].append(halved.numpy())
+    np.testing.assert_allclose(ways["plain"], reference_updates(name, gradients, 0.1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ways["halved"], reference_updates(name, gradients, 0.05), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "slots"),
+    [
+        ("rmsprop", {"w/RMSProp", "w/RMSProp_1"}),
+        ("momentum", {"w/Momentum"}),
+        ("adam", {"w/Adam", "w/Adam_1", "beta1_power", "beta2_power"}),
+        ("adagrad", {"w/Adagrad"}),
+        ("adadelta", {"w/Adadelta", "w/Adadelta_1"}),
+        ("ftrl", {"w/Ftrl", "w/Ftrl_1"}),
+        ("sgd", set()),
+    ],
+)
+def test_slots_bear_slims_names(name, slots):
+    optimizer = Optimizer(OptimizerSettings(name), [tf.Variable(1.0, name="w")], {})
+    optimizer.make_slots()
+    assert set(optimizer.state()) == slots
+
+
+def test_moving_averages_follow_slims_formula_and_can_stand_in():
+    variable = tf.Variable(1.0, name="w")
+    averages = MovingAverages({"w": variable}, 0.9)
+    update = tf.function(averages.update, autograph=False)
+    expected = 1.0
+    for step, value in enumerate([2.0, 4.0, 8.0]):
+        variable.assign(value)
+        update(tf.constant(step))
+        kept = min(0.9, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * value
+    assert averages.shadows["w"].numpy() == pytest.approx(expected)
+    with averages.in_place():
+        assert variable.numpy() == pytest.approx(expected)
+    assert variable.numpy() == 8.0
+
+
+def test_a_state_is_restored_to_the_bit():
+    def make():
+        model = Model(get_spec("lenet"), NUM_CLASSES, seed=5)
+        step, _, averages = make_step(model, [], optimizer="adam", averages_decay=0.9)
+        return step, TrainingState(model, step._optimizer, averages)
+
+    batch = make_batch(28, channels=1)
+    step, state = make()
+    for number in range(2):
+        step(batch, number, 0.01)
+    snapshot = state.values()
+    expected = step(batch, 2, 0.01).numpy(), state.values()
+    other_step, other_state = make()
+    other_state.restore(snapshot, "snapshot")
+    losses = other_step(batch, 2, 0.01).numpy()
+    np.testing.assert_array_equal(losses, expected[0])
+    for name, value in other_state.values().items():
+        np.testing.assert_array_equal(value, expected[1][name], err_msg=name)
