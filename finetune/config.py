@@ -15,6 +15,7 @@ from finetune.schedules import DECAY_TYPES
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
 BATCH_NORM_MODES = ("plan", "frozen", "slim")
 DEFAULT_MODEL = "inception_v3"
+DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class TrainSettings:
     """Settings of `finetune-train`; `config.toml` in a run's folder holds them as resolved."""
 
     dataset_dir: Path = flag(help="folder of the TFRecord shards")
-    train_dir: Path = flag(Path("/tmp/tfmodel"), help="folder of the run: checkpoints, logs, settings")
+    train_dir: Path = flag(DEFAULT_RUN_DIR, help="folder of the run: checkpoints, logs, settings")
     model: str = flag(DEFAULT_MODEL, slim=["model_name"], help="network; see finetune-inspect --models")
     checkpoint: Path | None = flag(
         None, slim=["checkpoint_path"], help="pretrained weights: a checkpoint's prefix, a V1 file, or a folder"
@@ -107,6 +108,13 @@ class TrainSettings:
     ftrl_l1: float = flag(0.0, help="of ftrl")
     ftrl_l2: float = flag(0.0, help="of ftrl")
 
+    cache_features: str = flag(
+        "auto",
+        metavar="auto|off|N",
+        help="compute frozen layers once: for N augmented views of each image; auto: where it pays",
+    )
+    cache_memory: int = flag(1024, metavar="MIB", help="larger features go to files in the run's folder")
+
     eval_every: int | None = flag(
         None, metavar="STEPS", help="validate so often; 0: at the end only; not given: ten times, once an epoch at most"
     )
@@ -133,6 +141,10 @@ class TrainSettings:
         _require_positive(self, "batch_size", "max_steps", "image_size", "log_every", "max_to_keep", "num_clones")
         _require_positive(self, "learning_rate", "num_epochs_per_decay")
         _require_share(self, "label_smoothing", "moving_average_decay")
+        if self.cache_features not in ("auto", "off") and not (
+            self.cache_features.isdecimal() and int(self.cache_features) > 0
+        ):
+            raise UserError(f"--cache-features is {self.cache_features!r}, but must be auto, off or a number of views.")
 
     @property
     def optimizer_settings(self) -> OptimizerSettings:
@@ -148,26 +160,36 @@ class EvalSettings:
     """Settings of `finetune-eval`; what is not given is known from the run, where the checkpoint is a run's."""
 
     dataset_dir: Path = flag(help="folder of the TFRecord shards")
-    checkpoint: Path = flag(
-        Path("/tmp/tfmodel"),
+    checkpoint: tuple[Path, ...] = flag(
+        (DEFAULT_RUN_DIR,),
         slim=["checkpoint_path"],
-        help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file",
+        help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file; "
+        "given several times: the mean of their weights",
+    )
+    average: int | None = flag(None, metavar="N", help="the mean of the weights of the run's last N checkpoints")
+    moving_average: bool | None = flag(None, help="the moving averages of the weights; not given: as the run")
+    moving_average_decay: float | None = flag(None, metavar="DECAY", help="any value: the same as --moving-average")
+    compare: tuple[Path, ...] = flag(
+        (), metavar="RUN", num_values=2, help="is one of two runs better? McNemar's test, and where they differ"
     )
     output_dir: Path | None = flag(
-        None, slim=["eval_dir"], help="where metrics.json goes; not given: eval_SPLIT beside the checkpoint"
+        None, slim=["eval_dir"], help="where the files go; not given: eval_SPLIT beside the checkpoint"
     )
+    report: bool = flag(True, help="draw the plots and write report.html")
+    assert_accuracy_at_least: float | None = flag(None, metavar="SHARE", help="exit with status 3 below this accuracy")
+    watch: bool = flag(False, help="evaluate each new checkpoint of a run as it appears")
+    timeout: float = flag(1800.0, metavar="SECONDS", help="with --watch: stop when none has appeared for so long")
+
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("validation", slim=["dataset_split_name"], help="split to evaluate on")
     model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
     batch_size: int = flag(100, help="images at a time; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, metavar="N", help="only so many batches; not given: all")
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    tta: str = flag("none", choices=("none", "flip"), help="flip: mean probabilities of an image and its mirror image")
     image_size: int | None = flag(None, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's")
     use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
     labels_offset: int | None = flag(None, help="subtracted from every label; not given: the run's")
-    moving_average_decay: float | None = flag(
-        None, metavar="DECAY", help="any value: evaluate the moving averages; not given: as the run"
-    )
     write_logits: bool = flag(False, help="put every logit into predictions.csv")
     num_preprocessing_threads: int | None = flag(None, metavar="N", help="not given: chosen while running")
 
@@ -175,7 +197,31 @@ class EvalSettings:
     quantize: bool = _only(False, "quantised training left TensorFlow with version 1")
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size", "max_num_batches", "image_size")
+        _require_positive(self, "batch_size", "max_num_batches", "image_size", "average", "timeout")
+        if self.assert_accuracy_at_least is not None and not 0 <= self.assert_accuracy_at_least <= 1:
+            raise UserError(f"--assert-accuracy-at-least is {self.assert_accuracy_at_least}, but must lie in 0 to 1.")
+        if self.compare and len(self.compare) != 2:
+            raise UserError(f"--compare takes two runs, not {len(self.compare)}.")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        """Each of these says what is evaluated; two of them would say it twice."""
+        wanted = {
+            "--checkpoint, given several times,": len(self.checkpoint) > 1,
+            "--average": self.average is not None,
+            "--watch": self.watch,
+            "--compare": bool(self.compare),
+        }
+        given = [name for name, is_given in wanted.items() if is_given]
+        if len(given) > 1:
+            raise UserError(f"{given[0]} and {given[1]} don't go together.", "Leave one of them out.")
+        if self.compare and self.checkpoint != (DEFAULT_RUN_DIR,):
+            raise UserError("--compare and --checkpoint don't go together.", "Give both runs after --compare.")
+        if self.compare and (self.assert_accuracy_at_least is not None or self.write_logits):
+            raise UserError(
+                "--compare goes neither with --assert-accuracy-at-least nor with --write-logits.",
+                "Evaluate the runs one by one for these.",
+            )
 
 
 def parse_multipliers(texts: tuple[str, ...]) -> dict[str, float]:

@@ -38,8 +38,3 @@ def choose_strategy(num_devices: int, *, on_cpu: bool) -> Any:
     if on_cpu:
         return tf.distribute.OneDeviceStrategy("/cpu:0")
     return tf.distribute.get_strategy()
-
-
-def first_replica(value: Any) -> Any:
-    """The first device's part of a value that may be spread over several."""
-    return tf.distribute.get_strategy().experimental_local_results(value)[0]

@@ -25,8 +25,8 @@ def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
 
 
 def score(
-    infer: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    infer: Callable[[Any], Tensor],
+    batches: Iterable[tuple[Any, Any, Any]],
     *,
     keep_logits: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
@@ -34,7 +34,7 @@ def score(
     """Scores every image of the batches once.
 
     Args:
-        infer: From images [B,H,W,C] to logits [B,num_classes].
+        infer: From images [B,H,W,C], or what else the batches hold, to logits [B,num_classes].
         batches: Images, labels [B] and file names [B]; the last batch may be smaller.
         keep_logits: Whether the scores hold the logits.
         on_batch: Told the number of images after each batch.
@@ -44,11 +44,11 @@ def score(
     """
     parts = []
     for images, labels, filenames in batches:
-        logits = infer(images).numpy()
+        logits = np.asarray(infer(images))
         if not np.isfinite(logits).all():
             raise UserError("The network's logits are not finite: its weights are damaged, or of a failed training.")
-        names = [name.decode("utf-8", "replace") for name in filenames.numpy()]
-        parts.append(score_batch(logits, labels.numpy(), names, keep_logits=keep_logits))
+        names = [name.decode("utf-8", "replace") for name in np.asarray(filenames)]
+        parts.append(score_batch(logits, np.asarray(labels), names, keep_logits=keep_logits))
         on_batch(len(names))
     if not parts:
         raise UserError("There are no images to evaluate: the split is empty.")

@@ -1,9 +1,8 @@
 """`finetune-train`: fine-tune a network from a pretrained checkpoint, or train it from scratch."""
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +17,16 @@ from finetune.tensorflow_start import start_tensorflow
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
     from finetune.datasets.dataset import Dataset
-    from finetune.metrics import Scores
     from finetune.model import Model
     from finetune.moving_averages import MovingAverages
-    from finetune.preprocessing import Preprocessing
     from finetune.schedules import Schedule
     from finetune.scopes import VariablePlan
+    from finetune.training_inputs import TrainingData
 
 log = logging.getLogger("finetune")
 
 DEFAULT_EVAL_SPLIT = "validation"
 VALIDATIONS_PER_RUN = 10
-REHEARSAL_BATCHES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +67,24 @@ def train(settings: TrainSettings) -> TrainResult:
     Raises:
         UserError: What the user can mend: a setting, a scope, the checkpoint, the data, a loss that isn't finite.
     """
-    from finetune.datasets.dataset import find_dataset
     from finetune.datasets.pipeline import reading
     from finetune.devices import choose_strategy
-    from finetune.nets import get_spec
     from finetune.optimizers import Optimizer
-    from finetune.preprocessing import get_preprocessing
     from finetune.run_log import RunLog
+    from finetune.training_inputs import make_inputs
     from finetune.training_loop import TrainingLoop
     from finetune.training_state import TrainingState
     from finetune.training_step import TrainingStep
 
-    spec = get_spec(settings.model)
-    preprocessing = get_preprocessing(settings.preprocessing or spec.name, settings.augmentation)
-    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
-    eval_dataset = _find_eval_dataset(settings)
+    data = _find_data(settings)
     strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
     images_per_step = settings.batch_size * strategy.num_replicas_in_sync
-    _refuse_large_batch(images_per_step, dataset)
+    _refuse_large_batch(images_per_step, data.training)
     run = RunFolder(settings.train_dir)
     run.start(resume=settings.resume)
 
     with strategy.scope():
-        model = _make_model(settings, dataset)
+        model = _make_model(settings, data.training)
         source = _open_weights(settings)
         plan = _plan(settings, model, source)
         _show_plan(plan, source)
@@ -104,8 +96,9 @@ def train(settings: TrainSettings) -> TrainResult:
         averages = _make_averages(settings, model, plan)
         state = TrainingState(model, optimizer, averages)
         first_step = _resume(state, source) if settings.resume and source is not None else 0
+        inputs = make_inputs(settings, run, model, plan, data, averages)
         training_step = TrainingStep(
-            lambda images, seed: model(images, is_training=True, seed=seed),
+            inputs.forward,
             optimizer,
             trained,
             decayed=[model.model_variables[v.name] for v in plan.trained if v.name in model.decayed_names],
@@ -114,18 +107,15 @@ def train(settings: TrainSettings) -> TrainResult:
             averages=averages,
             seed=settings.seed,
         )
-    validate = _make_validation(settings, model, preprocessing, eval_dataset, averages)
-    if validate is not None:
-        validate(REHEARSAL_BATCHES)
-    run.write_settings(settings, plan, dataset.class_names)
+    run.write_settings(settings, plan, data.training.class_names)
     run.forget_metrics_after(first_step)
-    steps_per_epoch = dataset.num_examples / images_per_step
     run_log = RunLog(
         run,
         max_steps=settings.max_steps,
         images_per_step=images_per_step,
         seconds_between_summaries=settings.save_summaries_seconds,
     )
+    steps_per_epoch = data.training.num_examples / images_per_step
     loop = TrainingLoop(
         settings,
         run,
@@ -133,14 +123,15 @@ def train(settings: TrainSettings) -> TrainResult:
         state,
         training_step,
         _make_schedule(settings, steps_per_epoch),
-        validate,
+        inputs.validate,
         first_step=first_step,
-        eval_split=eval_dataset.split if eval_dataset is not None else "",
+        eval_split=data.validation.split if data.validation is not None else "",
         eval_every=_eval_every(settings, steps_per_epoch),
     )
-    batches = _training_batches(settings, model, dataset, preprocessing, images_per_step, first_step)
-    with reading(dataset, settings.labels_offset):
-        newest = loop.run(iter(strategy.experimental_distribute_dataset(batches)))
+    with reading(data.training, settings.labels_offset):
+        if first_step == 0:
+            run_log.sample_images(first_step, inputs.sample_images())
+        newest = loop.run(inputs.batches(first_step))
     run_log.close()
     best = loop.best
     return TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
@@ -160,15 +151,21 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
     return path if given.get("resume") and path.is_file() else None
 
 
-def _find_eval_dataset(settings: TrainSettings) -> "Dataset | None":
+def _find_data(settings: TrainSettings) -> "TrainingData":
     from finetune.datasets.dataset import find_dataset, find_splits
+    from finetune.nets import get_spec
+    from finetune.preprocessing import get_preprocessing
+    from finetune.training_inputs import TrainingData
 
-    if settings.eval_split is not None:
-        return find_dataset(settings.dataset_dir, settings.dataset_name, settings.eval_split)
-    if DEFAULT_EVAL_SPLIT not in find_splits(settings.dataset_dir, settings.dataset_name):
-        log.info("There is no split %s: training goes without validation (see --eval-split).", DEFAULT_EVAL_SPLIT)
-        return None
-    return find_dataset(settings.dataset_dir, settings.dataset_name, DEFAULT_EVAL_SPLIT)
+    spec = get_spec(settings.model)
+    preprocessing = get_preprocessing(settings.preprocessing or spec.name, settings.augmentation)
+    training = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+    eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
+    if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
+        log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
+        return TrainingData(training, None, preprocessing)
+    validation = find_dataset(settings.dataset_dir, settings.dataset_name, eval_split)
+    return TrainingData(training, validation, preprocessing)
 
 
 def _refuse_large_batch(images_per_step: int, dataset: "Dataset") -> None:
@@ -255,37 +252,6 @@ def _resume(state: Any, source: "Checkpoint") -> int:
     return step
 
 
-def _make_validation(
-    settings: TrainSettings,
-    model: "Model",
-    preprocessing: "Preprocessing",
-    dataset: "Dataset | None",
-    averages: "MovingAverages | None",
-) -> "Callable[..., Scores] | None":
-    """Scores the validation split, or only its first batches, with the moving averages where they are kept."""
-    from finetune.datasets.pipeline import evaluation_batches, reading
-    from finetune.scoring import inference_function, score
-
-    if dataset is None:
-        return None
-    infer = inference_function(model)
-    batches = evaluation_batches(
-        dataset,
-        preprocessing,
-        image_size=model.image_size,
-        channels=model.channels,
-        batch_size=settings.batch_size,
-        labels_offset=settings.labels_offset,
-        num_parallel_calls=settings.num_preprocessing_threads,
-    )
-
-    def validate(num_batches: int = -1) -> "Scores":
-        with reading(dataset, settings.labels_offset), averages.in_place() if averages is not None else contextlib.nullcontext():
-            return score(infer, batches.take(num_batches))
-
-    return validate
-
-
 def _make_schedule(settings: TrainSettings, steps_per_epoch: float) -> "Schedule":
     return make_schedule(
         settings.learning_rate_decay_type,
@@ -305,26 +271,3 @@ def _eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
         return settings.eval_every
     epoch = max(1, round(steps_per_epoch))
     return epoch if settings.max_steps is None else max(epoch, settings.max_steps // VALIDATIONS_PER_RUN)
-
-
-def _training_batches(
-    settings: TrainSettings,
-    model: "Model",
-    dataset: "Dataset",
-    preprocessing: "Preprocessing",
-    images_per_step: int,
-    first_step: int,
-) -> Any:
-    from finetune.datasets.pipeline import training_batches
-
-    return training_batches(
-        dataset,
-        preprocessing,
-        image_size=model.image_size,
-        channels=model.channels,
-        batch_size=images_per_step,
-        seed=settings.seed,
-        start_step=first_step,
-        labels_offset=settings.labels_offset,
-        num_parallel_calls=settings.num_preprocessing_threads,
-    )

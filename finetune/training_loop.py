@@ -11,7 +11,6 @@ import numpy as np
 
 from finetune.checkpoint import BEST_FILE, save_run_checkpoint
 from finetune.config import TrainSettings
-from finetune.devices import first_replica
 from finetune.errors import UserError
 from finetune.interruption import stop_request
 from finetune.metrics import Scores
@@ -116,11 +115,9 @@ class TrainingLoop:
         return self._settings.max_steps is not None and self.step >= self._settings.max_steps
 
     def _make_step(self, batches: Iterator[Any]) -> None:
-        batch = next(batches)
-        self._unchecked.append(self._training_step(batch, self.step, self._schedule(self.step)))
+        self._unchecked.append(self._training_step(next(batches), self.step, self._schedule(self.step)))
         self.step += 1
         if self.step == self._first_step + 1:
-            self._run_log.sample_images(self.step, first_replica(batch[0]))
             self._run_log.restart_clock(self.step)
 
     def _log_training(self) -> None:

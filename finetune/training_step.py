@@ -34,7 +34,7 @@ class TrainingStep:
         """Sets up a step; it is traced at the first call, under the current distribution strategy.
 
         Args:
-            forward: The training pass: from inputs [B,...] and a dropout seed [2] to outputs.
+            forward: The training pass, from inputs, images or features, and a dropout seed [2] to outputs.
             optimizer: Of the trained variables.
             trained: The variables to train.
             decayed: Those of them that weight decay applies to.
@@ -79,15 +79,12 @@ class TrainingStep:
         seed = tf.random.experimental.stateless_fold_in(
             tf.stack([tf.constant(self._seed, tf.int32), step]), replica.replica_id_in_sync_group
         )
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for variable in self._trained:
-                tape.watch(variable)
-            outputs = self._forward(inputs, seed)
-            loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels, self._label_smoothing)
-            decay = weight_decay_loss(self._decayed, self._weight_decay)
-            # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
-            losses = tf.stack([loss, decay]) / self._strategy.num_replicas_in_sync
-            total = tf.reduce_sum(losses)
-        gradients = tape.gradient(total, self._trained)
+        outputs = self._forward(inputs, seed)
+        loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels, self._label_smoothing)
+        decay = weight_decay_loss(self._decayed, self._weight_decay)
+        # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
+        losses = tf.stack([loss, decay]) / self._strategy.num_replicas_in_sync
+        # Not by a tape, which sees nothing of a split model's head.
+        gradients = tf.gradients(tf.reduce_sum(losses), self._trained)
         self._optimizer.apply_gradients(list(zip(gradients, self._trained, strict=True)))
         return losses

@@ -32,7 +32,8 @@ def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages
     plan = plan_for(model, scopes)
     model.freeze(plan, batch_norm)
     trained = [model.model_variables[variable.name] for variable in plan.trained]
-    averages = MovingAverages({v.name: v for v in trained}, averages_decay) if averages_decay else None
+    changing = {variable.name: model.model_variables[variable.name] for variable in plan.trained}
+    averages = MovingAverages(changing, averages_decay) if averages_decay else None
     step = TrainingStep(
         lambda images, seed: model(images, is_training=True, seed=seed),
         Optimizer(OptimizerSettings(optimizer), trained, {}),

@@ -7,7 +7,7 @@ step sees what it would have seen without the break, to the bit, on any number o
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -66,12 +66,80 @@ def training_batches(
     first_epoch, offset = divmod(start_step * batch_size, dataset.num_examples)
 
     def read_epoch(epoch: Tensor) -> tf.data.Dataset:
-        epoch_seed = tf.random.stateless_uniform(
-            [2], seed=tf.stack([tf.constant(seed, tf.int64), epoch]), minval=None, maxval=None, dtype=tf.int64
-        )
+        epoch_seed = _epoch_seed(seed, epoch)
         num_left_out = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
         records = _shuffled_records(dataset, epoch_seed).skip(num_left_out)
         return records.map(lambda serialized: (serialized, epoch_seed[0]))
+
+    prepare = _training_example(dataset, preprocessing, image_size, channels, labels_offset)
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    batches = (
+        epochs.flat_map(_plain(read_epoch))
+        .map(_plain(prepare), num_parallel_calls=num_parallel_calls or AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
+        .prefetch(AUTOTUNE)
+    )
+    return _in_order(batches)
+
+
+def view_batches(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    image_size: int,
+    channels: int,
+    batch_size: int,
+    seed: int,
+    view: int,
+    labels_offset: int = 0,
+    num_parallel_calls: int | None = None,
+) -> tf.data.Dataset:
+    """Each record once, in the order of the files, augmented as epoch number `view` of `training_batches` augments it.
+
+    Args:
+        dataset: The split.
+        preprocessing: Whose training mode is applied.
+        image_size: Height and width of what comes out, in pixels.
+        channels: 1 or 3. Images of another kind are converted as they are decoded.
+        batch_size: Of all batches but the last.
+        seed: For the augmentation.
+        view: Number of the view; another one, another outcome of the augmentation.
+        labels_offset: Subtracted from each label.
+        num_parallel_calls: How many images are decoded at a time; None: chosen while running.
+
+    Returns:
+        Batches of images and labels, as those of `training_batches`. Iterate within `reading`.
+    """
+    epoch_seed = _epoch_seed(seed, view)[0]
+    prepare = _training_example(dataset, preprocessing, image_size, channels, labels_offset)
+    batches = (
+        tf.data.TFRecordDataset(_paths(dataset.shards))
+        .map(
+            _plain(lambda serialized: prepare(serialized, epoch_seed)),
+            num_parallel_calls=num_parallel_calls or AUTOTUNE,
+            deterministic=True,
+        )
+        .batch(batch_size)
+        .prefetch(AUTOTUNE)
+    )
+    return _in_order(batches)
+
+
+def _epoch_seed(seed: int, epoch: Tensor) -> Tensor:
+    """Integers [2]: the first for the augmentation, both for the order."""
+    return tf.random.stateless_uniform(
+        [2],
+        seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)]),
+        minval=None,
+        maxval=None,
+        dtype=tf.int64,
+    )
+
+
+def _training_example(
+    dataset: Dataset, preprocessing: Preprocessing, image_size: int, channels: int, labels_offset: int
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """From a serialized record and the first integer of an epoch's seed to an augmented image and its label."""
 
     def prepare(serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor]:
         record = parse_record(serialized, dataset.missing_label)
@@ -81,14 +149,7 @@ def training_batches(
         window = decode_training_window(record.encoded, preprocessing, channels, image_seed)
         return preprocessing.finish_training(window, image_size, image_size, image_seed), label
 
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    batches = (
-        epochs.flat_map(_plain(read_epoch))
-        .map(_plain(prepare), num_parallel_calls=num_parallel_calls or AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
-        .prefetch(AUTOTUNE)
-    )
-    return _in_order(batches)
+    return prepare
 
 
 def evaluation_batches(

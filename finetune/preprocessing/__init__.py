@@ -35,6 +35,11 @@ class Preprocessing:
     name: str
     augmentation: str = "default"
 
+    @property
+    def is_random(self) -> bool:
+        """Whether training's outcome for an image depends on the seed."""
+        return self.augmentation != "none" and not (self.augmentation == "default" and self.name == "lenet")
+
     def training_window(self, image_shape: Tensor, seed: Tensor) -> Tensor | None:
         """The part of an image to train on, int32 [y, x, height, width] in pixels, or None if all of it is needed.
 

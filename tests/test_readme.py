@@ -1,0 +1,50 @@
+"""The README is true: its commands parse, and the files that it names exist."""
+
+import importlib
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from finetune.flags import parse_flags, read_toml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+
+
+def commands():
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("finetune-")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_parse(line, monkeypatch):
+    command, *words = shlex.split(line, comments=True)
+    module = importlib.import_module(SCRIPTS[command].split(":")[0])
+    parsed = []
+
+    def parse_only(settings_class, function, *, prog, **options):
+        parsed.append(parse_flags(settings_class, words, prog=prog, description=""))
+
+    monkeypatch.setattr(module, "run_command", parse_only)
+    module.main(words)
+    assert parsed
+
+
+def test_there_are_commands():
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:finetune|scripts|configs|tests)/[\w./]+)`", README))))
+def test_files_that_are_named_exist(name):
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_settings_files_are_read(path):
+    from finetune.config import TrainSettings
+
+    read_toml(TrainSettings, path)
