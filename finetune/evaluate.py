@@ -1,64 +1,37 @@
 """`finetune-eval`: the accuracy of a checkpoint on a split, each image counted once."""
 
-import csv
-import dataclasses
-import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from finetune.command import run_command
-from finetune.config import DEFAULT_MODEL, EvalSettings
+from finetune.command import EXIT_DONE, run_command
+from finetune.comparison import Comparison
+from finetune.config import EvalSettings
 from finetune.errors import UserError
-from finetune.metrics import Scores
-from finetune.run_folder import settings_of_run
-from finetune.scopes import plan_variables
+from finetune.metrics import Scores, wilson_interval
+from finetune.result_files import (
+    REPORT_FILE,
+    EvalResult,
+    append_to_history,
+    class_names_of,
+    write_comparison,
+    write_confusion_matrix,
+    write_differences,
+    write_metrics,
+    write_predictions,
+)
 from finetune.tensorflow_start import start_tensorflow
+from finetune.trained_network import network_settings, restore_network, restore_weights
 
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
-    from finetune.datasets.dataset import Dataset
-    from finetune.model import Model
-    from finetune.preprocessing import Preprocessing
+
+EXIT_BELOW_ACCURACY = 3
+SECONDS_BETWEEN_LOOKS = 1.0
 
 log = logging.getLogger("finetune")
-
-METRICS_FILE = "metrics.json"
-PREDICTIONS_FILE = "predictions.csv"
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalResult:
-    """What an evaluation came to.
-
-    Attributes:
-        checkpoint: Prefix of the checkpoint.
-        step: Its global step; None where it holds none.
-        split: The split's name.
-        scores: One entry for each image.
-        class_names: By class id; None where the data set has none.
-        output_dir: Where the files were written.
-    """
-
-    checkpoint: str
-    step: int | None
-    split: str
-    scores: Scores
-    class_names: Sequence[str] | None
-    output_dir: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class _Network:
-    """The settings that a network must be rebuilt with: the command's, else the run's, else the network's own."""
-
-    model: str
-    preprocessing: str
-    image_size: int | None
-    use_grayscale: bool
-    labels_offset: int
-    use_moving_averages: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,105 +46,212 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(settings: EvalSettings) -> EvalResult:
-    """Scores a split and writes metrics.json and predictions.csv.
+    """Scores a split and writes metrics.json, predictions.csv, confusion_matrix.csv, and the report with its plots.
 
     Raises:
         UserError: What the user can mend: the checkpoint, the data, a network that doesn't fit them.
     """
+    return _Evaluator(settings, _open(settings)).evaluate()
+
+
+def watch(settings: EvalSettings) -> Iterator[EvalResult]:
+    """Evaluates the newest checkpoint of a run and each that comes after it, as it appears.
+
+    Ends when none has appeared for `settings.timeout` seconds; the time of an evaluation doesn't count.
+
+    Raises:
+        UserError: As `evaluate`; none appeared at all.
+    """
+    folder = settings.checkpoint[0]
+    evaluator = None
+    for checkpoint in _new_checkpoints(folder, settings.timeout):
+        if evaluator is None:
+            evaluator = _Evaluator(settings, checkpoint)
+        else:
+            evaluator.restore(checkpoint)
+        result = evaluator.evaluate()
+        append_to_history(result)
+        yield result
+    if evaluator is None:
+        raise UserError(
+            f"--watch: no checkpoint appeared in {folder} within {settings.timeout:g} seconds.",
+            "Give the run's folder with --checkpoint, and a longer --timeout if it needs one.",
+        )
+
+
+def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
+    """Scores a split with the two runs of `settings.compare`; writes comparison.json and differences.csv.
+
+    Returns:
+        The comparison, and the folder of the two files.
+
+    Raises:
+        UserError: As `evaluate`; the runs don't have the same classes.
+    """
     from finetune.checkpoint import open_checkpoint
-    from finetune.datasets.dataset import find_dataset
-    from finetune.preprocessing import get_preprocessing
 
-    checkpoint = open_checkpoint(settings.checkpoint)
-    network = _resolve(settings, checkpoint)
-    preprocessing = get_preprocessing(network.preprocessing)
-    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
-    output_dir = settings.output_dir or Path(checkpoint.prefix).parent / f"eval_{settings.split}"
+    first, second = (_Evaluator(settings, open_checkpoint(run)) for run in settings.compare)
+    if first.class_names != second.class_names:
+        raise UserError("--compare: the runs have different --labels-offset, so they can't be compared.")
+    output_dir = settings.output_dir or Path(second.checkpoint.prefix).parent / f"compare_{settings.split}"
     _make_writable(output_dir)
-    model = _restore_model(network, dataset, checkpoint)
-    scores = _score(settings, network, model, preprocessing, dataset)
-    result = EvalResult(checkpoint.prefix, checkpoint.step(), settings.split, scores, dataset.class_names, output_dir)
-    _write_metrics(result)
-    _write_predictions(result)
-    return result
+    comparison = Comparison(first.score(), second.score())
+    write_comparison(output_dir, [first.checkpoint.prefix, second.checkpoint.prefix], comparison)
+    write_differences(output_dir, first.class_names, comparison)
+    return comparison, output_dir
 
 
-def _evaluate_and_print(settings: EvalSettings) -> None:
+class _Evaluator:
+    """A network and a split: scores one checkpoint of the network after another."""
+
+    def __init__(self, settings: EvalSettings, checkpoint: "Checkpoint") -> None:
+        from finetune.datasets.dataset import content_hash, find_dataset
+        from finetune.preprocessing import get_preprocessing
+        from finetune.scoring import inference_function
+
+        self._settings = settings
+        self.checkpoint = checkpoint
+        self._network = network_settings(settings, checkpoint.prefix)
+        self._preprocessing = get_preprocessing(self._network.preprocessing)
+        self._dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+        self._data_sha256 = content_hash(self._dataset)
+        self.class_names = class_names_of(self._dataset, self._network.labels_offset)
+        self._model = restore_network(self._network, len(self.class_names), checkpoint)
+        self._infer = inference_function(self._model)
+
+    def restore(self, checkpoint: "Checkpoint") -> None:
+        """Goes over to another checkpoint of the same network."""
+        restore_weights(self._model, self._network, checkpoint)
+        self.checkpoint = checkpoint
+
+    def evaluate(self) -> EvalResult:
+        """Scores the split and writes the files."""
+        prefix = self.checkpoint.prefix
+        output_dir = self._settings.output_dir or Path(prefix).parent / f"eval_{self._settings.split}"
+        _make_writable(output_dir)
+        result = EvalResult(
+            checkpoint=prefix,
+            checkpoint_name=_name(self.checkpoint),
+            step=self.checkpoint.step(),
+            network=self._network,
+            tta=self._settings.tta,
+            dataset=self._dataset,
+            data_sha256=self._data_sha256,
+            scores=self.score(),
+            class_names=self.class_names,
+            output_dir=output_dir,
+        )
+        _write_files(result, with_report=self._settings.report)
+        return result
+
+    def score(self) -> Scores:
+        """One pass over the split."""
+        from finetune.datasets.pipeline import evaluation_batches, reading
+        from finetune.progress import progress
+        from finetune.scoring import score
+        from finetune.test_time_augmentation import with_mirror_images
+
+        settings, offset = self._settings, self._network.labels_offset
+        batches = evaluation_batches(
+            self._dataset,
+            self._preprocessing,
+            image_size=self._model.image_size,
+            channels=self._model.channels,
+            batch_size=settings.batch_size,
+            labels_offset=offset,
+            num_parallel_calls=settings.num_preprocessing_threads,
+        )
+        num_images = self._dataset.num_examples
+        if settings.max_num_batches is not None:
+            batches = batches.take(settings.max_num_batches)
+            num_images = min(num_images, settings.max_num_batches * settings.batch_size)
+        infer = with_mirror_images(self._infer) if settings.tta == "flip" else self._infer
+        with reading(self._dataset, offset), progress(f"Evaluating {settings.split}", num_images) as advance:
+            return score(infer, batches, keep_logits=settings.write_logits, on_batch=advance)
+
+
+def _evaluate_and_print(settings: EvalSettings) -> int:
     start_tensorflow()
-    result = evaluate(settings)
+    if settings.compare:
+        _print_comparison(settings, *compare(settings))
+        return EXIT_DONE
+    for result in watch(settings) if settings.watch else [evaluate(settings)]:
+        _print_result(result, with_report=settings.report)
+    least = settings.assert_accuracy_at_least
+    if least is not None and result.scores.accuracy < least:
+        log.error("The accuracy %.6g is below --assert-accuracy-at-least %g.", result.scores.accuracy, least)
+        return EXIT_BELOW_ACCURACY
+    return EXIT_DONE
+
+
+def _print_result(result: EvalResult, *, with_report: bool) -> None:
     scores = result.scores
-    num_right = int((scores.ranks == 0).sum())
-    print(f"accuracy {scores.accuracy:.4f} ({num_right} of {scores.num_examples} images)")
+    print(f"{result.checkpoint_name} on {result.dataset.split}:")
+    print(f"accuracy {_accuracy(scores)}")
     print(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")
     print(f"loss {scores.loss:.4f}")
-    print(f"written to {result.output_dir}")
+    print(f"written to {result.output_dir / REPORT_FILE if with_report else result.output_dir}", flush=True)
 
 
-def _resolve(settings: EvalSettings, checkpoint: "Checkpoint") -> _Network:
-    run = settings_of_run(Path(checkpoint.prefix).parent) or {}
-
-    def known(name: str, default: Any) -> Any:
-        given = getattr(settings, name)
-        return given if given is not None else run.get(name, default)
-
-    model = known("model", DEFAULT_MODEL)
-    has_own_preprocessing = settings.model is None or settings.model == run.get("model")
-    return _Network(
-        model=model,
-        preprocessing=known("preprocessing", model) if has_own_preprocessing else settings.preprocessing or model,
-        image_size=known("image_size", None),
-        use_grayscale=known("use_grayscale", False),
-        labels_offset=known("labels_offset", 0),
-        use_moving_averages=known("moving_average_decay", None) is not None,
-    )
+def _print_comparison(settings: EvalSettings, comparison: Comparison, output_dir: Path) -> None:
+    first, second = settings.compare
+    test = comparison.mcnemar
+    print(f"a: {first}: accuracy {_accuracy(comparison.first)}")
+    print(f"b: {second}: accuracy {_accuracy(comparison.second)}")
+    print(f"right: only a {comparison.only_first_right}, only b {comparison.only_second_right} images")
+    print(f"McNemar's test ({test.method}): p = {test.p_value:.3g}")
+    print(f"{len(comparison.differing)} images that they take for different classes: written to {output_dir}")
 
 
-def _restore_model(network: _Network, dataset: "Dataset", checkpoint: "Checkpoint") -> "Model":
-    from finetune.model import Model
-    from finetune.nets import get_spec
-    from finetune.scopes import MOVING_AVERAGE_SUFFIX
-
-    spec = get_spec(network.model)
-    if network.use_moving_averages and not any(name.endswith(MOVING_AVERAGE_SUFFIX) for name in checkpoint.shapes):
-        raise UserError(f"--moving-average-decay: {checkpoint.prefix} holds no moving averages.", "Leave the flag out.")
-    model = Model(
-        spec,
-        dataset.num_classes - network.labels_offset,
-        image_size=network.image_size,
-        channels=1 if network.use_grayscale else None,
-    )
-    plan = plan_variables(
-        model.network_variables(),
-        checkpoint_shapes=checkpoint.shapes,
-        use_moving_averages=network.use_moving_averages,
-        is_for_training=False,
-    )
-    model.restore(checkpoint, plan)
-    return model
+def _accuracy(scores: Scores) -> str:
+    low, high = wilson_interval(scores.num_right, scores.num_examples)
+    of_all = f"{scores.num_right} of {scores.num_examples} images"
+    return f"{scores.accuracy:.4f} ({of_all}; 95 % interval {low:.4f} to {high:.4f})"
 
 
-def _score(
-    settings: EvalSettings, network: _Network, model: "Model", preprocessing: "Preprocessing", dataset: "Dataset"
-) -> Scores:
-    from finetune.datasets.pipeline import evaluation_batches, reading
-    from finetune.progress import progress
-    from finetune.scoring import inference_function, score
+def _open(settings: EvalSettings) -> "Checkpoint":
+    """The checkpoint to evaluate, or the mean of several."""
+    from finetune.checkpoint import open_checkpoint
+    from finetune.mean_checkpoint import MeanCheckpoint, last_checkpoints
 
-    batches = evaluation_batches(
-        dataset,
-        preprocessing,
-        image_size=model.image_size,
-        channels=model.channels,
-        batch_size=settings.batch_size,
-        labels_offset=network.labels_offset,
-        num_parallel_calls=settings.num_preprocessing_threads,
-    )
-    num_images = dataset.num_examples
-    if settings.max_num_batches is not None:
-        batches = batches.take(settings.max_num_batches)
-        num_images = min(num_images, settings.max_num_batches * settings.batch_size)
-    with reading(dataset, network.labels_offset), progress(f"Evaluating {settings.split}", num_images) as advance:
-        return score(inference_function(model), batches, keep_logits=settings.write_logits, on_batch=advance)
+    if settings.average is not None:
+        return MeanCheckpoint(last_checkpoints(settings.checkpoint[0], settings.average))
+    checkpoints = [open_checkpoint(path) for path in settings.checkpoint]
+    return MeanCheckpoint(checkpoints) if len(checkpoints) > 1 else checkpoints[0]
+
+
+def _name(checkpoint: "Checkpoint") -> str:
+    from finetune.mean_checkpoint import MeanCheckpoint
+
+    if isinstance(checkpoint, MeanCheckpoint):
+        return f"mean of {', '.join(Path(prefix).name for prefix in checkpoint.prefixes)}"
+    return Path(checkpoint.prefix).name
+
+
+def _new_checkpoints(folder: Path, timeout_seconds: float) -> Iterator["Checkpoint"]:
+    """The newest checkpoint of a run and those that appear after it, until none does for so long."""
+    from finetune.checkpoint import Checkpoint, checkpoints_by_step
+
+    seen = set(checkpoints_by_step(folder)[:-1])
+    last_seen = time.monotonic()
+    while time.monotonic() - last_seen < timeout_seconds:
+        new = [prefix for prefix in checkpoints_by_step(folder) if prefix not in seen]
+        if not new:
+            time.sleep(min(SECONDS_BETWEEN_LOOKS, timeout_seconds))
+            continue
+        seen.add(new[0])
+        yield Checkpoint(new[0])
+        last_seen = time.monotonic()
+
+
+def _write_files(result: EvalResult, *, with_report: bool) -> None:
+    write_metrics(result)
+    write_predictions(result)
+    write_confusion_matrix(result)
+    if with_report:
+        from finetune.report import write_report
+
+        write_report(result)
 
 
 def _make_writable(folder: Path) -> None:
@@ -183,34 +263,3 @@ def _make_writable(folder: Path) -> None:
     except OSError as error:
         message = f"--output-dir: {folder} can't be written: {error.strerror}."
         raise UserError(message, "Give another --output-dir.") from error
-
-
-def _write_metrics(result: EvalResult) -> None:
-    figures = {
-        **result.scores.summary(),
-        "split": result.split,
-        "checkpoint": Path(result.checkpoint).name,
-        "step": result.step,
-    }
-    (result.output_dir / METRICS_FILE).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_predictions(result: EvalResult) -> None:
-    scores = result.scores
-    names = _names(result.class_names, scores.num_classes)
-    header = ["filename", "label", "prediction", "label_name", "prediction_name", "probability", "rank"]
-    logit_columns = [f"logit_{index}" for index in range(scores.num_classes)] if scores.logits is not None else []
-    with (result.output_dir / PREDICTIONS_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*header, *logit_columns])
-        for index, filename in enumerate(scores.filenames):
-            label, prediction = int(scores.labels[index]), int(scores.predictions[index])
-            row = [filename, label, prediction, names[label], names[prediction]]
-            row += [f"{scores.probabilities[index]:.9g}", int(scores.ranks[index])]
-            writer.writerow([*row, *(scores.logits[index].tolist() if scores.logits is not None else [])])
-
-
-def _names(class_names: Sequence[str] | None, num_classes: int) -> list[str]:
-    """A name for each class; its number where there is none."""
-    known = list(class_names or [])
-    return [known[index] if index < len(known) else str(index) for index in range(num_classes)]

@@ -2,8 +2,9 @@
 
 A command's settings are one frozen dataclass; every field made by `flag()` is a flag. A flag is written with dashes or
 underscores, as `--flag value` or `--flag=value`; a boolean as `--flag`, `--flag=false`, `--no-flag` or absl's
-`--noflag`. TF-Slim's old names are aliases of the field that carries their meaning. `--config FILE.toml` gives defaults
-for all flags; what the command line says wins over it.
+`--noflag`; a tuple as a comma-separated list, or by giving the flag several times. TF-Slim's old names are aliases of
+the field that carries their meaning. `--config FILE.toml` gives defaults for all flags; what the command line says wins
+over it.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def flag(
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    num_values: int | None = None,
     is_recorded: bool = True,
     only_default: bool = False,
 ) -> Any:
@@ -47,6 +49,7 @@ def flag(
         choices: The only values allowed.
         metavar: How the value is called in `--help`.
         positional: The words of the command line that are not flags; the field's type is `tuple[str, ...]`.
+        num_values: How many words follow the flag, in place of a comma-separated list; the field's type is a tuple.
         is_recorded: Whether `to_toml_table` holds it: what a command does once, such as resuming, is no setting.
         only_default: The flag is accepted, for old command lines, but no other value than the default; `help` says why.
     """
@@ -56,6 +59,7 @@ def flag(
         "choices": choices,
         "metavar": metavar,
         "positional": positional,
+        "num_values": num_values,
         "is_recorded": is_recorded and not only_default,
         "only_default": only_default,
     }
@@ -84,7 +88,11 @@ def parse_flags(
     """
     parser = build_parser(settings_class, prog, description)
     arguments = vars(parser.parse_args(_normalise(argv)))
-    given = {name: value for name, value in arguments.items() if name != "config" and value is not None}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in arguments.items()
+        if name != "config" and value is not None
+    }
     config = Path(arguments["config"]) if arguments.get("config") else find_config(given)
     if config is not None:
         given = {**read_toml(settings_class, config), **given}
@@ -207,9 +215,16 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hi
         parser.add_argument(*negations, dest=field.name, action="store_false", default=None, help=argparse.SUPPRESS)
     else:
         metavar = metadata["metavar"] or ("{" + ",".join(metadata["choices"]) + "}" if metadata["choices"] else None)
-        parser.add_argument(
-            *options, choices=metadata["choices"], metavar=metavar or field.name.split("_")[-1].upper(), **common
-        )
+        common |= {"metavar": metavar or field.name.split("_")[-1].upper(), "choices": metadata["choices"]}
+        parser.add_argument(*options, **{**common, **_tuple_options(metadata["num_values"], hint)})
+
+
+def _tuple_options(num_values: int | None, hint: Any) -> dict[str, Any]:
+    """How argparse collects a tuple: so many words after the flag, else the lists of all times that it is given."""
+    base = _base_type(hint)
+    if typing.get_origin(base) is not tuple:
+        return {}
+    return {"action": "extend"} if num_values is None else {"nargs": num_values, "type": typing.get_args(base)[0]}
 
 
 def _converter(hint: Any) -> Any:

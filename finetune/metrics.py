@@ -1,12 +1,16 @@
-"""What an exact pass over a split says, as plain arrays: accuracy, top-5 accuracy, loss. TensorFlow is not needed."""
+"""What an exact pass over a split says, as plain arrays: accuracy, loss, and each class's figures. No TensorFlow."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+# Of the standard normal distribution: 95 % of it lie between minus and plus this.
+NORMAL_95 = 1.959963984540054
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +43,24 @@ class Scores:
         return len(self.labels)
 
     @property
+    def is_right(self) -> Array:
+        """Whether the prediction is the true class: bool [N]."""
+        return self.ranks == 0
+
+    @property
+    def num_right(self) -> int:
+        """Number of images whose prediction is right."""
+        return int(np.count_nonzero(self.is_right))
+
+    @property
+    def label_probabilities(self) -> Array:
+        """float64 [N], softmax probability of the true class, 0 to 1."""
+        return np.exp(-self.losses)
+
+    @property
     def accuracy(self) -> float:
         """Share of images whose prediction is right, 0 to 1."""
-        return float(np.mean(self.ranks == 0))
+        return float(np.mean(self.is_right))
 
     @property
     def top_5_accuracy(self) -> float:
@@ -108,3 +127,89 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
         num_classes=parts[0].num_classes,
         logits=None if parts[0].logits is None else joined("logits"),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFigures:
+    """How each class fares; a quotient by zero counts as 0, as scikit-learn has it.
+
+    Attributes:
+        support: int64 [num_classes], images of the class.
+        num_predicted: int64 [num_classes], images that were taken for the class.
+        num_right: int64 [num_classes], images of the class that were taken for it.
+    """
+
+    support: Array
+    num_predicted: Array
+    num_right: Array
+
+    @property
+    def precision(self) -> Array:
+        """float64 [num_classes], 0 to 1: the share that is right of what was taken for the class."""
+        return _share(self.num_right, self.num_predicted)
+
+    @property
+    def recall(self) -> Array:
+        """float64 [num_classes], 0 to 1: the share of the class that was taken for it."""
+        return _share(self.num_right, self.support)
+
+    @property
+    def f1(self) -> Array:
+        """float64 [num_classes], 0 to 1: the harmonic mean of precision and recall."""
+        return _share(2 * self.num_right, self.support + self.num_predicted)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that the split has images of."""
+        return float(self.recall[self.support > 0].mean())
+
+    def macro(self, name: str) -> float:
+        """The mean of "precision", "recall" or "f1" over the classes that occur, as labels or as predictions."""
+        occurs = (self.support > 0) | (self.num_predicted > 0)
+        return float(getattr(self, name)[occurs].mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """Images of one class that were taken for another: their classes and their number."""
+
+    label: int
+    prediction: int
+    count: int
+
+
+def class_figures(scores: Scores) -> ClassFigures:
+    """The figures of each class."""
+
+    def count(classes: Array) -> Array:
+        return np.bincount(classes, minlength=scores.num_classes)
+
+    return ClassFigures(count(scores.labels), count(scores.predictions), count(scores.labels[scores.is_right]))
+
+
+def confusion_matrix(scores: Scores) -> Array:
+    """int64 [num_classes,num_classes]: images by true class (row) and predicted class (column)."""
+    cells = scores.labels * scores.num_classes + scores.predictions
+    return np.bincount(cells, minlength=scores.num_classes**2).reshape(scores.num_classes, scores.num_classes)
+
+
+def most_confused(scores: Scores, most: int) -> list[Confusion]:
+    """The pairs of classes with the most mistakes, most first; ties in the order of the classes."""
+    is_wrong = ~scores.is_right
+    pairs = np.stack([scores.labels[is_wrong], scores.predictions[is_wrong]], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return [Confusion(int(found[index, 0]), int(found[index, 1]), int(counts[index])) for index in order]
+
+
+def wilson_interval(num_right: int, num_examples: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927), 0 to 1: sound for few images and for shares near 0 or 1."""
+    share, z2 = num_right / num_examples, NORMAL_95**2
+    centre = share + z2 / (2 * num_examples)
+    spread = NORMAL_95 * math.sqrt(share * (1 - share) / num_examples + z2 / (4 * num_examples**2))
+    scale = 1 + z2 / num_examples
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

@@ -52,7 +52,21 @@ def test_the_command_line_of_a_slim_tutorial():
         --dataset_split_name=validation --model_name=inception_v3 --eval_dir=/e""".split(),
         settings_class=EvalSettings,
     )
-    assert (evaluation.checkpoint, evaluation.split, evaluation.output_dir) == (Path("/t"), "validation", Path("/e"))
+    assert (evaluation.checkpoint, evaluation.split, evaluation.output_dir) == ((Path("/t"),), "validation", Path("/e"))
+
+
+def test_lists_come_with_commas_or_by_giving_the_flag_several_times():
+    words = ["--dataset-dir=d", "--exclude-scopes=A/B,C", "--exclude-scopes", "D"]
+    assert parse(*words).exclude_scopes == ("A/B", "C", "D")
+
+
+def test_a_flag_that_takes_two_words():
+    assert parse("--dataset-dir=d", "--compare", "a,b", "c", settings_class=EvalSettings).compare == (
+        Path("a,b"),
+        Path("c"),
+    )
+    with pytest.raises(UserError, match="--compare"):
+        parse("--dataset-dir=d", "--compare", "a", settings_class=EvalSettings)
 
 
 SLIM_TRAIN_FLAGS = """master train_dir warmup_epochs num_clones clone_on_cpu worker_replicas num_ps_tasks num_readers

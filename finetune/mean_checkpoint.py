@@ -1,0 +1,66 @@
+"""The mean of several checkpoints' weights, read like one checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.checkpoint import Checkpoint, checkpoints_by_step
+from finetune.errors import UserError
+
+
+class MeanCheckpoint(Checkpoint):
+    """Stochastic weight averaging after training (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
+
+    Moving statistics of batch norm are averaged like the weights: right where the checkpoints lie close together, as
+    those of one run's end do.
+
+    Attributes:
+        prefix: That of the last checkpoint: its folder and its step count as the mean's.
+        prefixes: Those of all.
+        shapes: Shape of every tensor, by name; the same in all checkpoints.
+    """
+
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Takes the mean of one or more checkpoints, the newest last.
+
+        Raises:
+            UserError: They don't hold the same variables.
+        """
+        self._checkpoints = checkpoints
+        self.prefix = checkpoints[-1].prefix
+        self.prefixes = [checkpoint.prefix for checkpoint in checkpoints]
+        self.shapes = checkpoints[-1].shapes
+        for other in checkpoints:
+            if other.shapes != self.shapes:
+                differing = sorted(dict(set(other.shapes.items()) ^ set(self.shapes.items())))
+                raise UserError(
+                    f"--checkpoint: {other.prefix} and {self.prefix} differ in {differing[0]}: they have no mean.",
+                    "Give checkpoints of one network, best of one run.",
+                )
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """The mean of the tensors called `name`; where it is of whole numbers, such as the step, the last one."""
+        last = self._checkpoints[-1].read(name)
+        if not np.issubdtype(last.dtype, np.floating):
+            return last
+        total = sum(other.read(name).astype(np.float64) for other in self._checkpoints)
+        return np.asarray(total / len(self._checkpoints), last.dtype)
+
+
+def last_checkpoints(folder: Path, number: int) -> list[Checkpoint]:
+    """The newest checkpoints of a run, the newest last.
+
+    Raises:
+        UserError: There are fewer.
+    """
+    prefixes = checkpoints_by_step(folder)
+    if len(prefixes) < number:
+        raise UserError(
+            f"--average: {folder} holds {len(prefixes)} checkpoints, not {number}.",
+            f"Give --average {len(prefixes)}, or train with a higher --max-to-keep."
+            if len(prefixes) > 1
+            else "--checkpoint must be the folder of a run that kept several.",
+        )
+    return [Checkpoint(prefix) for prefix in prefixes[-number:]]

@@ -1,0 +1,53 @@
+"""Small copies of a split's images, read from its records."""
+
+import io
+from collections.abc import Iterable
+from itertools import islice
+
+from PIL import Image
+
+from finetune.datasets.dataset import Dataset
+from finetune.datasets.records import parse_record
+from finetune.datasets.tfrecord import read_records
+
+JPEG_QUALITY = 80
+
+
+def read_thumbnails(dataset: Dataset, positions: Iterable[int], size_pixels: int) -> dict[int, bytes]:
+    """JPEG files of some images, as the network sees them, of at most `size_pixels` in height and width.
+
+    Args:
+        dataset: The split.
+        positions: Of the records in the split, from 0, in the order of its shards.
+        size_pixels: The longer side; smaller images are not enlarged.
+
+    Returns:
+        The bytes by position. Images that Pillow can't read are left out.
+    """
+    thumbnails = {}
+    for position, serialized in _read_records(dataset, sorted(positions)):
+        encoded = parse_record(serialized, dataset.missing_label).encoded.numpy()
+        try:
+            thumbnails[position] = _thumbnail(encoded, size_pixels)
+        except OSError:
+            continue
+    return thumbnails
+
+
+def _read_records(dataset: Dataset, positions: list[int]) -> Iterable[tuple[int, bytes]]:
+    """The wanted records; shards without any are not opened."""
+    first = 0
+    for shard in dataset.shards:
+        wanted = {position - first for position in positions if first <= position < first + shard.num_records}
+        if wanted:
+            records = enumerate(islice(read_records(shard.path), max(wanted) + 1))
+            yield from ((first + index, record) for index, record in records if index in wanted)
+        first += shard.num_records
+
+
+def _thumbnail(encoded: bytes, size_pixels: int) -> bytes:
+    image = Image.open(io.BytesIO(encoded))
+    image.thumbnail((size_pixels, size_pixels))
+    buffer = io.BytesIO()
+    image.convert("L" if image.mode in ("1", "L", "LA") else "RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""A network as it was trained: rebuilt by the settings of its run, with the weights of a checkpoint."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.config import DEFAULT_MODEL
+from finetune.errors import UserError
+from finetune.run_folder import settings_of_run
+from finetune.scopes import MOVING_AVERAGE_SUFFIX, plan_variables
+
+if TYPE_CHECKING:
+    from finetune.checkpoint import Checkpoint
+    from finetune.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """What a network must be rebuilt with.
+
+    Attributes:
+        model: Name of the network.
+        preprocessing: Name of the preprocessing.
+        image_size: Height and width of the images in pixels; None: the network's own.
+        use_grayscale: Whether the images have one channel.
+        labels_offset: What is subtracted from the labels of the records.
+        use_moving_averages: Whether the moving averages of the weights are used instead of the weights.
+    """
+
+    model: str
+    preprocessing: str
+    image_size: int | None
+    use_grayscale: bool
+    labels_offset: int
+    use_moving_averages: bool
+
+
+def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
+    """What the command says, else what the checkpoint's run says, else what is the network's own.
+
+    Args:
+        given: Settings of a command; those that are None, or that it doesn't have, were not given.
+        checkpoint_prefix: A run's checkpoint, or any other.
+    """
+    run = settings_of_run(Path(checkpoint_prefix).parent) or {}
+
+    def known(name: str, default: Any) -> Any:
+        value = getattr(given, name, None)
+        return value if value is not None else run.get(name, default)
+
+    model = known("model", DEFAULT_MODEL)
+    given_preprocessing = getattr(given, "preprocessing", None)
+    return NetworkSettings(
+        model=model,
+        preprocessing=known("preprocessing", model) if model == run.get("model") else given_preprocessing or model,
+        image_size=known("image_size", None),
+        use_grayscale=known("use_grayscale", False),
+        labels_offset=known("labels_offset", 0),
+        use_moving_averages=known("moving_average", known("moving_average_decay", None) is not None),
+    )
+
+
+def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Checkpoint") -> "Model":
+    """The network with a checkpoint's weights.
+
+    Args:
+        network: What it is rebuilt with.
+        num_classes: Number of logits.
+        checkpoint: Where its weights are.
+
+    Raises:
+        UserError: The checkpoint is another network's, or holds no moving averages though they are wanted.
+    """
+    from finetune.model import Model
+    from finetune.nets import get_spec
+
+    model = Model(
+        get_spec(network.model),
+        num_classes,
+        image_size=network.image_size,
+        channels=1 if network.use_grayscale else None,
+    )
+    restore_weights(model, network, checkpoint)
+    return model
+
+
+def restore_weights(model: "Model", network: NetworkSettings, checkpoint: "Checkpoint") -> None:
+    """Puts a checkpoint's weights into the network.
+
+    Raises:
+        UserError: As `restore_network`.
+    """
+    if network.use_moving_averages and not any(name.endswith(MOVING_AVERAGE_SUFFIX) for name in checkpoint.shapes):
+        raise UserError(
+            f"--moving-average: {checkpoint.prefix} holds no moving averages of the weights.",
+            "Leave the flag out (and --moving-average-decay), or give --no-moving-average for a run that kept some.",
+        )
+    plan = plan_variables(
+        model.network_variables(),
+        checkpoint_shapes=checkpoint.shapes,
+        use_moving_averages=network.use_moving_averages,
+        is_for_training=False,
+    )
+    model.restore(checkpoint, plan)
