@@ -157,8 +157,8 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     from finetune.preprocessing import get_preprocessing
     from finetune.training_inputs import TrainingData
 
-    spec = get_spec(settings.model)
-    preprocessing = get_preprocessing(settings.preprocessing or spec.name, settings.augmentation)
+    fitting = get_spec(settings.model).preprocessing
+    preprocessing = get_preprocessing(settings.preprocessing or fitting, settings.augmentation)
     training = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
     if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):

@@ -1,5 +1,7 @@
 """Networks by name. The table holds lazy imports: reading it needs no TensorFlow."""
 
+import importlib
+
 from finetune.errors import UserError, did_you_mean
 from finetune.nets.spec import NetSpec
 from finetune.nets.table import SPECS
@@ -8,11 +10,24 @@ MODELS: dict[str, NetSpec] = {spec.name: spec for spec in SPECS}
 
 
 def get_spec(name: str) -> NetSpec:
-    """The network called `name`.
+    """The network called `name`, or one from outside this package: `package.module:SPEC`, a `NetSpec` there.
 
     Raises:
         UserError: No network has that name; the nearest are named.
     """
+    if ":" in name:
+        return _import_spec(name)
     if name not in MODELS:
         raise UserError(f"--model: there is no network {name!r}.", did_you_mean(name, MODELS))
     return MODELS[name]
+
+
+def _import_spec(name: str) -> NetSpec:
+    module_name, _, attribute = name.partition(":")
+    try:
+        spec = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--model: {name} can't be imported: {error}.", "It must be package.module:SPEC.") from error
+    if not isinstance(spec, NetSpec):
+        raise UserError(f"--model: {name} is a {type(spec).__name__}, not a finetune.nets.spec.NetSpec.")
+    return spec

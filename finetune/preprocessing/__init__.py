@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from finetune.errors import UserError, did_you_mean
-from finetune.nets import MODELS
+from finetune.nets import MODELS, get_spec
 
 Tensor = Any
 
@@ -104,10 +104,13 @@ def get_preprocessing(name: str, augmentation: str = "default") -> Preprocessing
         raise UserError(
             f"--augmentation: there is no augmentation {augmentation!r}.", did_you_mean(augmentation, AUGMENTATIONS)
         )
-    if name not in FAMILIES and name not in MODELS:
+    if name in FAMILIES:
+        family = FAMILIES[name]
+    elif name in MODELS or ":" in name:
+        family = FAMILIES[get_spec(name).preprocessing]
+    else:
         raise UserError(
-            f"--preprocessing: there is no preprocessing {name!r}, nor a network of that name.",
+            f"--preprocessing-name: there is no preprocessing {name!r}, nor a network of that name.",
             did_you_mean(name, [*FAMILIES, *MODELS]),
         )
-    family = FAMILIES[MODELS[name].preprocessing if name in MODELS else name]
     return dataclasses.replace(family, augmentation=augmentation)
