@@ -1,0 +1,126 @@
+"""A checkpoint ready to classify: its network with the weights, the preprocessing, and the names of the classes."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import UserError
+from finetune.flags import flag
+from finetune.run_folder import LABELS_FILE, settings_of_run
+from finetune.trained_network import NetworkSettings, network_settings, restore_network
+
+if TYPE_CHECKING:
+    from finetune.checkpoint import Checkpoint
+    from finetune.model import Model
+    from finetune.preprocessing import Preprocessing
+
+Tensor = Any
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierSettings:
+    """Which checkpoint, and how its network is rebuilt; what is not given is known from a run's own settings."""
+
+    checkpoint: Path = flag(
+        slim=["checkpoint_path"],
+        help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file",
+    )
+    labels: Path | None = flag(
+        None, metavar="FILE", help="names of the classes, id:name a line; not given: labels.txt beside the checkpoint"
+    )
+    model: str | None = flag(
+        None, slim=["model_name"], help="not given: the run's, else the network whose variables the checkpoint holds"
+    )
+    preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    image_size: int | None = flag(None, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's")
+    use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
+    labels_offset: int | None = flag(None, help="number of the label that the first output is; not given: the run's")
+    moving_average: bool | None = flag(None, help="use the moving averages of the weights; not given: as the run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """What turns images into classes.
+
+    Attributes:
+        model: The network with its weights.
+        network: What it was rebuilt with.
+        preprocessing: Whose evaluation mode its images go through.
+        class_names: One for each output; a class without a known name is called by its label.
+        checkpoint: Where the weights are from.
+    """
+
+    model: "Model"
+    network: NetworkSettings
+    preprocessing: "Preprocessing"
+    class_names: tuple[str, ...]
+    checkpoint: "Checkpoint"
+
+    def prepare(self, encoded: Tensor) -> Tensor:
+        """From a JPEG or PNG file's bytes, a scalar string, to float32 [H,W,C] in the preprocessing's range."""
+        from finetune.datasets.pipeline import decode_image
+
+        return self.prepare_pixels(decode_image(encoded, self.model.channels))
+
+    def prepare_pixels(self, image: Tensor) -> Tensor:
+        """From an image uint8 [H,W,C] of any size to float32 [image_size,image_size,C]."""
+        return self.preprocessing.evaluate(image, self.model.image_size, self.model.image_size)
+
+
+def restore_classifier(settings: ClassifierSettings) -> Classifier:
+    """Rebuilds a network, as its run made it, with a checkpoint's weights.
+
+    Raises:
+        UserError: No such checkpoint; a network that isn't told and can't be recognised, or another one's; names that
+            don't fit the number of classes.
+    """
+    from finetune.checkpoint import open_checkpoint
+    from finetune.nets import get_spec
+    from finetune.preprocessing import get_preprocessing
+    from finetune.recognise import count_classes, variable_shapes
+
+    checkpoint = open_checkpoint(settings.checkpoint)
+    network = network_settings(_with_model(settings, checkpoint), checkpoint.prefix)
+    preprocessing = get_preprocessing(network.preprocessing)
+    num_classes = count_classes(get_spec(network.model), variable_shapes(checkpoint.shapes))
+    # Without a head to count by, restoring tells what is missing.
+    model = restore_network(network, num_classes or 1, checkpoint)
+    names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
+    return Classifier(model, network, preprocessing, names, checkpoint)
+
+
+def _with_model(settings: ClassifierSettings, checkpoint: "Checkpoint") -> ClassifierSettings:
+    """The settings with the network that the checkpoint looks like, where neither they nor a run name one."""
+    from finetune.recognise import recognise
+
+    if settings.model is not None or settings_of_run(Path(checkpoint.prefix).parent) is not None:
+        return settings
+    likeness = recognise(checkpoint.shapes)
+    if likeness is None:
+        raise UserError(
+            f"--checkpoint: {checkpoint.prefix} is no run's, and its variables are of no network known here.",
+            "Name its network with --model.",
+        )
+    log.info("%s holds a %s.", checkpoint.prefix, likeness.spec.name)
+    return dataclasses.replace(settings, model=likeness.spec.name)
+
+
+def _class_names(labels: Path | None, offset: int, checkpoint: "Checkpoint", num_classes: int) -> tuple[str, ...]:
+    from finetune.datasets.description import read_labels
+
+    path = labels or Path(checkpoint.prefix).parent / LABELS_FILE
+    if not path.is_file():
+        if labels is not None:
+            raise UserError(f"--labels: there is no file {labels}.")
+        return tuple(str(label) for label in range(offset, offset + num_classes))
+    names = read_labels(path)[offset:]
+    if len(names) != num_classes:
+        after = f" from label {offset} on" if offset else ""
+        raise UserError(
+            f"{path} names {len(names)} classes{after}, but the checkpoint has {num_classes} outputs.",
+            "Give the file that fits with --labels, or the label of the first output with --labels-offset.",
+        )
+    return names

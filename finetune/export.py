@@ -1,0 +1,221 @@
+"""`finetune-export`: a checkpoint in a format that other programs run, measured against the network it was made of."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.classifier import ClassifierSettings, restore_classifier
+from finetune.command import run_command
+from finetune.errors import UserError
+from finetune.flags import flag
+from finetune.staged_output import staged_output
+from finetune.tensorflow_start import start_tensorflow
+
+if TYPE_CHECKING:
+    from finetune.classifier import Classifier
+    from finetune.datasets.dataset import Dataset
+    from finetune.exports.exported import Array, Exported
+    from finetune.exports.measure import Measured
+
+FORMATS = ("saved_model", "tflite", "onnx")
+QUANTIZATIONS = ("none", "float16", "int8")
+
+DESCRIPTION_FILE = "export.json"
+CALIBRATION_SPLIT = "train"
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings(ClassifierSettings):
+    """Settings of `finetune-export`."""
+
+    output_dir: Path = flag(help="folder to write; it must be new or empty")
+    format: str = flag(
+        "saved_model",
+        choices=FORMATS,
+        help="saved_model: takes JPEG or PNG bytes, or pixels; tflite and onnx take prepared images",
+    )
+    quantize: tuple[str, ...] = flag(
+        ("none",), metavar=f"{{{','.join(QUANTIZATIONS)}}}", help="of tflite, one or several: a file for each"
+    )
+    dataset_dir: Path | None = flag(
+        None, help="records to measure the accuracy on, and to calibrate int8 on; not given: a few made-up images"
+    )
+    dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
+    split: str = flag("validation", help="split to measure on")
+    batch_size: int = flag(32, help="images at a time in measuring; the result doesn't depend on it")
+    max_num_batches: int | None = flag(None, metavar="N", help="measure on so many batches only; not given: all")
+    num_calibration_images: int = flag(
+        200, metavar="N", help=f"of the split {CALIBRATION_SPLIT}, else of --split, for int8"
+    )
+    overwrite: bool = flag(False, help="replace an earlier export in --output-dir, the whole folder")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_num_batches", "num_calibration_images", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} is {value}, but must be above 0.")
+        for quantization in self.quantize:
+            if quantization not in QUANTIZATIONS:
+                raise UserError(f"--quantize: {quantization!r} is none of {', '.join(QUANTIZATIONS)}.")
+        if self.format != "tflite" and self.quantize != ("none",):
+            raise UserError(f"--quantize is for --format tflite, not for {self.format}.", "Leave one of them out.")
+        if "int8" in self.quantize and self.dataset_dir is None:
+            raise UserError("--quantize int8 needs images to calibrate on.", "Give records with --dataset-dir.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        output_dir: The folder.
+        measured: The network, then each exported classifier, on the same images.
+        num_images: How many images they were measured on.
+        split: Of these images; None: they were made up.
+    """
+
+    output_dir: Path
+    measured: "tuple[Measured, ...]"
+    num_images: int
+    split: str | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        ExportSettings,
+        _export_and_print,
+        prog="finetune-export",
+        argv=argv,
+        description="Write a checkpoint as a SavedModel, for TensorFlow Lite or as ONNX, and measure how near the "
+        "result is to the network.",
+    )
+
+
+def export(settings: ExportSettings) -> ExportResult:
+    """Writes a classifier in another format, and measures it there before it gets its final name.
+
+    Raises:
+        UserError: An output folder that isn't free; what `restore_classifier` refuses; records of other classes; an
+            exported classifier that computes something else.
+    """
+    from finetune.datasets.description import write_labels
+    from finetune.exports.exported import LABELS_FILE
+
+    with staged_output(settings.output_dir, DESCRIPTION_FILE, overwrite=settings.overwrite) as folder:
+        classifier = restore_classifier(settings)
+        dataset = _find_dataset(settings, classifier, settings.split) if settings.dataset_dir else None
+        write_labels(folder / LABELS_FILE, classifier.class_names)
+        exported = _write(settings, classifier, folder)
+        result = _measure(settings, classifier, dataset, exported)
+        description = json.dumps(_describe(settings, classifier, result), indent=1)
+        (folder / DESCRIPTION_FILE).write_text(description + "\n", encoding="utf-8")
+    return result
+
+
+def _export_and_print(settings: ExportSettings) -> None:
+    start_tensorflow()
+    result = export(settings)
+    source = f"{result.num_images} images of {result.split}" if result.split else "made-up images, no --dataset-dir"
+    print(f"{'':15} {'size':>9}  {'accuracy':>8}  largest difference of a probability ({source})")
+    for one in result.measured:
+        accuracy = "-" if one.accuracy is None else f"{one.accuracy:.4f}"
+        difference = f"{one.largest_difference:.1e}" if one.file else ""
+        print(f"{one.name:15} {one.num_bytes / 1e6:6.1f} MB  {accuracy:>8}  {difference}".rstrip())
+    print(f"written to {result.output_dir}")
+
+
+def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str) -> "Dataset":
+    from finetune.datasets.dataset import find_dataset
+
+    assert settings.dataset_dir is not None
+    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, split)
+    num_classes = dataset.num_classes - classifier.network.labels_offset
+    if num_classes != classifier.model.num_classes:
+        raise UserError(
+            f"--dataset-dir: {dataset.name} has {num_classes} classes, but {classifier.checkpoint.prefix} has "
+            f"{classifier.model.num_classes} outputs.",
+            "Give the records that it was trained on.",
+        )
+    return dataset
+
+
+def _write(settings: ExportSettings, classifier: "Classifier", folder: Path) -> "list[Exported]":
+    if settings.format == "saved_model":
+        from finetune.exports.saved_model import write_saved_model
+
+        return [write_saved_model(classifier, folder)]
+    if settings.format == "onnx":
+        from finetune.exports.onnx_model import write_onnx
+
+        return [write_onnx(classifier, folder)]
+    from finetune.exports.tflite_model import write_tflite
+
+    images = list(_calibration_images(settings, classifier)) if "int8" in settings.quantize else []
+    return [write_tflite(classifier, folder, quantization, images) for quantization in settings.quantize]
+
+
+def _calibration_images(settings: ExportSettings, classifier: "Classifier") -> "Iterator[Array]":
+    """Prepared images, float32 [1,H,W,C], drawn from all over the split: records may be sorted by class."""
+    from finetune.datasets.dataset import find_splits
+    from finetune.datasets.pipeline import reading, training_batches
+
+    assert settings.dataset_dir is not None
+    has_training_split = CALIBRATION_SPLIT in find_splits(settings.dataset_dir, settings.dataset_name)
+    dataset = _find_dataset(settings, classifier, CALIBRATION_SPLIT if has_training_split else settings.split)
+    batches = training_batches(
+        dataset,
+        dataclasses.replace(classifier.preprocessing, augmentation="none"),
+        image_size=classifier.model.image_size,
+        channels=classifier.model.channels,
+        batch_size=1,
+        seed=0,
+        labels_offset=classifier.network.labels_offset,
+    )
+    num_images = min(settings.num_calibration_images, dataset.num_examples)
+    log.info("Calibrating on %d images of %s.", num_images, dataset.split)
+    with reading(dataset, classifier.network.labels_offset):
+        for images, _ in batches.take(num_images):
+            yield images.numpy()
+
+
+def _measure(
+    settings: ExportSettings, classifier: "Classifier", dataset: "Dataset | None", exported: "list[Exported]"
+) -> ExportResult:
+    from finetune.datasets.pipeline import reading
+    from finetune.exports.measure import batches_of_split, fixed_batch, measure
+    from finetune.progress import progress
+
+    if dataset is None:
+        batch = fixed_batch(classifier)
+        measured = measure(classifier, exported, [batch])
+        return ExportResult(settings.output_dir, tuple(measured), len(batch.encoded), None)
+    num_images = dataset.num_examples
+    if settings.max_num_batches is not None:
+        num_images = min(num_images, settings.max_num_batches * settings.batch_size)
+    batches = batches_of_split(classifier, dataset, settings.batch_size, settings.max_num_batches)
+    with reading(dataset, classifier.network.labels_offset), progress("Measuring", num_images) as advance:
+        measured = measure(classifier, exported, batches, advance)
+    return ExportResult(settings.output_dir, tuple(measured), num_images, dataset.split)
+
+
+def _describe(settings: ExportSettings, classifier: "Classifier", result: ExportResult) -> dict[str, Any]:
+    """What export.json says."""
+    model = classifier.model
+    return {
+        "format": settings.format,
+        "model": model.spec.name,
+        "checkpoint": Path(classifier.checkpoint.prefix).name,
+        "step": classifier.checkpoint.step(),
+        "image_size": model.image_size,
+        "channels": model.channels,
+        "preprocessing": classifier.preprocessing.name,
+        "class_names": list(classifier.class_names),
+        "measured_on": {"split": result.split, "num_images": result.num_images},
+        "measured": [dataclasses.asdict(one) for one in result.measured],
+    }

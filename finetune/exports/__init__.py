@@ -1,0 +1,1 @@
+"""Classifiers in other programs' formats, one module for each."""

@@ -1,0 +1,57 @@
+"""ONNX files, made by tf2onnx and run by ONNX Runtime: the packages of the extra `finetune[onnx]`.
+
+Any number of images, `images`, float32 [B,H,W,C], prepared by the network's preprocessing, gives `logits` and
+`probabilities`, float32 [B,num_classes]. The names of the classes are in the metadata, `class_names`, as JSON. The
+converter folds batch norm into the convolution before it where it finds one, which is exact but for rounding.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.classifier import Classifier
+from finetune.errors import UserError
+from finetune.exports.exported import Array, Exported, answer, prepared_images
+
+FILE = "model.onnx"
+OPSET = 17
+TOLERANCE = 1e-4
+
+
+def write_onnx(classifier: Classifier, folder: Path) -> Exported:
+    """Writes model.onnx into `folder`.
+
+    Raises:
+        UserError: The converter or the runtime is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import tf2onnx
+    except ImportError as error:
+        raise UserError(f"--format onnx: {error.name} is not installed.", "pip install 'finetune[onnx]'") from error
+    # It warns, with a traceback, of each optimisation that doesn't fit a graph, and goes on without it.
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    images = prepared_images(classifier, None)
+    function = tf.function(lambda images: answer(classifier, images), autograph=False, input_signature=[images])
+    graph, _ = tf2onnx.convert.from_function(function, input_signature=[images], opset=OPSET)
+    onnx.helper.set_model_props(graph, {"class_names": json.dumps(classifier.class_names)})
+    path = folder / FILE
+    onnx.save(graph, str(path))
+    return Exported("onnx", FILE, path.stat().st_size, _runner(path), TOLERANCE)
+
+
+def _runner(path: Path) -> Callable[[Array, list[bytes]], Array]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(images: Array, encoded: list[bytes]) -> Array:
+        del encoded
+        return np.asarray(session.run(["probabilities"], {"images": images})[0])
+
+    return run

@@ -1,0 +1,73 @@
+"""A SavedModel that needs nothing of this package: preprocessing and names of the classes are in it.
+
+Signatures:
+
+    serving_default   encoded: string [B], JPEG, PNG, GIF or BMP files
+    images            images: uint8 [B,H,W,C], of any size
+    class_names       nothing; gives class_names: string [num_classes]
+
+The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class,
+and `prediction_name`, string [B].
+
+Files are decoded as they are: one that EXIF says is to be turned must be turned before. Batch norm stays a layer of its
+own; TensorFlow fuses it with the convolution before it when it runs the graph.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.classifier import Classifier
+from finetune.exports.exported import LABELS_FILE, Array, Exported, answer, prepared_images
+
+Tensor = Any
+
+TOLERANCE = 1e-5
+
+
+def write_saved_model(classifier: Classifier, folder: Path) -> Exported:
+    """Writes the SavedModel into `folder`, where labels.txt is already, and loads it as its users will."""
+    signatures = _signatures(classifier)
+    served = tf.Module()
+    served.weights = list(signatures["serving_default"].variables)
+    served.labels_file = tf.saved_model.Asset(str(folder / LABELS_FILE))
+    tf.saved_model.save(served, str(folder), signatures=signatures)
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+
+    def run(images: Array, encoded: list[bytes]) -> Array:
+        del images
+        return np.asarray(serve(encoded=tf.constant(encoded))["probabilities"])
+
+    num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Exported("saved_model", ".", num_bytes, run, TOLERANCE)
+
+
+def _signatures(classifier: Classifier) -> dict[str, Any]:
+    names = [name.encode("utf-8", "surrogateescape") for name in classifier.class_names]
+    size = prepared_images(classifier, None).shape[1:]
+
+    def named_answer(images: Tensor) -> dict[str, Tensor]:
+        answers = answer(classifier, images)
+        prediction = tf.argmax(answers["logits"], axis=1)
+        return {**answers, "prediction": prediction, "prediction_name": tf.gather(names, prediction)}
+
+    def classify_encoded(encoded: Tensor) -> dict[str, Tensor]:
+        return named_answer(tf.map_fn(classifier.prepare, encoded, fn_output_signature=tf.TensorSpec(size)))
+
+    def classify_images(images: Tensor) -> dict[str, Tensor]:
+        return named_answer(tf.map_fn(classifier.prepare_pixels, images, fn_output_signature=tf.TensorSpec(size)))
+
+    def class_names() -> dict[str, Tensor]:
+        return {"class_names": tf.constant(names)}
+
+    return {
+        "serving_default": _trace(classify_encoded, encoded=tf.TensorSpec([None], tf.string)),
+        "images": _trace(classify_images, images=tf.TensorSpec([None, None, None, size[-1]], tf.uint8)),
+        "class_names": _trace(class_names),
+    }
+
+
+def _trace(function: Any, **inputs: tf.TensorSpec) -> Any:
+    return tf.function(function, autograph=False).get_concrete_function(**inputs)

@@ -1,0 +1,66 @@
+"""TensorFlow Lite files, run by the LiteRT interpreter.
+
+One image at a time, `images`, float32 [1,H,W,C], prepared by the network's preprocessing, gives `logits` and
+`probabilities`, float32 [1,num_classes], whatever the weights are kept in. The converter folds batch norm into the
+convolution before it, which is exact but for rounding.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.classifier import Classifier
+from finetune.exports.exported import Array, Exported, answer, prepared_images
+
+TOLERANCE = 1e-4
+
+
+def write_tflite(classifier: Classifier, folder: Path, quantization: str, calibration: Iterable[Array]) -> Exported:
+    """Writes `model.tflite`, or `model_float16.tflite` or `model_int8.tflite`.
+
+    Args:
+        classifier: What to export.
+        folder: Where to.
+        quantization: "none": all in float32; "float16": weights rounded to half precision; "int8": weights, one scale
+            for each output channel, and activations in 8 bits.
+        calibration: Prepared images, float32 [1,H,W,C], that the ranges of int8 activations are taken from.
+    """
+    function = tf.function(lambda images: answer(classifier, images), autograph=False)
+    concrete_function = function.get_concrete_function(images=prepared_images(classifier, 1))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete_function], classifier.model)
+    if quantization != "none":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantization == "int8":
+        converter.representative_dataset = lambda: _calibration_inputs(calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    with warnings.catch_warnings():
+        # The converter itself calibrates by the interpreter that it warns of.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
+        content = converter.convert()
+    precision = "float32" if quantization == "none" else quantization
+    path = folder / f"model_{precision}.tflite"
+    path.write_bytes(content)
+    tolerance = TOLERANCE if quantization == "none" else None
+    return Exported(f"tflite {precision}", path.name, len(content), _runner(path), tolerance)
+
+
+def _calibration_inputs(calibration: Iterable[Array]) -> Iterator[dict[str, Array]]:
+    for images in calibration:
+        yield {"images": images}
+
+
+def _runner(path: Path) -> Callable[[Array, list[bytes]], Array]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    infer = Interpreter(model_path=str(path)).get_signature_runner()
+
+    def run(images: Array, encoded: list[bytes]) -> Array:
+        del encoded
+        return np.concatenate([infer(images=image[np.newaxis])["probabilities"] for image in images])
+
+    return run

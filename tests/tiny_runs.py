@@ -1,0 +1,42 @@
+"""Runs and record files as small as can be, made on the spot: random weights, no training."""
+
+import numpy as np
+from image_files import encode, picture
+from reference_networks import reference_weight
+
+from finetune.checkpoint import write_checkpoint
+from finetune.datasets.description import write_labels
+from finetune.datasets.records import Record, encode_record
+from finetune.datasets.tfrecord import RecordWriter
+from finetune.model import Model
+from finetune.nets import get_spec
+
+CLASSES = ("blue", "green", "red")
+
+
+def write_run(folder, model="cifarnet", classes=CLASSES, **settings):
+    """A run's folder with random weights, and settings of finetune-train in its config.toml."""
+    channels = 1 if settings.get("use_grayscale") else None
+    network = Model(get_spec(model), len(classes), image_size=settings.get("image_size"), channels=channels)
+    values = {name: reference_weight(name, tuple(variable.shape)) for name, variable in network.model_variables.items()}
+    write_checkpoint(folder / "model.ckpt-7", {**values, "global_step": np.int64(7)})
+    settings = {"model": model, "dataset_dir": "nowhere", **settings}
+    lines = [
+        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in settings.items()
+    ]
+    (folder / "config.toml").write_text("\n".join(lines).replace("'", '"'), encoding="utf-8")
+    write_labels(folder / "labels.txt", tuple(classes))
+    return folder
+
+
+def write_records(folder, *, classes=CLASSES, num_images=12, split="validation"):
+    """Record files of pictures that JPEG files with the same names hold, in `folder`/images."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with RecordWriter(folder / f"tiny_{split}_00000-of-00001.tfrecord") as writer:
+        for index in range(num_images):
+            name = f"{split}_{index:02d}.jpg"
+            content = encode(picture(index, width=40 + index))
+            (folder / "images" / name).write_bytes(content)
+            writer.write(encode_record(Record(content, "jpg", index % len(classes), 32, 40 + index, name)))
+    write_labels(folder / "labels.txt", tuple(classes))
+    return folder
