@@ -9,6 +9,7 @@ over it.
 
 import argparse
 import dataclasses
+import itertools
 import tomllib
 import types
 import typing
@@ -87,7 +88,7 @@ def parse_flags(
         UserError: An unknown flag (the nearest is named), a value of the wrong kind, a required flag that is missing.
     """
     parser = build_parser(settings_class, prog, description)
-    arguments = vars(parser.parse_args(_normalise(argv)))
+    arguments = vars(parser.parse_args(_normalise(argv, _boolean_options(settings_class))))
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in arguments.items()
@@ -171,7 +172,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message[0].upper()}{message[1:]}.", f"See {self.prog} --help.")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             name = unknown[0].split("=")[0]
             raise UserError(f"Unknown flag {name}.", did_you_mean(name, self._long_options()))
@@ -257,13 +258,24 @@ def _parse_bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def _normalise(argv: Sequence[str]) -> list[str]:
-    """Writes every flag's name with dashes and two of them in front; values are left as they are."""
+def _boolean_options(settings_class: type) -> set[str]:
+    hints = typing.get_type_hints(settings_class)
+    fields = [field for field in flag_fields(settings_class) if _base_type(hints[field.name]) is bool]
+    return {_dashed(name) for field in fields for name in (field.name, *field.metadata["slim"])}
+
+
+def _normalise(argv: Sequence[str], boolean_options: set[str]) -> list[str]:
+    """Writes every flag's name with dashes and two of them in front; other words are left as they are.
+
+    A boolean flag is given its value where the next word is none, lest that be taken for one.
+    """
     normalised = []
-    for word in argv:
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, equals, value = word.partition("=")
         if name.startswith("--"):
             name = "--" + name[2:].replace("_", "-")
+        if name in boolean_options and not equals and following.lower() not in TRUE_WORDS + FALSE_WORDS:
+            equals, value = "=", "true"
         normalised.append(f"{name}{equals}{value}")
     return normalised
 

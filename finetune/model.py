@@ -120,7 +120,7 @@ class Model(tf.Module):
         with graph.as_default():
             images = tf.compat.v1.placeholder(tf.float32, [1, self.image_size, self.image_size, self.channels])
             self(images, is_training=True, seed=tf.zeros([2], tf.int32))
-            decayed.update(_name(variable) for variable in tf.compat.v1.get_collection(DECAYED_VARIABLES))
+            decayed.update(variable_name(variable) for variable in tf.compat.v1.get_collection(DECAYED_VARIABLES))
         self.decayed_names = frozenset(decayed)
 
     @contextlib.contextmanager
@@ -144,5 +144,6 @@ class Model(tf.Module):
         return self.model_variables[name]
 
 
-def _name(variable: Any) -> str:
+def variable_name(variable: Any) -> str:
+    """A variable's name in a checkpoint."""
     return str(variable.name).removesuffix(":0")

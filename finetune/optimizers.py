@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from finetune.config import OPTIMIZERS, OptimizerSettings
 from finetune.errors import UserError
+from finetune.model import variable_name
 
 Tensor = Any
 
@@ -33,7 +34,7 @@ class Optimizer:
         self._name = settings.name
         self._groups: dict[float, list[Any]] = {}
         for variable in variables:
-            self._groups.setdefault(multipliers.get(_name(variable), 1.0), []).append(variable)
+            self._groups.setdefault(multipliers.get(variable_name(variable), 1.0), []).append(variable)
         self._rates = {multiplier: tf.Variable(0.0, trainable=False) for multiplier in self._groups}
         self._optimizers = {multiplier: _make(settings, self._rates[multiplier]) for multiplier in self._groups}
 
@@ -44,9 +45,9 @@ class Optimizer:
 
     def apply_gradients(self, gradients: Sequence[tuple[Tensor, Any]]) -> None:
         """One update from (gradient or None, variable) pairs; under a strategy, the sum of the replicas' gradients."""
-        by_name = {_name(variable): gradient for gradient, variable in gradients}
+        by_name = {variable_name(variable): gradient for gradient, variable in gradients}
         for multiplier, variables in self._groups.items():
-            pairs = [(by_name.get(_name(variable)), variable) for variable in variables]
+            pairs = [(by_name.get(variable_name(variable)), variable) for variable in variables]
             self._optimizers[multiplier].apply_gradients(pairs)
 
     def make_slots(self) -> None:
@@ -56,7 +57,7 @@ class Optimizer:
 
     def state(self) -> dict[str, Any]:
         """The state's variables, by the names that slim's Saver gives them: `.../weights/RMSProp`, `beta1_power`."""
-        return {_name(slot): slot for optimizer in self._optimizers.values() for slot in optimizer.variables()}
+        return {variable_name(slot): slot for optimizer in self._optimizers.values() for slot in optimizer.variables()}
 
 
 def _make(settings: OptimizerSettings, rate: Any) -> Any:
@@ -82,7 +83,3 @@ def _make(settings: OptimizerSettings, rate: Any) -> Any:
         "sgd": lambda: v1.GradientDescentOptimizer(rate),
     }
     return makers[settings.name]()
-
-
-def _name(variable: Any) -> str:
-    return str(variable.name).removesuffix(":0")

@@ -2,9 +2,7 @@
 
 import base64
 import dataclasses
-import importlib.metadata
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune import __version__, plots
+from finetune import plots
 from finetune.calibration import calibration
 from finetune.config import TrainSettings
 from finetune.flags import flag_fields
 from finetune.metrics import Array, class_figures, confusion_matrix, most_confused, wilson_interval
+from finetune.provenance import read_provenance, software_versions
 from finetune.result_files import REPORT_FILE, EvalResult
 from finetune.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.scopes import PlannedVariable, VariablePlan
@@ -38,7 +37,6 @@ MATRIX_INCHES = 7.5
 # Up to so many classes the table of them all is open, and the weakest need no table of their own.
 MOST_CLASSES_SHOWN = 40
 
-PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
 
 # Draws one plot in the colours of a theme, for a folder of files (True) or for the report.
 Draw = Callable[[plots.Theme, bool], "Figure"]
@@ -80,7 +78,8 @@ def _content(result: EvalResult) -> dict[str, Any]:
         "weakest": sorted(table, key=lambda row: row["f1"])[:NUM_WEAKEST] if len(table) > MOST_CLASSES_SHOWN else [],
         "pairs": _pairs(result),
         "mistakes": _mistakes(result),
-        "versions": _versions(),
+        "versions": list(software_versions().items()),
+        "provenance": read_provenance(Path(result.checkpoint).parent),
         **_pictures(result),
         **_run_content(Path(result.checkpoint).parent),
     }
@@ -202,11 +201,6 @@ def _setting(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _versions() -> list[tuple[str, str]]:
-    packages = [(name, importlib.metadata.version(name)) for name in PACKAGES]
-    return [("finetune", __version__), *packages, ("Python", platform.python_version())]
 
 
 def _data_uri(content: bytes, kind: str) -> str:

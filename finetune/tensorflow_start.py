@@ -20,14 +20,14 @@ def start_tensorflow() -> None:
 
         return
     os.environ[LOG_LEVEL_VARIABLE] = "3"
-    with _silent_standard_error():
+    with silent_standard_error():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
 
 
 @contextlib.contextmanager
-def _silent_standard_error() -> Iterator[None]:
+def silent_standard_error() -> Iterator[None]:
     """Holds back what is written to the standard error's descriptor; shows it if an exception leaves the context."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.command import run_command
 from finetune.config import TrainSettings, parse_multipliers
 from finetune.errors import UserError
+from finetune.provenance import PROVENANCE_FILE, describe_training
 from finetune.run_folder import CONFIG_FILE, RunFolder
 from finetune.schedules import make_schedule
 from finetune.scopes import check_scopes, in_scope, plan_variables
@@ -69,6 +70,7 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     from finetune.datasets.pipeline import reading
     from finetune.devices import choose_strategy
+    from finetune.model import variable_name
     from finetune.optimizers import Optimizer
     from finetune.run_log import RunLog
     from finetune.training_inputs import make_inputs
@@ -86,28 +88,29 @@ def train(settings: TrainSettings) -> TrainResult:
     with strategy.scope():
         model = _make_model(settings, data.training)
         source = _open_weights(settings)
-        plan = _plan(settings, model, source)
-        _show_plan(plan, source)
-        model.freeze(plan, settings.batch_norm)
-        trained = [model.model_variables[variable.name] for variable in plan.trained]
-        optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, plan))
+        variable_plan = _make_plan(settings, model, source)
+        _show_plan(variable_plan, source)
+        model.freeze(variable_plan, settings.batch_norm)
+        trained = [model.model_variables[variable.name] for variable in variable_plan.trained]
+        optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, variable_plan))
         if source is not None:
-            model.restore(source, plan)
-        averages = _make_averages(settings, model, plan)
+            model.restore(source, variable_plan)
+        averages = _make_averages(settings, model, variable_plan)
         state = TrainingState(model, optimizer, averages)
         first_step = _resume(state, source) if settings.resume and source is not None else 0
-        inputs = make_inputs(settings, run, model, plan, data, averages)
+        inputs = make_inputs(settings, run, model, variable_plan, data, averages)
         training_step = TrainingStep(
             inputs.forward,
             optimizer,
             trained,
-            decayed=[model.model_variables[v.name] for v in plan.trained if v.name in model.decayed_names],
+            decayed=[v for v in trained if variable_name(v) in model.decayed_names],
             weight_decay=settings.weight_decay,
             label_smoothing=settings.label_smoothing,
             averages=averages,
             seed=settings.seed,
         )
-    run.write_settings(settings, plan, data.training.class_names)
+    run.write_settings(settings, variable_plan, data.training.class_names)
+    run.write_json(PROVENANCE_FILE, describe_training(data.training))
     run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,
@@ -135,6 +138,22 @@ def train(settings: TrainSettings) -> TrainResult:
     run_log.close()
     best = loop.best
     return TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
+
+
+def plan(settings: TrainSettings) -> "VariablePlan":
+    """What `train` would restore, initialise, train and freeze, before anything is trained.
+
+    Raises:
+        UserError: What `train` would refuse about the data, the network, the checkpoint and the scopes.
+    """
+    import tensorflow as tf
+
+    from finetune.datasets.dataset import find_dataset
+
+    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+    with tf.Graph().as_default():  # Where initial values are planned and never computed.
+        model = _make_model(settings, dataset)
+    return _make_plan(settings, model, _open_weights(settings))
 
 
 def _train_and_print(settings: TrainSettings) -> None:
@@ -204,7 +223,7 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
     return open_checkpoint(settings.checkpoint) if settings.checkpoint is not None else None
 
 
-def _plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
+def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
     return plan_variables(
         model.network_variables(),
         checkpoint_shapes=source.shapes if source is not None else None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.config import DEFAULT_MODEL
 from finetune.errors import UserError
 from finetune.run_folder import settings_of_run
-from finetune.scopes import MOVING_AVERAGE_SUFFIX, plan_variables
+from finetune.scopes import MOVING_AVERAGE_SUFFIX, in_any_scope, plan_variables
 
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
@@ -95,8 +95,15 @@ def restore_weights(model: "Model", network: NetworkSettings, checkpoint: "Check
             f"--moving-average: {checkpoint.prefix} holds no moving averages of the weights.",
             "Leave the flag out (and --moving-average-decay), or give --no-moving-average for a run that kept some.",
         )
+    # Imported weights may lack the auxiliary head, of which nothing but training has use.
+    auxiliary_scopes = model.spec.head_scopes[1:]
+    needed = [
+        variable
+        for variable in model.network_variables()
+        if variable.name in checkpoint.shapes or not in_any_scope(variable.name, auxiliary_scopes)
+    ]
     plan = plan_variables(
-        model.network_variables(),
+        needed,
         checkpoint_shapes=checkpoint.shapes,
         use_moving_averages=network.use_moving_averages,
         is_for_training=False,

@@ -30,7 +30,10 @@ log = logging.getLogger("finetune")
 FEATURES_FOLDER = "features"
 # So many views of an image are kept where training augments it and nothing else is asked for.
 AUTO_VIEWS = 4
+# Two small batches of the validation split are scored before the first step.
 REHEARSAL_BATCHES = 2
+REHEARSAL_BATCH_SIZE = 4
+NUM_SAMPLE_IMAGES = 8
 MIB = 1 << 20
 
 
@@ -146,16 +149,17 @@ def _computed(
     validate = None
     if data.validation is not None:
         batches = evaluation_batches(data.validation, data.preprocessing, batch_size=settings.batch_size, **options)
+        rehearsal = evaluation_batches(data.validation, data.preprocessing, batch_size=REHEARSAL_BATCH_SIZE, **options)
         infer = inference_function(model)
         validate = _validation(data.validation, settings, averages, lambda: score(infer, batches))
         with reading(data.validation, settings.labels_offset):
             # What fails in a validation should do so before hours of training, not after.
-            score(infer, batches.take(REHEARSAL_BATCHES))
+            score(infer, rehearsal.take(REHEARSAL_BATCHES))
     return TrainingInputs(
         forward=lambda images, seed: model(images, is_training=True, seed=seed),
         batches=lambda first_step: iter(strategy.experimental_distribute_dataset(make(first_step))),
         validate=validate,
-        sample_images=lambda: next(iter(make(0)))[0],
+        sample_images=lambda: _sample_images(settings, model, data),
     )
 
 
@@ -215,7 +219,7 @@ def _cached(
             views, batch_size=settings.batch_size, seed=settings.seed, start_step=first_step
         ),
         validate=_cached_validation(settings, model, plan, data, averages),
-        sample_images=lambda: next(iter(view(0)))[0],
+        sample_images=lambda: _sample_images(settings, model, data),
     )
 
 
@@ -277,6 +281,18 @@ def _function_of_images(split: SplitModel, model: Model) -> Callable[[Tensor], l
         split.trunk, autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32)]
     )
     return function
+
+
+def _sample_images(settings: TrainSettings, model: Model, data: TrainingData) -> Tensor:
+    batches = view_batches(
+        data.training,
+        data.preprocessing,
+        batch_size=NUM_SAMPLE_IMAGES,
+        seed=settings.seed,
+        view=0,
+        **_image_options(settings, model),
+    )
+    return next(iter(batches))[0]
 
 
 def _image_options(settings: TrainSettings, model: Model) -> dict[str, Any]:

@@ -74,7 +74,15 @@ def test_training_learns(trained):
 
 def test_the_files_of_a_run(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names >= {"config.toml", "plan.json", "labels.txt", "best.json", "metrics.jsonl", "checkpoint"}
+    assert names >= {
+        "config.toml",
+        "plan.json",
+        "labels.txt",
+        "best.json",
+        "metrics.jsonl",
+        "checkpoint",
+        "provenance.json",
+    }
     assert (trained / "labels.txt").read_text() == "0:blue\n1:green\n2:red\n"
     best = json.loads((trained / "best.json").read_text())
     assert best["accuracy"] == max(read_metrics(trained)[1].values())

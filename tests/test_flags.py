@@ -9,7 +9,7 @@ import tomli_w
 
 from finetune.config import EvalSettings, TrainSettings
 from finetune.errors import UserError
-from finetune.flags import parse_flags, read_toml, to_toml_table
+from finetune.flags import flag, parse_flags, read_toml, to_toml_table
 
 
 def parse(*words, settings_class=TrainSettings, **options):
@@ -140,3 +140,19 @@ def test_settings_written_are_read_back(tmp_path):
     path.write_bytes(tomli_w.dumps(to_toml_table(settings)).encode())
     assert TrainSettings(**read_toml(TrainSettings, path)) == settings
     assert "resume" not in tomllib.loads(path.read_text())
+
+
+@dataclasses.dataclass(frozen=True)
+class WordSettings:
+    words: tuple[str, ...] = flag((), help="words", positional=True)
+    top_k: int = flag(1, help="a number")
+    loud: bool = flag(False, help="a switch")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a --top-k 2 b --loud c", "--loud a b c --top_k=2", "a b --loud=true c --top-k 2", "a --loud true b c --top-k 2"],
+)
+def test_words_and_flags_may_be_mixed(line):
+    settings = parse(*line.split(), settings_class=WordSettings)
+    assert settings == WordSettings(words=("a", "b", "c"), top_k=2, loud=True)

@@ -1,0 +1,38 @@
+"""What a result rests on beside its settings: software and data. TensorFlow is not loaded."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from finetune import __version__
+from finetune.datasets.dataset import Dataset, content_hash
+
+PROVENANCE_FILE = "provenance.json"
+PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
+
+
+def software_versions() -> dict[str, str]:
+    """Version by name of this package, of those that figures may depend on, and of Python."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"finetune": __version__, **packages, "Python": platform.python_version()}
+
+
+def describe_training(dataset: Dataset) -> dict[str, Any]:
+    """What provenance.json holds: the software, and the training data by name, size and hash."""
+    return {
+        "versions": software_versions(),
+        "data": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "num_examples": dataset.num_examples,
+            "sha256": content_hash(dataset),
+        },
+    }
+
+
+def read_provenance(run_folder: Path) -> dict[str, Any] | None:
+    """What a run was made with; None where its folder doesn't say."""
+    path = run_folder / PROVENANCE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
