@@ -48,3 +48,22 @@ def test_settings_files_are_read(path):
     from finetune.config import TrainSettings
 
     read_toml(TrainSettings, path)
+
+
+def test_the_table_of_networks_is_that_of_the_records():
+    from finetune.inspect import describe_model
+    from finetune.nets import MODELS
+
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| ([\d.]*) \| (.*?) \| (\S*) ?\|$", README, re.MULTILINE)
+    described = [
+        (
+            model["name"],
+            f"{model['num_parameters']:,}",
+            str(model["image_size"]),
+            "" if model["top_1"] is None else str(model["top_1"]),
+            " ".join(f"`{scope}`" for scope in model["head_scopes"]),
+            (model["published_file"] or "").rsplit("/", 1)[-1],
+        )
+        for model in map(describe_model, MODELS.values())
+    ]
+    assert rows == described
