@@ -7,14 +7,14 @@
 # is finished is not done again, so an interrupted run is simply started anew. Remove quickstart/ to begin from scratch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
 
 readonly work=quickstart
 readonly weights=$work/weights/mobilenet_v1/mobilenet_v1_1.0_224.ckpt
 
 main() {
   mkdir -p "$work"
-  activate_environment
-  install_package
+  make_environment demo
   get_images
   get_weights
   convert_images
@@ -24,41 +24,6 @@ main() {
 
 say() {
   printf '\n== %s\n' "$1"
-}
-
-# The active virtual environment, else .venv, made by the first suitable Python.
-activate_environment() {
-  if [[ -n ${VIRTUAL_ENV:-} ]]; then
-    return
-  fi
-  if [[ ! -x .venv/bin/pip ]]; then
-    say "Making a virtual environment in .venv"
-    local python
-    python=$(find_python)
-    "$python" -m venv .venv
-  fi
-  # shellcheck disable=SC1091
-  source .venv/bin/activate
-}
-
-find_python() {
-  local python
-  for python in python3.13 python3.12 python3.11 python3 python; do
-    if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
-      echo "$python"
-      return
-    fi
-  done
-  echo "quickstart: no Python 3.11, 3.12 or 3.13 is on PATH; install one (python.org, or your package manager)." >&2
-  return 2
-}
-
-install_package() {
-  if python -c 'import importlib.metadata as m; m.version("finetune"); m.version("elpv-dataset")' 2>/dev/null; then
-    return
-  fi
-  say "Installing the package and the photographs (elpv-dataset, CC BY-NC-SA 4.0)"
-  python -m pip install --quiet --editable '.[demo]'
 }
 
 get_images() {

@@ -1,0 +1,7 @@
+"""slim's `eval_image_classifier.py`, by its old name: finetune-eval."""
+
+import sys
+
+from finetune.evaluate import main
+
+sys.exit(main())

@@ -1,0 +1,7 @@
+"""slim's `train_image_classifier.py`, by its old name: finetune-train."""
+
+import sys
+
+from finetune.train import main
+
+sys.exit(main())
