@@ -13,4 +13,4 @@ ruff format --check .
 echo "== mypy"
 mypy
 echo "== pytest"
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@"
