@@ -27,11 +27,6 @@ def no_graph_optimizer():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-# A size that each family takes, small where it may be.
-SMALL_SIZES = {"mobilenet": 64, "inception": 139, "resnet": 64, "nasnet": 96, "pnasnet": 96}
-SLOW = ("resnet_v1_152", "resnet_v1_200", "resnet_v2_152", "resnet_v2_200", "nasnet", "pnasnet", "inception", "vgg")
-
-
 def small_size(name):
     return next((size for family, size in SMALL_SIZES.items() if name.startswith(family)), None)
 
