@@ -1,7 +1,6 @@
 """`finetune-download`: published checkpoints and data sets, by name."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +48,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Downloads published checkpoints and data sets by name, and prints where they are.",
         argv=argv,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,6 @@ are compared with those of our network with the imported weights, and a differen
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from finetune.flags import flag
 from finetune.nets import get_spec
 from finetune.nets.spec import NetSpec
 from finetune.scopes import in_any_scope
+from finetune.tensorflow_start import start_tensorflow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Largest difference of logits, as a part of the largest logit, that rounding explains.
 TOLERANCE = 1e-4
+
+_OTHER_MODEL = "Give the --model that the file was made with."
 
 log = logging.getLogger("finetune")
 
@@ -45,36 +47,69 @@ class ImportSettings:
     overwrite: bool = flag(False, help="replace a checkpoint that is there already")
 
 
-def import_weights(settings: ImportSettings) -> None:
+@dataclasses.dataclass(frozen=True)
+class ImportResult:
+    """What was written.
+
+    Attributes:
+        checkpoint: Prefix of the checkpoint.
+        num_variables: In it.
+        num_parameters: Their values, moving statistics included.
+        num_classes: Outputs of the head.
+        remarks: What the user must know about these weights; a sentence each.
+    """
+
+    checkpoint: Path
+    num_variables: int
+    num_parameters: int
+    num_classes: int
+    remarks: tuple[str, ...]
+
+
+def import_weights(settings: ImportSettings) -> ImportResult:
     """Writes the weights of a foreign file as a slim checkpoint.
 
     Raises:
         UserError: The file can't be read or is not of this network: names, shapes or logits differ.
     """
-    path = _only_file(settings)
-    spec = get_spec(settings.model)
-    if Path(f"{settings.output}.index").exists() and not settings.overwrite:
-        raise UserError(f"--output: the checkpoint {settings.output} exists.", "Replace it with --overwrite.")
     from finetune.checkpoint import write_checkpoint
     from finetune.foreign_weights import open_weights
     from finetune.model import Model
 
+    path = _only_file(settings)
+    spec = get_spec(settings.model)
+    if Path(f"{settings.output}.index").exists() and not settings.overwrite:
+        raise UserError(f"--output: the checkpoint {settings.output} exists.", "Replace it with --overwrite.")
     source = open_weights(path)
     num_classes = settings.num_classes or source.num_classes(spec)
     if num_classes is None:
-        raise UserError(f"{path} has no head of {spec.name} to count its classes by.", "Give --num-classes.")
+        raise UserError(f"{path} holds no {spec.head_scopes[0]}, the head of {spec.name}.", _OTHER_MODEL)
     model = Model(spec, num_classes, image_size=source.image_size())
     shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
     found = source.find_weights(spec, shapes)
     missing = _check_missing(path, spec, shapes, found.values)
     for name, value in found.values.items():
         model.model_variables[name].assign(value)
-    remarks = [*found.remarks, *_describe_strays(missing, found.leftovers), _compare_logits(path, model, source)]
+    comparison = _compare_logits(path, model, source)
     write_checkpoint(settings.output, found.values)
-    for remark in remarks:
+    return ImportResult(
+        settings.output,
+        num_variables=len(found.values),
+        num_parameters=sum(value.size for value in found.values.values()),
+        num_classes=num_classes,
+        remarks=(*found.remarks, *_describe_strays(missing, found.leftovers), comparison),
+    )
+
+
+def _import_and_print(settings: ImportSettings) -> None:
+    start_tensorflow()
+    result = import_weights(settings)
+    for remark in result.remarks:
         log.info(remark)
-    num_parameters = sum(value.size for value in found.values.values())
-    print(f"{settings.output}: {len(found.values)} variables, {num_parameters:,} parameters, {num_classes} classes")
+    print(
+        f"{result.checkpoint}: {result.num_variables} variables, {result.num_parameters:,} values, "
+        f"{result.num_classes} classes"
+    )
 
 
 def _only_file(settings: ImportSettings) -> Path:
@@ -90,7 +125,7 @@ def _check_missing(path: Path, spec: NetSpec, expected: Mapping[str, Any], found
     if needed:
         raise UserError(
             f"{path} lacks {len(needed)} of the {len(expected)} variables of {spec.name}: {_listed(needed)}.",
-            "Give the --model that the file was made with.",
+            _OTHER_MODEL,
         )
     return absent
 
@@ -152,12 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     return run_command(
         ImportSettings,
-        import_weights,
+        _import_and_print,
         prog="finetune-import",
         description="Writes weights of other programs as a slim checkpoint; names, shapes and logits are checked.",
         argv=argv,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, told from names and shapes: which network, how many classes, moving averages, optimizer slots."""
+"""What a checkpoint holds, told from names and shapes: network, number of classes, averages, optimizer slots."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ def kind_of(name: str, names: Iterable[str]) -> str:
 
 
 def variable_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Names and shapes of the network's own variables, without slots and counters; averages stand for their variables."""
+    """Names and shapes of the network's own variables; an average stands for its variable."""
     kinds = {name: kind_of(name, shapes) for name in shapes}
     return {
         name.removesuffix(MOVING_AVERAGE_SUFFIX): shapes[name]
@@ -90,9 +90,11 @@ def describe_variables(spec: NetSpec, num_classes: int, image_size: int | None =
 
 
 def _may_be(spec: NetSpec, found: Mapping[str, Shape]) -> bool:
-    """Whether the trunk's layers, by their scopes, are those of the checkpoint: quick, and true of a network's variants."""
-    trunk = [scope for group in spec.layer_groups for scope in group if not in_any_scope(scope, spec.head_scopes)]
-    return all(any(in_any_scope(name, [scope]) for name in found) for scope in trunk)
+    """Whether the layers, by their scopes, are the network's: quick, but also true of a network of another width."""
+    scopes = [scope for group in spec.layer_groups for scope in group]
+    trunk = [scope for scope in scopes if not in_any_scope(scope, spec.head_scopes)]
+    has_all_layers = all(any(in_any_scope(name, [scope]) for name in found) for scope in trunk)
+    return has_all_layers and all(in_any_scope(name, scopes) for name in found)
 
 
 def _is(spec: NetSpec, found: Mapping[str, Shape]) -> bool:

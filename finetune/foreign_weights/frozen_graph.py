@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from finetune.errors import UserError
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
-from finetune.foreign_weights.names import check_shapes, count_classes, match_names
+from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
 from finetune.nets.spec import NetSpec
 from finetune.scopes import Shape, in_any_scope
 
@@ -39,7 +39,7 @@ class FrozenGraph(ForeignFile):
 
     def num_classes(self, spec: NetSpec) -> int | None:
         """From the biases of the head."""
-        return count_classes(spec, self._shapes)
+        return count_foreign_classes(spec, self._shapes)
 
     def image_size(self) -> int | None:
         """From the placeholder of the images."""

@@ -9,7 +9,7 @@ import numpy as np
 from finetune.checkpoint import GLOBAL_STEP, open_checkpoint
 from finetune.errors import UserError
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
-from finetune.foreign_weights.names import check_shapes, count_classes, match_names
+from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
 from finetune.nets.spec import NetSpec
 from finetune.scopes import MOVING_AVERAGE_SUFFIX, Shape
 
@@ -31,7 +31,7 @@ class NamedArrays(ForeignFile):
 
     def num_classes(self, spec: NetSpec) -> int | None:
         """From the biases of the head."""
-        return count_classes(spec, self._shapes)
+        return count_foreign_classes(spec, self._shapes)
 
     def find_weights(self, spec: NetSpec, shapes: Mapping[str, Shape]) -> FoundWeights:
         """The arrays under the variables' names."""

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
-from finetune.scopes import Shape, in_any_scope
+from finetune.recognise import count_classes
+from finetune.scopes import Shape
 
 _SUFFIX = re.compile(r"(/read|/ReadVariableOp|:0)+$")
 
@@ -30,23 +31,11 @@ def match_names(foreign: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     return max((found_under(prefix) for prefix in sorted({"", *prefixes})), key=len)
 
 
-def count_classes(spec: NetSpec, shapes: Mapping[str, Shape]) -> int | None:
-    """Number of outputs of the head whose biases are among the variables; None: it isn't there.
-
-    Args:
-        spec: The network's record.
-        shapes: By name, foreign prefixes and suffixes allowed.
-    """
-    for name, shape in shapes.items():
-        if len(shape) == 1 and _is_head_bias(_SUFFIX.sub("", name), spec):
-            return shape[0]
-    return None
-
-
-def _is_head_bias(name: str, spec: NetSpec) -> bool:
-    scope = spec.head_scopes[0]
-    inside = name[name.find(f"/{scope}/") + 1 :] if f"/{scope}/" in name else name
-    return inside.endswith("/biases") and in_any_scope(inside, [scope])
+def count_foreign_classes(spec: NetSpec, shapes: Mapping[str, Shape]) -> int | None:
+    """Number of outputs of a network's head, from its biases under a foreign name; None: they aren't there."""
+    inside = f"/{spec.head_scopes[0]}/"
+    bare = {_SUFFIX.sub("", name): shape for name, shape in shapes.items()}
+    return count_classes(spec, {name[max(0, name.find(inside) + 1) :]: shape for name, shape in bare.items()})
 
 
 def check_shapes(source: str, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:

@@ -26,6 +26,8 @@ class NetSpec:
         has_auxiliary_logits: Whether there is an end point `AuxLogits` in training.
         label_offset: What must be taken off ImageNet's 1001 labels (0 is background) to fit the published weights: 1
             for networks with 1000 outputs.
+        num_parameters: Trained values, with the head for ImageNet, or for ten classes where the images have 32 pixels
+            or less; without an auxiliary head.
         published_image_size: Height and width in pixels that the published weights were trained at, where they are
             not `image_size`.
         published_file: Address of the archive with the published checkpoint, or None.
@@ -45,6 +47,7 @@ class NetSpec:
     channels: int = 3
     has_auxiliary_logits: bool = False
     label_offset: int = 0
+    num_parameters: int | None = None
     published_image_size: int | None = None
     published_file: str | None = None
     top_1: float | None = None

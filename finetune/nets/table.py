@@ -71,7 +71,9 @@ def _numbered(scope: str, count: int) -> str:
     return " ".join(f"{scope}_{number}" for number in range(1, count + 1))
 
 
-def _mobilenet_v1(name: str, depth_multiplier: float, published_file: str, top_1: float, top_5: float) -> NetSpec:
+def _mobilenet_v1(
+    name: str, depth_multiplier: float, num_parameters: int, published_file: str, top_1: float, top_5: float
+) -> NetSpec:
     root = "MobilenetV1"
     return NetSpec(
         name=name,
@@ -87,6 +89,7 @@ def _mobilenet_v1(name: str, depth_multiplier: float, published_file: str, top_1
         ),
         preprocessing="inception",
         paper="Howard et al., 2017, arXiv:1704.04861",
+        num_parameters=num_parameters,
         published_file=f"{_DOWNLOADS}mobilenet_v1_2018_02_22/{published_file}",
         top_1=top_1,
         top_5=top_5,
@@ -99,7 +102,9 @@ def _inverted_residual_groups(root: str, num_blocks: int, *last: str) -> tuple[t
     return tuple((f"{root}/{scope}",) for scope in ("Conv", *blocks, *last, "Logits"))
 
 
-def _mobilenet_v2(name: str, depth_multiplier: float, published_file: str, top_1: float, top_5: float) -> NetSpec:
+def _mobilenet_v2(
+    name: str, depth_multiplier: float, num_parameters: int, published_file: str, top_1: float, top_5: float
+) -> NetSpec:
     return NetSpec(
         name=name,
         function="finetune.nets.mobilenet_v2:mobilenet_v2",
@@ -110,13 +115,16 @@ def _mobilenet_v2(name: str, depth_multiplier: float, published_file: str, top_1
         layer_groups=_inverted_residual_groups("MobilenetV2", 17, "Conv_1"),
         preprocessing="inception",
         paper="Sandler et al., 2018, arXiv:1801.04381",
+        num_parameters=num_parameters,
         published_file=f"{_STORAGE}mobilenet_v2/checkpoints/{published_file}",
         top_1=top_1,
         top_5=top_5,
     )
 
 
-def _mobilenet_v3(name: str, arguments: dict[str, Any], published_file: str, top_1: float) -> NetSpec:
+def _mobilenet_v3(
+    name: str, arguments: dict[str, Any], num_parameters: int, published_file: str, top_1: float
+) -> NetSpec:
     return NetSpec(
         name=name,
         function="finetune.nets.mobilenet_v3:mobilenet_v3",
@@ -129,12 +137,15 @@ def _mobilenet_v3(name: str, arguments: dict[str, Any], published_file: str, top
         ),
         preprocessing="inception",
         paper="Howard et al., 2019, arXiv:1905.02244",
+        num_parameters=num_parameters,
         published_file=f"{_STORAGE}mobilenet_v3/checkpoints/{published_file}",
         top_1=top_1,
     )
 
 
-def _mobilenet_edgetpu(name: str, depth_multiplier: float, published_file: str, top_1: float) -> NetSpec:
+def _mobilenet_edgetpu(
+    name: str, depth_multiplier: float, num_parameters: int, published_file: str, top_1: float
+) -> NetSpec:
     return NetSpec(
         name=name,
         function="finetune.nets.mobilenet_edgetpu:mobilenet_edgetpu",
@@ -145,6 +156,7 @@ def _mobilenet_edgetpu(name: str, depth_multiplier: float, published_file: str, 
         layer_groups=_inverted_residual_groups("MobilenetEdgeTPU", 22, "Conv_1"),
         preprocessing="inception",
         paper="Gupta and Akin, 2020, arXiv:2003.02838",
+        num_parameters=num_parameters,
         published_file=f"{_STORAGE}mobilenet_edgetpu/checkpoints/{published_file}",
         top_1=top_1,
     )
@@ -191,6 +203,7 @@ SPECS: tuple[NetSpec, ...] = (
         layer_groups=_groups("LeNet", "conv1 conv2 fc3", "LeNet/fc4"),
         preprocessing="lenet",
         paper="LeCun et al., 1998",
+        num_parameters=3_274_634,
     ),
     NetSpec(
         name="cifarnet",
@@ -201,6 +214,7 @@ SPECS: tuple[NetSpec, ...] = (
         layer_groups=_groups("CifarNet", "conv1 conv2 fc3 fc4", "CifarNet/logits"),
         preprocessing="cifarnet",
         paper="Krizhevsky, 2012, cuda-convnet",
+        num_parameters=1_756_426,
     ),
     NetSpec(
         name="alexnet_v2",
@@ -211,6 +225,7 @@ SPECS: tuple[NetSpec, ...] = (
         layer_groups=_groups("alexnet_v2", "conv1 conv2 conv3 conv4 conv5 fc6 fc7", "alexnet_v2/fc8"),
         preprocessing="vgg",
         paper="Krizhevsky, 2014, arXiv:1404.5997",
+        num_parameters=50_308_009,
     ),
     NetSpec(
         name="overfeat",
@@ -221,10 +236,25 @@ SPECS: tuple[NetSpec, ...] = (
         layer_groups=_groups("overfeat", "conv1 conv2 conv3 conv4 conv5 fc6 fc7", "overfeat/fc8"),
         preprocessing="vgg",
         paper="Sermanet et al., 2014, arXiv:1312.6229",
+        num_parameters=145_708_521,
     ),
-    _vgg("vgg_a", (1, 1, 2, 2, 2)),
-    _vgg("vgg_16", (2, 2, 3, 3, 3), published_file=f"{_DOWNLOADS}vgg_16_2016_08_28.tar.gz", top_1=71.5, top_5=89.8),
-    _vgg("vgg_19", (2, 2, 4, 4, 4), published_file=f"{_DOWNLOADS}vgg_19_2016_08_28.tar.gz", top_1=71.1, top_5=89.8),
+    _vgg("vgg_a", (1, 1, 2, 2, 2), num_parameters=132_863_336),
+    _vgg(
+        "vgg_16",
+        (2, 2, 3, 3, 3),
+        num_parameters=138_357_544,
+        published_file=f"{_DOWNLOADS}vgg_16_2016_08_28.tar.gz",
+        top_1=71.5,
+        top_5=89.8,
+    ),
+    _vgg(
+        "vgg_19",
+        (2, 2, 4, 4, 4),
+        num_parameters=143_667_240,
+        published_file=f"{_DOWNLOADS}vgg_19_2016_08_28.tar.gz",
+        top_1=71.1,
+        top_5=89.8,
+    ),
     NetSpec(
         name="inception_v1",
         function="finetune.nets.inception_v1:inception_v1",
@@ -239,6 +269,7 @@ SPECS: tuple[NetSpec, ...] = (
         ),
         preprocessing="inception",
         paper="Szegedy et al., 2014, arXiv:1409.4842",
+        num_parameters=6_618_649,
         published_file=f"{_DOWNLOADS}inception_v1_2016_08_28.tar.gz",
         top_1=69.8,
         top_5=89.6,
@@ -257,6 +288,7 @@ SPECS: tuple[NetSpec, ...] = (
         ),
         preprocessing="inception",
         paper="Ioffe and Szegedy, 2015, arXiv:1502.03167",
+        num_parameters=11_179_361,
         published_file=f"{_DOWNLOADS}inception_v2_2016_08_28.tar.gz",
         top_1=73.9,
         top_5=91.8,
@@ -277,6 +309,7 @@ SPECS: tuple[NetSpec, ...] = (
         preprocessing="inception",
         paper="Szegedy et al., 2015, arXiv:1512.00567",
         has_auxiliary_logits=True,
+        num_parameters=23_819_401,
         published_file=f"{_DOWNLOADS}inception_v3_2016_08_28.tar.gz",
         top_1=78.0,
         top_5=93.9,
@@ -298,6 +331,7 @@ SPECS: tuple[NetSpec, ...] = (
         preprocessing="inception",
         paper="Szegedy et al., 2016, arXiv:1602.07261",
         has_auxiliary_logits=True,
+        num_parameters=42_649_769,
         published_file=f"{_DOWNLOADS}inception_v4_2016_09_09.tar.gz",
         top_1=80.2,
         top_5=95.2,
@@ -319,6 +353,7 @@ SPECS: tuple[NetSpec, ...] = (
         preprocessing="inception",
         paper="Szegedy et al., 2016, arXiv:1602.07261",
         has_auxiliary_logits=True,
+        num_parameters=55_814_729,
         published_file=f"{_DOWNLOADS}inception_resnet_v2_2016_08_30.tar.gz",
         top_1=80.4,
         top_5=95.3,
@@ -326,6 +361,7 @@ SPECS: tuple[NetSpec, ...] = (
     _resnet_v1(
         "resnet_v1_50",
         (3, 4, 6, 3),
+        num_parameters=25_557_032,
         published_file=f"{_DOWNLOADS}resnet_v1_50_2016_08_28.tar.gz",
         top_1=75.2,
         top_5=92.2,
@@ -333,6 +369,7 @@ SPECS: tuple[NetSpec, ...] = (
     _resnet_v1(
         "resnet_v1_101",
         (3, 4, 23, 3),
+        num_parameters=44_549_160,
         published_file=f"{_DOWNLOADS}resnet_v1_101_2016_08_28.tar.gz",
         top_1=76.4,
         top_5=92.9,
@@ -340,14 +377,16 @@ SPECS: tuple[NetSpec, ...] = (
     _resnet_v1(
         "resnet_v1_152",
         (3, 8, 36, 3),
+        num_parameters=60_192_808,
         published_file=f"{_DOWNLOADS}resnet_v1_152_2016_08_28.tar.gz",
         top_1=76.8,
         top_5=93.2,
     ),
-    _resnet_v1("resnet_v1_200", (3, 24, 36, 3)),
+    _resnet_v1("resnet_v1_200", (3, 24, 36, 3), num_parameters=64_673_832),
     _resnet_v2(
         "resnet_v2_50",
         (3, 4, 6, 3),
+        num_parameters=25_570_409,
         published_file=f"{_DOWNLOADS}resnet_v2_50_2017_04_14.tar.gz",
         top_1=75.6,
         top_5=92.8,
@@ -355,6 +394,7 @@ SPECS: tuple[NetSpec, ...] = (
     _resnet_v2(
         "resnet_v2_101",
         (3, 4, 23, 3),
+        num_parameters=44_579_945,
         published_file=f"{_DOWNLOADS}resnet_v2_101_2017_04_14.tar.gz",
         top_1=77.0,
         top_5=93.7,
@@ -362,36 +402,39 @@ SPECS: tuple[NetSpec, ...] = (
     _resnet_v2(
         "resnet_v2_152",
         (3, 8, 36, 3),
+        num_parameters=60_238_953,
         published_file=f"{_DOWNLOADS}resnet_v2_152_2017_04_14.tar.gz",
         top_1=77.8,
         top_5=94.1,
     ),
     # The paper's accuracy; no checkpoint was published.
-    _resnet_v2("resnet_v2_200", (3, 24, 36, 3), top_1=79.9, top_5=95.2),
-    _mobilenet_v1("mobilenet_v1", 1.0, "mobilenet_v1_1.0_224.tgz", 70.9, 89.9),
-    _mobilenet_v1("mobilenet_v1_075", 0.75, "mobilenet_v1_0.75_224.tgz", 68.4, 88.2),
-    _mobilenet_v1("mobilenet_v1_050", 0.5, "mobilenet_v1_0.5_224.tgz", 63.3, 84.9),
-    _mobilenet_v1("mobilenet_v1_025", 0.25, "mobilenet_v1_0.25_224.tgz", 49.8, 74.2),
-    _mobilenet_v2("mobilenet_v2", 1.0, "mobilenet_v2_1.0_224.tgz", 71.9, 91.0),
-    _mobilenet_v2("mobilenet_v2_140", 1.4, "mobilenet_v2_1.4_224.tgz", 74.9, 92.5),
-    _mobilenet_v2("mobilenet_v2_035", 0.35, "mobilenet_v2_0.35_224.tgz", 60.3, 82.9),
-    _mobilenet_v3("mobilenet_v3_small", {"size": "small"}, "v3-small_224_1.0_float.tgz", 67.5),
-    _mobilenet_v3("mobilenet_v3_large", {"size": "large"}, "v3-large_224_1.0_float.tgz", 75.2),
+    _resnet_v2("resnet_v2_200", (3, 24, 36, 3), num_parameters=64_728_169, top_1=79.9, top_5=95.2),
+    _mobilenet_v1("mobilenet_v1", 1.0, 4_233_001, "mobilenet_v1_1.0_224.tgz", 70.9, 89.9),
+    _mobilenet_v1("mobilenet_v1_075", 0.75, 2_586_329, "mobilenet_v1_0.75_224.tgz", 68.4, 88.2),
+    _mobilenet_v1("mobilenet_v1_050", 0.5, 1_332_105, "mobilenet_v1_0.5_224.tgz", 63.3, 84.9),
+    _mobilenet_v1("mobilenet_v1_025", 0.25, 470_329, "mobilenet_v1_0.25_224.tgz", 49.8, 74.2),
+    _mobilenet_v2("mobilenet_v2", 1.0, 3_506_153, "mobilenet_v2_1.0_224.tgz", 71.9, 91.0),
+    _mobilenet_v2("mobilenet_v2_140", 1.4, 6_110_569, "mobilenet_v2_1.4_224.tgz", 74.9, 92.5),
+    _mobilenet_v2("mobilenet_v2_035", 0.35, 1_678_409, "mobilenet_v2_0.35_224.tgz", 60.3, 82.9),
+    _mobilenet_v3("mobilenet_v3_small", {"size": "small"}, 2_543_881, "v3-small_224_1.0_float.tgz", 67.5),
+    _mobilenet_v3("mobilenet_v3_large", {"size": "large"}, 5_484_313, "v3-large_224_1.0_float.tgz", 75.2),
     _mobilenet_v3(
         "mobilenet_v3_small_minimalistic",
         {"size": "small", "is_minimalistic": True},
+        2_045_761,
         "v3-small-minimalistic_224_1.0_float.tgz",
         61.9,
     ),
     _mobilenet_v3(
         "mobilenet_v3_large_minimalistic",
         {"size": "large", "is_minimalistic": True},
+        3_925_569,
         "v3-large-minimalistic_224_1.0_float.tgz",
         72.3,
     ),
     # Their accuracies were published for the 8-bit networks only.
-    _mobilenet_edgetpu("mobilenet_edgetpu", 1.0, "mobilenet_edgetpu_224_1.0.tgz", 75.6),
-    _mobilenet_edgetpu("mobilenet_edgetpu_075", 0.75, "mobilenet_edgetpu_224_0.75.tgz", 73.5),
+    _mobilenet_edgetpu("mobilenet_edgetpu", 1.0, 4_092_713, "mobilenet_edgetpu_224_1.0.tgz", 75.6),
+    _mobilenet_edgetpu("mobilenet_edgetpu_075", 0.75, 2_989_441, "mobilenet_edgetpu_224_0.75.tgz", 73.5),
     _nasnet(
         "nasnet_cifar",
         18,
@@ -401,6 +444,7 @@ SPECS: tuple[NetSpec, ...] = (
         image_size=32,
         preprocessing="cifarnet",
         paper="Zoph et al., 2017, arXiv:1707.07012",
+        num_parameters=3_346_538,
     ),
     _nasnet(
         "nasnet_mobile",
@@ -410,6 +454,7 @@ SPECS: tuple[NetSpec, ...] = (
         image_size=224,
         preprocessing="inception",
         paper="Zoph et al., 2017, arXiv:1707.07012",
+        num_parameters=5_291_035,
         published_file=f"{_STORAGE}download.tensorflow.org/models/nasnet-a_mobile_04_10_2017.tar.gz",
         top_1=74.0,
         top_5=91.6,
@@ -428,6 +473,7 @@ SPECS: tuple[NetSpec, ...] = (
         image_size=331,
         preprocessing="inception",
         paper="Zoph et al., 2017, arXiv:1707.07012",
+        num_parameters=88_757_183,
         published_file=f"{_STORAGE}download.tensorflow.org/models/nasnet-a_large_04_10_2017.tar.gz",
         top_1=82.7,
         top_5=96.2,
@@ -441,6 +487,7 @@ SPECS: tuple[NetSpec, ...] = (
         image_size=224,
         preprocessing="inception",
         paper="Liu et al., 2017, arXiv:1712.00559",
+        num_parameters=5_065_568,
         published_file=f"{_STORAGE}download.tensorflow.org/models/pnasnet-5_mobile_2017_12_13.tar.gz",
         top_1=74.2,
         top_5=91.9,
@@ -454,6 +501,7 @@ SPECS: tuple[NetSpec, ...] = (
         image_size=331,
         preprocessing="inception",
         paper="Liu et al., 2017, arXiv:1712.00559",
+        num_parameters=86_061_989,
         published_file=f"{_STORAGE}download.tensorflow.org/models/pnasnet-5_large_2017_12_13.tar.gz",
         top_1=82.9,
         top_5=96.2,

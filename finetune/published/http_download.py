@@ -53,10 +53,10 @@ def download(url: str, path: Path, *, pause: Callable[[float], None] = time.slee
                 partial.finish()
                 return
             problem = f"{partial.size:,} of {partial.total_bytes:,} bytes came, and then no more"
-        except _ChangedError:
+        except _ChangedError as error:
             partial.discard()
             changes += 1
-            problem = "what the server sends is not the rest of what it sent before"
+            problem = str(error)
         except urllib.error.HTTPError as error:
             raise UserError(f"{url}: the server answers {error.code} {error.reason}.", _MEND) from error
         except (OSError, http.client.HTTPException) as error:
@@ -129,15 +129,15 @@ def _fetch_rest(url: str, partial: _Partial) -> bool:
         _ChangedError: The server sends another part than the missing one, or another version.
     """
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
-    if partial.size and partial.version:
+    if partial.size and partial.version and partial.total_bytes is not None:
         request.add_header("Range", f"bytes={partial.size}-")
         request.add_header("If-Range", partial.version)
-    with _open(request) as response:
+    with _open(request, partial) as response:
         version = _strong_version(response)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             start, total_bytes = _parse_content_range(response.headers.get("Content-Range", ""))
             if (start, total_bytes, version) != (partial.size, partial.total_bytes, partial.version):
-                raise _ChangedError
+                raise _ChangedError("what the server sends is not the rest of what it sent before")
         else:
             length = response.headers.get("Content-Length")
             partial.begin(version, int(length) if length is not None else None)
@@ -145,12 +145,12 @@ def _fetch_rest(url: str, partial: _Partial) -> bool:
     return partial.total_bytes is None or partial.size == partial.total_bytes
 
 
-def _open(request: urllib.request.Request) -> Any:
+def _open(request: urllib.request.Request, partial: _Partial) -> Any:
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise _ChangedError from error
+            raise _ChangedError(f"{partial.total_bytes:,} bytes were announced, {partial.size:,} are there") from error
         raise
 
 
@@ -175,7 +175,7 @@ def _parse_content_range(text: str) -> tuple[int, int | None]:
         span, _, total = text.removeprefix("bytes ").partition("/")
         return int(span.split("-")[0]), None if total == "*" else int(total)
     except ValueError as error:
-        raise _ChangedError from error
+        raise _ChangedError(f"the server sends an unknown part, {text!r}") from error
 
 
 def _reason(error: Exception) -> str:
