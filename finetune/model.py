@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from finetune.checkpoint import Checkpoint
+from finetune.errors import UserError
 from finetune.nets.layers import DECAYED_VARIABLES, layer_modes
 from finetune.nets.spec import NetSpec
 from finetune.scopes import NetworkVariable, VariablePlan
@@ -57,6 +58,9 @@ class Model(tf.Module):
             channels: Of the images; None: the network's own.
             seed: The initial value of a variable is a function of this and of the variable's name.
             network_arguments: Further arguments of the network's function, `dropout_keep_prob` among them.
+
+        Raises:
+            UserError: The images are too small for the network.
         """
         super().__init__(name=spec.root_scope or spec.name)
         self.spec = spec
@@ -119,7 +123,16 @@ class Model(tf.Module):
         graph = tf.__internal__.FuncGraph("make_variables")
         with graph.as_default():
             images = tf.compat.v1.placeholder(tf.float32, [1, self.image_size, self.image_size, self.channels])
-            self(images, is_training=True, seed=tf.zeros([2], tf.int32))
+            try:
+                self(images, is_training=True, seed=tf.zeros([2], tf.int32))
+            except ValueError as error:
+                if "Negative dimension size" not in str(error):
+                    raise
+                raise UserError(
+                    f"--image-size: {self.image_size} pixels are too few for {self.spec.name}, whose own size is "
+                    f"{self.spec.image_size}.",
+                    "Give a larger --image-size, or leave it out.",
+                ) from error
             decayed.update(variable_name(variable) for variable in tf.compat.v1.get_collection(DECAYED_VARIABLES))
         self.decayed_names = frozenset(decayed)
 

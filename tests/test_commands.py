@@ -202,11 +202,12 @@ def run_cases(dataset_dir, trained, tmp_path):
         (["--labels-offset=1"], ["label"]),
         (["--num-clones=64"], ["--num-clones is 64"]),
         ([*slim_head[:1], f"--checkpoint={trained}", "--trainable-scopes=CifarNet/fc4"], ["CifarNet/logits", "random"]),
+        (["--model=alexnet_v2", "--image-size=32"], ["--image-size: 32 pixels are too few for alexnet_v2"]),
         (["--learning-rate-multipliers=CifarNet/cnv1=0.1"], ["--learning-rate-multipliers", "CifarNet/conv1"]),
     ]
 
 
-@pytest.mark.parametrize("number", range(19))
+@pytest.mark.parametrize("number", range(20))
 def test_mistakes_end_with_status_2_and_say_what_mends_them(dataset_dir, trained, tmp_path, capsys, number):
     words, parts = run_cases(dataset_dir, trained, tmp_path)[number]
     assert run_train(dataset_dir, tmp_path / "run", "--max-steps=3", *words) == 2
