@@ -426,8 +426,8 @@ def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean
         os.link(images_dir / "a/000.jpg", images_dir / f"a/more_{number}.jpg")
     out = tmp_path / "out"
     argv = [f"--images-dir={images_dir}", f"--dataset-dir={out}", "--workers=2", "--num-shards=4"]
-    # As a terminal does, the signal is sent to all processes of the group. Where the tests run in the background a shell
-    # has Ctrl-C ignored, and what is ignored here is ignored by processes started here.
+    # As a terminal does, the signal is sent to all processes of the group. Where the tests run in the background a
+    # shell has Ctrl-C ignored, and what is ignored here is ignored by processes started here.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, SCRIPT, *argv], stderr=subprocess.PIPE, start_new_session=True)
     signal.signal(signal.SIGINT, previous)
