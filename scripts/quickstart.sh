@@ -72,13 +72,12 @@ train_network() {
 evaluate_network() {
   say "Evaluating on the cells kept aside"
   finetune-eval --checkpoint "$work/run" --dataset-dir "$work/records" --split validation
-  cat <<END
-
-Where to look:
-  $work/run/eval_validation   the figures above, and the prediction for every photograph
-  $work/run                   checkpoints, settings (config.toml), metrics.jsonl; curves: tensorboard --logdir $work/run
-  configs/quickstart.toml       the settings to start your own from
-END
+  echo
+  echo "Where to look:"
+  printf '  %-42s %s\n' \
+    "$work/run/eval_validation/report.html" "the evaluation: figures, plots, mistaken photographs" \
+    "$work/run" "checkpoints, settings, metrics.jsonl; curves: tensorboard --logdir $work/run" \
+    "configs/quickstart.toml" "the settings to start your own from"
 }
 
 main
