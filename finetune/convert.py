@@ -29,6 +29,8 @@ MIN_SHARDS = 5  # Slim's number.
 MAX_IMAGES_PER_SHARD = 1000
 MOST_SHARDS = 99_999
 MOST_NAMED = 10
+# slim's labels of ImageNet begin at 1: 0 is the background, which no picture shows.
+IMAGENET, BACKGROUND = "imagenet", "background"
 ON_CORRUPT = ("fail", "skip")
 
 
@@ -111,20 +113,21 @@ def convert(settings: ConvertSettings) -> Conversion:
     _check_settings(settings)
     name = settings.dataset_name or _name_of_folder(settings.dataset_dir)
     replaced = files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)
-    images_dir = settings.images_dir or settings.dataset_dir
+    images_dir = _find_images_dir(settings)
     found = scan_images(images_dir, skip=settings.dataset_dir)
     for split, folder in found.split_folders.items():
         if folder != split:
             log.info("The folder %s is taken as the %s split.", folder, split)
     splits = _divide(found, settings)
-    tasks = _plan_shards(splits, found.classes, name, settings)
+    classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
+    tasks = _plan_shards(splits, classes, name, settings)
     num_images = sum(len(task.files) for task in tasks)
     start = time.monotonic()
     with staging_folder(settings.dataset_dir, name) as staging:
         with progress("Converting", num_images) as advance:
             reports = write_shards(tasks, images_dir, staging, num_workers=settings.workers, on_progress=advance)
         _refuse_corrupt(reports, num_images, settings.on_corrupt)
-        conversion = _summarise(settings.dataset_dir, name, found, reports)
+        conversion = _summarise(settings.dataset_dir, name, classes, found, reports)
         _describe(staging, conversion, reports, settings.seed)
         publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
@@ -181,6 +184,20 @@ def _check_settings(settings: ConvertSettings) -> None:
     name = settings.dataset_name
     if name is not None and (name != Path(name).name or name.startswith(".")):
         raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
+
+
+def _find_images_dir(settings: ConvertSettings) -> Path:
+    """As told, else the class folders in --dataset-dir, else what is published under --dataset-name, downloaded."""
+    from finetune.published.catalogue import DATASETS
+    from finetune.published.obtain import default_folder, obtain
+
+    if settings.images_dir is not None:
+        return settings.images_dir
+    folder = settings.dataset_dir
+    has_folders = folder.is_dir() and any(path.is_dir() and path.name[0] != "." for path in folder.iterdir())
+    if not has_folders and settings.dataset_name in {dataset.name for dataset in DATASETS}:
+        return obtain(str(settings.dataset_name), default_folder())
+    return folder
 
 
 def _name_of_folder(folder: Path) -> str:
@@ -244,23 +261,25 @@ def _refuse_corrupt(reports: Sequence[ShardReport], num_images: int, on_corrupt:
         )
 
 
-def _summarise(dataset_dir: Path, name: str, found: ImageFolder, reports: Sequence[ShardReport]) -> Conversion:
+def _summarise(
+    dataset_dir: Path, name: str, classes: tuple[str, ...], found: ImageFolder, reports: Sequence[ShardReport]
+) -> Conversion:
 
     counts: dict[str, list[int]] = {}
     fingerprints: dict[str, dict[str, bytes]] = {}
     for report in reports:
-        of_split = counts.setdefault(report.task.split, [0] * len(found.classes))
+        of_split = counts.setdefault(report.task.split, [0] * len(classes))
         prints = fingerprints.setdefault(report.task.split, {})
         for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
             of_split[report.task.labels[index]] += 1
             prints[report.task.files[index]] = fingerprint
-    for class_name, number in zip(found.classes, counts["train"], strict=True):
-        if not number:
+    for class_name, number in zip(classes, counts["train"], strict=True):
+        if not number and class_name != BACKGROUND:
             raise UserError(f"No image of class {class_name} can be read, of those to train on.", "Mend its files.")
     return Conversion(
         dataset_dir=dataset_dir,
         name=name,
-        classes=found.classes,
+        classes=classes,
         counts={split: tuple(of_split) for split, of_split in counts.items()},
         num_shards=dict(Counter(report.task.split for report in reports)),
         reencoded=_total(report.reencoded for report in reports),

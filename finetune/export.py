@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from finetune.exports.exported import Array, Exported
     from finetune.exports.measure import Measured
 
-FORMATS = ("saved_model", "tflite", "onnx")
+FORMATS = ("saved_model", "tflite", "onnx", "keras-weights")
 QUANTIZATIONS = ("none", "float16", "int8")
 
 DESCRIPTION_FILE = "export.json"
@@ -37,7 +37,7 @@ class ExportSettings(ClassifierSettings):
     format: str = flag(
         "saved_model",
         choices=FORMATS,
-        help="saved_model: takes JPEG or PNG bytes, or pixels; tflite and onnx take prepared images",
+        help="saved_model takes JPEG or PNG bytes, or pixels; all others take prepared images",
     )
     quantize: tuple[str, ...] = flag(
         ("none",), metavar=f"{{{','.join(QUANTIZATIONS)}}}", help="of tflite, one or several: a file for each"
@@ -154,6 +154,10 @@ def _write(settings: ExportSettings, classifier: "Classifier", folder: Path) -> 
         from finetune.exports.onnx_model import write_onnx
 
         return [write_onnx(classifier, folder)]
+    if settings.format == "keras-weights":
+        from finetune.exports.keras_weights_file import write_keras_weights_file
+
+        return [write_keras_weights_file(classifier, folder)]
     from finetune.exports.tflite_model import write_tflite
 
     images = list(_calibration_images(settings, classifier)) if "int8" in settings.quantize else []

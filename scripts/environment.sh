@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For other scripts to source: a virtual environment with this package in it.
 #
 #     source scripts/environment.sh

@@ -524,3 +524,23 @@ def test_no_tensorflow_to_convert(tmp_path):
 def test_slims_name_for_it():
     printed = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, check=True, text=True).stdout
     assert "--dataset-name" in printed
+
+
+def test_a_published_data_set_is_downloaded_and_converted(tmp_path, monkeypatch):
+    from finetune.published import obtain
+
+    def pretend(name, folder):
+        return write_class_folders(tmp_path / name, daisy=6, rose=6)
+
+    monkeypatch.setattr(obtain, "obtain", pretend)
+    conversion = convert(ConvertSettings(tmp_path / "records", dataset_name="flowers", validation_size=2))
+    assert (conversion.name, conversion.classes) == ("flowers", ("daisy", "rose"))
+    assert list((tmp_path / "records").glob("flowers_train_*.tfrecord"))
+
+
+def test_labels_of_imagenet_begin_at_one(tmp_path):
+    images = write_class_folders(tmp_path / "images", n01440764=4, n01443537=4)
+    conversion = convert(ConvertSettings(tmp_path / "records", images, dataset_name="imagenet", validation_size=2))
+    assert conversion.classes == ("background", "n01440764", "n01443537")
+    assert conversion.counts["train"][0] == 0
+    assert min(conversion.counts["train"][1:]) > 0

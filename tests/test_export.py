@@ -191,3 +191,17 @@ def test_mistakes(run, tmp_path, capsys, words, parts):
     for part in parts:
         assert part in error
     assert names_in(tmp_path) == ["records"]
+
+
+def test_keras_weights(tmp_path, capsys):
+    run = write_run(tmp_path / "run", "mobilenet_v1_025", image_size=96)
+    words = [f"--checkpoint={run}", f"--output-dir={tmp_path / 'out'}", "--format=keras-weights"]
+    assert export.main(words) == 2
+    assert "--image-size 224" in capsys.readouterr().err
+    assert export.main([*words, "--image-size=224"]) == 0
+    assert "Keras weights" in capsys.readouterr().out
+    assert (tmp_path / "out/classifier.weights.h5").is_file()
+    resnet = write_run(tmp_path / "resnet", "resnet_v1_50", image_size=64)
+    assert export.main([f"--checkpoint={resnet}", f"--output-dir={tmp_path / 'no'}", "--format=keras-weights"]) == 2
+    assert "resnet" in capsys.readouterr().err.lower()
+    assert not (tmp_path / "no").exists()
