@@ -4,8 +4,15 @@
     from finetune.api import EvalSettings, PredictSettings, TrainSettings, evaluate, plan, predict, train
 
     head, records = ("MobilenetV2/Logits",), Path("records")
-    settings = TrainSettings(dataset_dir=records, train_dir=Path("runs/head"), model="mobilenet_v2", max_steps=100,
-                             checkpoint=Path("mobilenet_v2_1.0_224.ckpt"), exclude_scopes=head, trainable_scopes=head)
+    settings = TrainSettings(
+        dataset_dir=records,
+        train_dir=Path("runs/head"),
+        model="mobilenet_v2",
+        max_steps=100,
+        checkpoint=Path("mobilenet_v2_1.0_224.ckpt"),
+        exclude_scopes=head,
+        trainable_scopes=head,
+    )
     print(plan(settings).counts())
     run = train(settings)
     print(evaluate(EvalSettings(dataset_dir=records, checkpoint=(run.train_dir,))).scores.accuracy)
