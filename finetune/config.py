@@ -14,6 +14,7 @@ from finetune.schedules import DECAY_TYPES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
 BATCH_NORM_MODES = ("plan", "frozen", "slim")
+PRECISIONS = ("float32", "bfloat16", "float16")
 DEFAULT_MODEL = "inception_v3"
 DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
 
@@ -108,6 +109,12 @@ class TrainSettings:
     ftrl_l1: float = flag(0.0, help="of ftrl")
     ftrl_l2: float = flag(0.0, help="of ftrl")
 
+    precision: str = flag(
+        "float32",
+        choices=("auto", *PRECISIONS),
+        help="type that layers compute in, variables and losses being float32; auto: measured",
+    )
+    xla: str = flag("auto", choices=("auto", "on", "off"), help="compile steps by XLA; auto: on a GPU that works alone")
     cache_features: str = flag(
         "auto",
         metavar="auto|off|N",
@@ -186,6 +193,7 @@ class EvalSettings:
     batch_size: int = flag(100, help="images at a time; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, metavar="N", help="only so many batches; not given: all")
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    precision: str | None = flag(None, choices=PRECISIONS, help="type that layers compute in; not given: the run's")
     tta: str = flag("none", choices=("none", "flip"), help="flip: mean probabilities of an image and its mirror image")
     image_size: int | None = flag(None, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's")
     use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")

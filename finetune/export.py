@@ -104,11 +104,15 @@ def export(settings: ExportSettings) -> ExportResult:
         UserError: An output folder that isn't free; what `restore_classifier` refuses; records of other classes; an
             exported classifier that computes something else.
     """
+    import tensorflow as tf
+
     from finetune.datasets.description import write_labels
     from finetune.exports.exported import LABELS_FILE
 
     with staged_output(settings.output_dir, DESCRIPTION_FILE, overwrite=settings.overwrite) as folder:
         classifier = restore_classifier(settings)
+        # Whatever its run computed in, for the devices that exports run on are others.
+        classifier.model.compute_dtype = tf.float32
         dataset = _find_dataset(settings, classifier, settings.split) if settings.dataset_dir else None
         write_labels(folder / LABELS_FILE, classifier.class_names)
         exported = _write(settings, classifier, folder)

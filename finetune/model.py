@@ -37,6 +37,8 @@ class Model(tf.Module):
         model_variables: Every variable by its name in a checkpoint.
         decayed_names: Names of those that weight decay applies to.
         is_frozen: Tells by a batch norm layer's full scope name whether it is frozen.
+        compute_dtype: Of the layers between images and logits; passes traced before a change keep theirs. Variables,
+            statistics of batch norm and logits are float32 in any case.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Model(tf.Module):
         self.model_variables: dict[str, Any] = {}
         self.decayed_names: frozenset[str] = frozenset()
         self.is_frozen: Callable[[str], bool] = lambda scope: False
+        self.compute_dtype = tf.float32
         self._seed = seed
         self._network = spec.load_function()
         self._network_arguments = {**spec.arguments, **network_arguments}
@@ -85,10 +88,15 @@ class Model(tf.Module):
         """
         with self._variable_scope(), layer_modes(is_training, self.is_frozen, seed):
             logits, end_points = self._network(
-                images, self.num_classes, is_training=is_training, **self._network_arguments
+                tf.cast(images, self.compute_dtype),
+                self.num_classes,
+                is_training=is_training,
+                **self._network_arguments,
             )
         auxiliary_logits = end_points.get("AuxLogits") if is_training else None
-        return Outputs(logits, auxiliary_logits, end_points)
+        if auxiliary_logits is not None:
+            auxiliary_logits = tf.cast(auxiliary_logits, tf.float32)
+        return Outputs(tf.cast(logits, tf.float32), auxiliary_logits, end_points)
 
     def network_variables(self) -> list[NetworkVariable]:
         """Names and shapes for a plan, in the order of creation."""
@@ -142,19 +150,23 @@ class Model(tf.Module):
             yield
 
     def _get_variable(self, getter: Any, name: str, *, shape: Any, dtype: Any, initializer: Any, **options: Any) -> Any:
-        """The variable called `name`, made at first sight: what slim's layers get for `get_variable`."""
+        """What slim's layers get for `get_variable`: the variable called `name`, made at first sight.
+
+        A layer that computes in another type than float32 gets its value in that type.
+        """
         if name not in self.model_variables:
             with tf.init_scope():
                 # Under the global seed of its name alone, a variable's value doesn't depend on the order of creation.
                 tf.random.set_seed(zlib.crc32(f"{self._seed}/{name}".encode()))
                 self.model_variables[name] = tf.Variable(
-                    lambda: initializer(tf.TensorShape(shape), dtype),
+                    lambda: initializer(tf.TensorShape(shape), tf.float32),
                     name=name,
                     trainable=options.get("trainable", True),
                     synchronization=options.get("synchronization", tf.VariableSynchronization.AUTO),
                     aggregation=options.get("aggregation", tf.VariableAggregation.NONE),
                 )
-        return self.model_variables[name]
+        variable = self.model_variables[name]
+        return variable if dtype == variable.dtype else tf.cast(variable, dtype)
 
 
 def variable_name(variable: Any) -> str:

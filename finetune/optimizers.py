@@ -43,11 +43,10 @@ class Optimizer:
         for multiplier, rate in self._rates.items():
             rate.assign(learning_rate * multiplier)
 
-    def apply_gradients(self, gradients: Sequence[tuple[Tensor, Any]]) -> None:
-        """One update from (gradient or None, variable) pairs; under a strategy, the sum of the replicas' gradients."""
-        by_name = {variable_name(variable): gradient for gradient, variable in gradients}
+    def apply_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """One update from gradients by variable name; under a strategy, from the sum of the replicas' gradients."""
         for multiplier, variables in self._groups.items():
-            pairs = [(by_name.get(variable_name(variable)), variable) for variable in variables]
+            pairs = [(gradients.get(variable_name(variable)), variable) for variable in variables]
             self._optimizers[multiplier].apply_gradients(pairs)
 
     def make_slots(self) -> None:

@@ -19,7 +19,8 @@ class SplitModel:
     `head(trunk(images), seed)` equals the model's own pass to the bit.
 
     Attributes:
-        frontier: Specifications of the tensors between the two, each [B,...].
+        frontier: Specifications of the tensors between the two, each float32 [B,...] whatever the layers compute in:
+            NumPy's files know no bfloat16, and float32 holds all its values.
         num_bytes: Of the frontier for one image.
         starts_at_images: Whether nothing lies before the frontier.
     """
@@ -46,16 +47,17 @@ class SplitModel:
         wanted = [tensor for tensor in (outputs.logits, outputs.auxiliary_logits) if tensor is not None]
         frontier = find_frontier(operations, images, varying, wanted)
         updates = [operation for operation in operations if _is_update(operation) and operation.name in varying]
-        self.frontier = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frontier]
-        self.num_bytes = frontier_bytes(frontier)
+        self.frontier = [tf.TensorSpec(tensor.shape, tf.float32) for tensor in frontier]
+        self._dtypes = [tensor.dtype for tensor in frontier]
+        self.num_bytes = frontier_bytes(self.frontier)
         self.starts_at_images = any(tensor is images for tensor in frontier)
         self._has_auxiliary_logits = outputs.auxiliary_logits is not None
         self._trunk = Subgraph(graph, [images], frontier, model.model_variables)
         self._head = Subgraph(graph, [*frontier, seed], wanted, model.model_variables, updates)
 
     def trunk(self, images: Tensor) -> list[Tensor]:
-        """The frontier's values for images [B,H,W,C]; to be called inside a `tf.function`."""
-        return self._trunk(images)
+        """The frontier's values for images [B,H,W,C], float32; to be called inside a `tf.function`."""
+        return [tf.cast(value, tf.float32) for value in self._trunk(images)]
 
     def head(self, features: list[Tensor], seed: Tensor) -> Outputs:
         """The outputs from the frontier's values; updates batch norm's statistics as the whole pass would.
@@ -67,7 +69,8 @@ class SplitModel:
             features: Values of the frontier, each [B,...].
             seed: Integers [2] for dropout, different at each step.
         """
-        outputs = self._head(*features, seed)
+        values = [tf.cast(value, dtype) for value, dtype in zip(features, self._dtypes, strict=True)]
+        outputs = self._head(*values, seed)
         return Outputs(outputs[0], outputs[1] if self._has_auxiliary_logits else None, {})
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 LOG_LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+ONEDNN_VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
 
 def start_tensorflow() -> None:
@@ -14,7 +15,11 @@ def start_tensorflow() -> None:
 
     TensorFlow's libraries write lines about absent CUDA drivers before any setting can stop them; a user who asked for
     an accuracy takes them for errors.
+
+    oneDNN's convolutions are asked for, unless `TF_ENABLE_ONEDNN_OPTS` says otherwise: TensorFlow takes them by itself
+    only on processors with certain units, but they are faster without these as well (scripts/benchmarks/full.py).
     """
+    os.environ.setdefault(ONEDNN_VARIABLE, "1")
     if LOG_LEVEL_VARIABLE in os.environ:
         import tensorflow  # noqa: F401
 

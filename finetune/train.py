@@ -69,9 +69,10 @@ def train(settings: TrainSettings) -> TrainResult:
         UserError: What the user can mend: a setting, a scope, the checkpoint, the data, a loss that isn't finite.
     """
     from finetune.datasets.pipeline import reading
-    from finetune.devices import choose_strategy
+    from finetune.devices import choose_strategy, uses_xla
     from finetune.model import variable_name
     from finetune.optimizers import Optimizer
+    from finetune.precision import LossScale
     from finetune.run_log import RunLog
     from finetune.training_inputs import make_inputs
     from finetune.training_loop import TrainingLoop
@@ -95,8 +96,10 @@ def train(settings: TrainSettings) -> TrainResult:
         optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, variable_plan))
         if source is not None:
             model.restore(source, variable_plan)
+        settings = _with_precision(settings, model, trained, data)
+        loss_scale = LossScale() if settings.precision == "float16" else None
         averages = _make_averages(settings, model, variable_plan)
-        state = TrainingState(model, optimizer, averages)
+        state = TrainingState(model, optimizer, averages, loss_scale)
         first_step = _resume(state, source) if settings.resume and source is not None else 0
         inputs = make_inputs(settings, run, model, variable_plan, data, averages)
         training_step = TrainingStep(
@@ -107,7 +110,9 @@ def train(settings: TrainSettings) -> TrainResult:
             weight_decay=settings.weight_decay,
             label_smoothing=settings.label_smoothing,
             averages=averages,
+            loss_scale=loss_scale,
             seed=settings.seed,
+            use_xla=uses_xla(settings.xla, on_cpu=settings.clone_on_cpu, num_devices=settings.num_clones),
         )
     run.write_settings(settings, variable_plan, data.training.class_names)
     run.write_json(PROVENANCE_FILE, describe_training(data.training))
@@ -260,6 +265,24 @@ def _make_averages(settings: TrainSettings, model: "Model", plan: "VariablePlan"
         return None
     changing = {v.name: model.model_variables[v.name] for v in plan.variables if v.is_trained or v.is_statistic}
     return MovingAverages(changing, settings.moving_average_decay)
+
+
+def _with_precision(
+    settings: TrainSettings, model: "Model", trained: Sequence[Any], data: "TrainingData"
+) -> TrainSettings:
+    """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
+    import tensorflow as tf
+
+    from finetune.precision import measure_step, resolve_precision, supported_precisions
+    from finetune.training_inputs import first_batch
+
+    def measure(precision: str) -> Any:
+        return measure_step(model, trained, first_batch(settings, model, data, settings.batch_size), precision)
+
+    supported = supported_precisions(on_cpu=settings.clone_on_cpu)
+    precision = resolve_precision(settings.precision, supported, measure)
+    model.compute_dtype = tf.as_dtype(precision)
+    return dataclasses.replace(settings, precision=precision)
 
 
 def _resume(state: Any, source: "Checkpoint") -> int:

@@ -25,6 +25,7 @@ class NetworkSettings:
         use_grayscale: Whether the images have one channel.
         labels_offset: What is subtracted from the labels of the records.
         use_moving_averages: Whether the moving averages of the weights are used instead of the weights.
+        precision: Type that the layers compute in.
     """
 
     model: str
@@ -33,6 +34,7 @@ class NetworkSettings:
     use_grayscale: bool
     labels_offset: int
     use_moving_averages: bool
+    precision: str
 
 
 def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
@@ -57,6 +59,7 @@ def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
         use_grayscale=known("use_grayscale", False),
         labels_offset=known("labels_offset", 0),
         use_moving_averages=known("moving_average", known("moving_average_decay", None) is not None),
+        precision=known("precision", "float32"),
     )
 
 
@@ -71,6 +74,8 @@ def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Che
     Raises:
         UserError: The checkpoint is another network's, or holds no moving averages though they are wanted.
     """
+    import tensorflow as tf
+
     from finetune.model import Model
     from finetune.nets import get_spec
 
@@ -80,6 +85,7 @@ def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Che
         image_size=network.image_size,
         channels=1 if network.use_grayscale else None,
     )
+    model.compute_dtype = tf.as_dtype(network.precision)
     restore_weights(model, network, checkpoint)
     return model
 

@@ -89,6 +89,19 @@ def make_inputs(
     return _computed(settings, model, data, averages)
 
 
+def first_batch(settings: TrainSettings, model: Model, data: TrainingData, num_images: int) -> tuple[Tensor, Tensor]:
+    """The first training images of the files, as the network gets them, [B,H,W,C], and their labels [B]."""
+    batches = view_batches(
+        data.training,
+        data.preprocessing,
+        batch_size=num_images,
+        seed=settings.seed,
+        view=0,
+        **_image_options(settings, model),
+    )
+    return next(iter(batches))
+
+
 def _choose(
     settings: TrainSettings, model: Model, plan: VariablePlan, data: TrainingData
 ) -> tuple[int, SplitModel | None, str]:
@@ -159,7 +172,7 @@ def _computed(
         forward=lambda images, seed: model(images, is_training=True, seed=seed),
         batches=lambda first_step: iter(strategy.experimental_distribute_dataset(make(first_step))),
         validate=validate,
-        sample_images=lambda: _sample_images(settings, model, data),
+        sample_images=lambda: first_batch(settings, model, data, NUM_SAMPLE_IMAGES)[0],
     )
 
 
@@ -194,6 +207,7 @@ def _cached(
             model=settings.model,
             trainable_scopes=plan.trainable_scopes,
             batch_norm=settings.batch_norm,
+            precision=settings.precision,
             weights=weights,
             data=content_hash(data.training) if folder else "",
             preprocessing=dataclasses.asdict(data.preprocessing),
@@ -219,7 +233,7 @@ def _cached(
             views, batch_size=settings.batch_size, seed=settings.seed, start_step=first_step
         ),
         validate=_cached_validation(settings, model, plan, data, averages),
-        sample_images=lambda: _sample_images(settings, model, data),
+        sample_images=lambda: first_batch(settings, model, data, NUM_SAMPLE_IMAGES)[0],
     )
 
 
@@ -281,18 +295,6 @@ def _function_of_images(split: SplitModel, model: Model) -> Callable[[Tensor], l
         split.trunk, autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32)]
     )
     return function
-
-
-def _sample_images(settings: TrainSettings, model: Model, data: TrainingData) -> Tensor:
-    batches = view_batches(
-        data.training,
-        data.preprocessing,
-        batch_size=NUM_SAMPLE_IMAGES,
-        seed=settings.seed,
-        view=0,
-        **_image_options(settings, model),
-    )
-    return next(iter(batches))[0]
 
 
 def _image_options(settings: TrainSettings, model: Model) -> dict[str, Any]:

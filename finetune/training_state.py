@@ -9,18 +9,22 @@ from finetune.errors import UserError
 from finetune.model import Model
 from finetune.moving_averages import MovingAverages
 from finetune.optimizers import Optimizer
+from finetune.precision import LossScale
 from finetune.scopes import MOVING_AVERAGE_SUFFIX
 
 
 class TrainingState:
     """What a run's checkpoint holds beside its step."""
 
-    def __init__(self, model: Model, optimizer: Optimizer, averages: MovingAverages | None) -> None:
+    def __init__(
+        self, model: Model, optimizer: Optimizer, averages: MovingAverages | None, loss_scale: LossScale | None = None
+    ) -> None:
         """Makes the optimizer's slots, in the scope of the current distribution strategy."""
         optimizer.make_slots()
         self._model = model
         self._optimizer = optimizer
         self._averages = averages
+        self._loss_scale = loss_scale
 
     def values(self) -> dict[str, np.ndarray[Any, Any]]:
         """A snapshot by name in a checkpoint.
@@ -51,8 +55,8 @@ class TrainingState:
         if missing:
             raise UserError(
                 f"--resume: {source} lacks {len(missing)} of {len(wanted)} values, such as {missing[0]}.",
-                "Resume with the run's own --model, --optimizer, --trainable-scopes and --moving-average-decay, or "
-                "start a new run in another --train-dir from its weights: --checkpoint.",
+                "Resume with the run's own --model, --optimizer, --trainable-scopes, --precision and "
+                "--moving-average-decay, or start a new run in another --train-dir from its weights: --checkpoint.",
             )
         for name, variable in wanted.items():
             if tuple(variable.shape) != values[name].shape:
@@ -63,7 +67,8 @@ class TrainingState:
             variable.assign(values[name])
 
     def _variables(self) -> dict[str, Any]:
-        return {**self._model.model_variables, **self._optimizer.state()}
+        loss_scale = self._loss_scale.state() if self._loss_scale is not None else {}
+        return {**self._model.model_variables, **self._optimizer.state(), **loss_scale}
 
 
 def first_not_finite(values: Mapping[str, np.ndarray[Any, Any]]) -> str | None:

@@ -6,9 +6,10 @@ from typing import Any
 import tensorflow as tf
 
 from finetune.losses import classification_loss, weight_decay_loss
-from finetune.model import Outputs
+from finetune.model import Outputs, variable_name
 from finetune.moving_averages import MovingAverages
 from finetune.optimizers import Optimizer
+from finetune.precision import LossScale
 
 Tensor = Any
 
@@ -29,7 +30,9 @@ class TrainingStep:
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
         averages: MovingAverages | None = None,
+        loss_scale: LossScale | None = None,
         seed: int = 0,
+        use_xla: bool = False,
     ) -> None:
         """Sets up a step; it is traced at the first call, under the current distribution strategy.
 
@@ -41,7 +44,9 @@ class TrainingStep:
             weight_decay: Its factor.
             label_smoothing: Of the targets.
             averages: Moving averages to update after each step.
+            loss_scale: Of the losses that gradients are computed of; None: 1.
             seed: Of dropout, together with the step.
+            use_xla: Whether XLA compiles the step.
         """
         self._forward = forward
         self._optimizer = optimizer
@@ -50,9 +55,10 @@ class TrainingStep:
         self._weight_decay = weight_decay
         self._label_smoothing = label_smoothing
         self._averages = averages
+        self._loss_scale = loss_scale
         self._seed = seed
         self._strategy = tf.distribute.get_strategy()
-        self._run = tf.function(self._step, autograph=False)
+        self._run = tf.function(self._step, autograph=False, jit_compile=use_xla or None)
 
     def __call__(self, batch: tuple[Tensor, Tensor], step: int, learning_rate: float) -> Tensor:
         """Makes one update.
@@ -69,12 +75,19 @@ class TrainingStep:
         return self._run(batch, tf.constant(step, tf.int32))
 
     def _step(self, batch: tuple[Tensor, Tensor], step: Tensor) -> Tensor:
-        losses = self._strategy.run(self._replica_step, args=(*batch, step))
+        losses, gradients = self._strategy.run(self._losses_and_gradients, args=(*batch, step))
+        if self._loss_scale is None:
+            self._update(gradients)
+        else:
+            is_finite = self._are_finite(gradients)
+            tf.cond(is_finite, lambda: self._update(gradients), lambda: tf.constant(False))
+            self._loss_scale.update(is_finite)
         if self._averages is not None:
             self._averages.update(step)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    def _replica_step(self, inputs: Tensor, labels: Tensor, step: Tensor) -> Tensor:
+    def _losses_and_gradients(self, inputs: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses [2] of a replica's images, and their gradients by the names of the variables that they reach."""
         replica = tf.distribute.get_replica_context()
         seed = tf.random.experimental.stateless_fold_in(
             tf.stack([tf.constant(self._seed, tf.int32), step]), replica.replica_id_in_sync_group
@@ -84,7 +97,24 @@ class TrainingStep:
         decay = weight_decay_loss(self._decayed, self._weight_decay)
         # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
         losses = tf.stack([loss, decay]) / self._strategy.num_replicas_in_sync
+        whole = tf.reduce_sum(losses)
         # Not by a tape, which sees nothing of a split model's head.
-        gradients = tf.gradients(tf.reduce_sum(losses), self._trained)
-        self._optimizer.apply_gradients(list(zip(gradients, self._trained, strict=True)))
-        return losses
+        gradients = tf.gradients(whole if self._loss_scale is None else self._loss_scale.scaled(whole), self._trained)
+        by_name = {variable_name(v): g for v, g in zip(self._trained, gradients, strict=True) if g is not None}
+        return losses, by_name if self._loss_scale is None else self._loss_scale.unscaled(by_name)
+
+    def _update(self, gradients: dict[str, Tensor]) -> Tensor:
+        """One update; gives True, for branches of a condition must give something."""
+        self._strategy.run(self._optimizer.apply_gradients, args=(gradients,))
+        return tf.constant(True)
+
+    def _are_finite(self, gradients: dict[str, Tensor]) -> Tensor:
+        """Whether all gradients of all replicas are; bool []."""
+
+        def num_not_finite(gradients: dict[str, Tensor]) -> Tensor:
+            # A sum is not finite if any of its terms isn't.
+            sums = [tf.reduce_sum(gradient) for gradient in gradients.values()]
+            return tf.math.count_nonzero(~tf.math.is_finite(tf.stack(sums)), dtype=tf.float32)
+
+        counts = self._strategy.run(num_not_finite, args=(gradients,))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None) == 0

@@ -166,7 +166,7 @@ def test_optimizers_follow_slims_formulas(name):
     gradients = [0.5, -1.5, 2.0, 0.1, -0.3]
     plain, halved = tf.Variable(1.0, name="a/plain"), tf.Variable(1.0, name="a/halved")
     optimizer = Optimizer(OptimizerSettings(name), [plain, halved], {"a/halved": 0.5})
-    apply = tf.function(lambda g: optimizer.apply_gradients([(g, plain), (g, halved)]), autograph=False)
+    apply = tf.function(lambda g: optimizer.apply_gradients({"a/plain": g, "a/halved": g}), autograph=False)
     ways = {"plain": [], "halved": []}
     for gradient in gradients:
         optimizer.set_learning_rate(0.1)

@@ -64,4 +64,8 @@ def _normal(stddev: float) -> Any:
 
 def _normalised(net: Tensor) -> Tensor:
     """Local response normalisation over nine neighbouring channels (Krizhevsky et al., 2012, section 3.3)."""
-    return tf.nn.local_response_normalization(net, depth_radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75)
+    # In float32, as TensorFlow has no kernel of it for bfloat16.
+    normalised = tf.nn.local_response_normalization(
+        tf.cast(net, tf.float32), depth_radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75
+    )
+    return tf.cast(normalised, net.dtype)

@@ -26,6 +26,9 @@ Tensor = Any
 
 DECAYED_VARIABLES = "decayed_variables"
 
+SCALABLE_CONVOLUTIONS = {"Conv2D": tf.raw_ops.Conv2D, "DepthwiseConv2dNative": tf.raw_ops.DepthwiseConv2dNative}
+CONVOLUTION_ATTRIBUTES = ("strides", "padding", "explicit_paddings", "data_format", "dilations")
+
 
 def decayed(variable: Tensor) -> None:
     """Marks a variable as one that weight decay applies to: for slim's `weights_regularizer`.
@@ -97,10 +100,36 @@ def batch_norm(
             _move_towards(mean, batch_mean, decay)
             _move_towards(variance, batch_variance, decay)
         else:
-            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                inputs, factor, offset, mean, variance, epsilon=epsilon, is_training=False
-            )
+            outputs = _normalise(inputs, factor, offset, mean, variance, epsilon)
         return activation_fn(outputs) if activation_fn else outputs
+
+
+def _normalise(
+    inputs: Tensor, factor: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> Tensor:
+    """By given statistics: with a convolution's kernel scaled, where one gives the inputs, and its result shifted.
+
+    So no pass over the images is spent on it: MobileNet V2 runs half as fast again. The convolution that was built
+    before is used by nothing then, and so never run.
+    """
+    convolution = inputs.op
+    if convolution.type not in SCALABLE_CONVOLUTIONS:
+        outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+            inputs, factor, offset, mean, variance, epsilon=epsilon, is_training=False
+        )
+        return outputs
+    scale = factor * tf.math.rsqrt(variance + epsilon)
+    images, kernel = convolution.inputs
+    if kernel.op.type == "Cast":  # To the type of the images: scaled before it, the kernel is rounded once.
+        kernel = kernel.op.inputs[0]
+    # A depthwise kernel [H,W,C,M] has the factors of its C * M channels in its last two axes, others [H,W,C,D] in one.
+    num_axes = 2 if convolution.type == "DepthwiseConv2dNative" else 1
+    scaled = SCALABLE_CONVOLUTIONS[convolution.type](
+        input=images,
+        filter=tf.cast(kernel * tf.reshape(scale, kernel.shape[-num_axes:]), images.dtype),
+        **{name: convolution.get_attr(name) for name in CONVOLUTION_ATTRIBUTES},
+    )
+    return tf.nn.bias_add(scaled, tf.cast(offset - mean * scale, images.dtype))
 
 
 def _move_towards(statistic: Tensor, batch_statistic: Tensor, decay: float) -> None:
@@ -133,7 +162,11 @@ def dropout(
         if not is_training or keep_prob >= 1.0:
             return tf.identity(inputs)
         layer_seed = fold_in_name(seed, layer.name)
-        return tf.nn.experimental.stateless_dropout(inputs, 1.0 - keep_prob, layer_seed, "philox", noise_shape)
+        # In float32, so that the mask is the same whatever the layers compute in.
+        kept = tf.nn.experimental.stateless_dropout(
+            tf.cast(inputs, tf.float32), 1.0 - keep_prob, layer_seed, "philox", noise_shape
+        )
+        return tf.cast(kept, inputs.dtype)
 
 
 @slim.add_arg_scope
