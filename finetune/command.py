@@ -33,7 +33,29 @@ def run_command(
 
     0: done; 2: a mistake that the user can mend, told on standard error; 130: interrupted from the keyboard. A fault of
     the program itself keeps its traceback and ends with Python's own status 1.
+
+    Args:
+        settings_class: Whose fields are the flags.
+        function: Does the work; its result, if it has one, is the exit status.
+        prog: Name of the command.
+        description: For its help text.
+        argv: The words of the command line; None: those of this program, which then ends here.
+        find_config: A file of settings that hold where the command line says nothing.
     """
+    status = _run(settings_class, function, prog, description, argv, find_config)
+    if argv is None:
+        _leave(status)
+    return status
+
+
+def _run(
+    settings_class: type[Settings],
+    function: Callable[[Settings], int | None],
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None,
+    find_config: Callable[[Mapping[str, Any]], Path | None],
+) -> int:
     configure_logging()
     try:
         words = sys.argv[1:] if argv is None else argv
@@ -49,6 +71,15 @@ def run_command(
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _leave(status: int) -> None:
+    """Ends the program without unwinding TensorFlow, which takes a second and does nothing for the user."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 def configure_logging() -> None:

@@ -69,7 +69,7 @@ class TrainSettings:
     eval_split: str | None = flag(None, help="split to validate on; not given: validation, where there is one")
     labels_offset: int = flag(0, help="subtracted from every label, and from the number of classes")
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
-    augmentation: str = flag("default", choices=("default", "flip", "none"), help="of training images")
+    augmentation: str = flag("default", choices=("default", "crop", "flip", "none"), help="of training images")
     image_size: int | None = flag(None, slim=["train_image_size"], metavar="PIXELS", help="not given: the network's")
     use_grayscale: bool = flag(False, help="images of one channel")
 

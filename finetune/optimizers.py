@@ -38,7 +38,7 @@ class Optimizer:
         self._rates = {multiplier: tf.Variable(0.0, trainable=False) for multiplier in self._groups}
         self._optimizers = {multiplier: _make(settings, self._rates[multiplier]) for multiplier in self._groups}
 
-    def set_learning_rate(self, learning_rate: float) -> None:
+    def set_learning_rate(self, learning_rate: float | Tensor) -> None:
         """The rate of the next update, before multipliers."""
         for multiplier, rate in self._rates.items():
             rate.assign(learning_rate * multiplier)

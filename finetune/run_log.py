@@ -19,7 +19,11 @@ log = logging.getLogger("finetune")
 
 
 class RunLog:
-    """Writes each figure to the three places where people look for it."""
+    """Writes each figure to the three places where people look for it.
+
+    Attributes:
+        images_per_step: Of all devices.
+    """
 
     def __init__(
         self, run: RunFolder, *, max_steps: int | None, images_per_step: int, seconds_between_summaries: float
@@ -34,7 +38,7 @@ class RunLog:
         """
         self._run = run
         self._max_steps = max_steps
-        self._images_per_step = images_per_step
+        self.images_per_step = images_per_step
         self._seconds_between_summaries = seconds_between_summaries
         self._writer = tf.summary.create_file_writer(str(run.path))
         self._clock_step = 0
@@ -99,12 +103,12 @@ class RunLog:
     def _images_per_second(self, step: int) -> float | None:
         steps, seconds = step - self._clock_step, time.monotonic() - self._clock_start
         self.restart_clock(step)
-        return steps * self._images_per_step / seconds if steps > 0 and seconds > 0 else None
+        return steps * self.images_per_step / seconds if steps > 0 and seconds > 0 else None
 
     def _time_left(self, step: int, images_per_second: float) -> str:
         if self._max_steps is None:
             return ""
-        seconds = (self._max_steps - step) * self._images_per_step / images_per_second
+        seconds = (self._max_steps - step) * self.images_per_step / images_per_second
         return f"  {format_seconds(seconds)} left"
 
     def _write_scalars(self, group: str, step: int, figures: dict[str, Any]) -> None:

@@ -135,6 +135,7 @@ def train(settings: TrainSettings) -> TrainResult:
         first_step=first_step,
         eval_split=data.validation.split if data.validation is not None else "",
         eval_every=_eval_every(settings, steps_per_epoch),
+        steps_per_call=inputs.steps_per_call,
     )
     with reading(data.training, settings.labels_offset):
         if first_step == 0:

@@ -35,6 +35,9 @@ REHEARSAL_BATCHES = 2
 REHEARSAL_BATCH_SIZE = 4
 NUM_SAMPLE_IMAGES = 8
 MIB = 1 << 20
+# A head on pooled features takes less time than a call of TensorFlow from Python: several steps share one.
+STEPS_PER_CALL = 20
+SMALL_FEATURES_BYTES = 64 << 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +58,14 @@ class TrainingInputs:
         batches: Inputs and labels without end, from a step on.
         validate: Scores the validation split; None where there is none.
         sample_images: A few training images as the network gets them, [B,H,W,C].
+        steps_per_call: How many steps are made in one call.
     """
 
     forward: Callable[[Any, Tensor], Outputs]
     batches: Callable[[int], Iterator[Any]]
     validate: Callable[[], Scores] | None
     sample_images: Callable[[], Tensor]
+    steps_per_call: int = 1
 
 
 def make_inputs(
@@ -234,6 +239,7 @@ def _cached(
         ),
         validate=_cached_validation(settings, model, plan, data, averages),
         sample_images=lambda: first_batch(settings, model, data, NUM_SAMPLE_IMAGES)[0],
+        steps_per_call=STEPS_PER_CALL if split.num_bytes <= SMALL_FEATURES_BYTES else 1,
     )
 
 

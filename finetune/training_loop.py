@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from finetune.background_writer import BackgroundWriter
 from finetune.checkpoint import BEST_FILE, save_run_checkpoint
 from finetune.config import TrainSettings
 from finetune.errors import UserError
+from finetune.input_watch import InputWatch
 from finetune.interruption import stop_request
 from finetune.metrics import Scores
 from finetune.run_folder import RunFolder
@@ -54,6 +56,7 @@ class TrainingLoop:
         first_step: int,
         eval_split: str,
         eval_every: int,
+        steps_per_call: int = 1,
     ) -> None:
         """Sets the loop up.
 
@@ -68,6 +71,7 @@ class TrainingLoop:
             first_step: Number of updates made before.
             eval_split: Name of the validation split.
             eval_every: Steps between validations; 0: at the end only.
+            steps_per_call: Updates made at a time, where nothing is to be done between them.
         """
         self.step = first_step
         self.best = _read_best(run)
@@ -80,7 +84,10 @@ class TrainingLoop:
         self._validate = validate
         self._eval_split = eval_split
         self._eval_every = eval_every
-        self._first_step = first_step
+        self._steps_per_call = steps_per_call
+        self._writer = BackgroundWriter()
+        self._watch = InputWatch(run_log.images_per_step)
+        self._is_traced = False
         self._unchecked: list[Any] = []
         self._saved_step: int | None = None
         self._validated_step: int | None = None
@@ -98,35 +105,54 @@ class TrainingLoop:
         Raises:
             UserError: A loss or a weight is not finite. The last good checkpoint stays the newest.
         """
-        with stop_request() as stop:
+        with self._writer, stop_request() as stop:
             while not self._is_finished() and not stop.is_made:
-                self._make_step(batches)
+                self._make_steps(batches)
                 if self.step % self._settings.log_every == 0 or self._is_finished():
                     self._log_training()
                 if self._eval_every and self.step % self._eval_every == 0:
                     self._validate_and_keep_best()
                 if time.monotonic() - self._last_save >= self._settings.save_interval_seconds:
                     self._save()
-        if self._is_finished():
-            self._validate_and_keep_best()
-        return self._save()
+            if self._is_finished():
+                self._validate_and_keep_best()
+            return self._save()
 
     def _is_finished(self) -> bool:
         return self._settings.max_steps is not None and self.step >= self._settings.max_steps
 
-    def _make_step(self, batches: Iterator[Any]) -> None:
-        self._unchecked.append(self._training_step(next(batches), self.step, self._schedule(self.step)))
-        self.step += 1
-        if self.step == self._first_step + 1:
-            self._run_log.restart_clock(self.step)
+    def _make_steps(self, batches: Iterator[Any]) -> None:
+        rates = [self._schedule(step) for step in range(self.step, self.step + self._num_steps_at_once())]
+        with self._watch.waiting():
+            inputs = [next(batches) for _ in rates]
+        with self._watch.working(len(rates)):
+            if len(rates) == 1:
+                self._unchecked.append(self._training_step(inputs[0], self.step, rates[0])[np.newaxis])
+            else:
+                self._unchecked.append(self._training_step.several(inputs, self.step, rates))
+        if not self._is_traced:
+            self._is_traced = True
+            self._watch.restart()
+            self._run_log.restart_clock(self.step + len(rates))
+        self.step += len(rates)
+
+    def _num_steps_at_once(self) -> int:
+        """Up to the next step after which something is due."""
+        periods = [self._settings.log_every, *([self._eval_every] if self._eval_every else [])]
+        due = [period - self.step % period for period in periods]
+        if self._settings.max_steps is not None:
+            due.append(self._settings.max_steps - self.step)
+        return min(self._steps_per_call, *due)
 
     def _log_training(self) -> None:
-        loss, decay = self._check_losses()
+        with self._watch.working():
+            loss, decay = self._check_losses()
+        self._watch.report()
         self._run_log.training(self.step, float(loss + decay), float(decay), self._schedule(self.step - 1))
 
     def _check_losses(self) -> Any:
         """Waits for the losses of the steps since the last check, and returns those of the last one."""
-        losses = np.array([step_losses.numpy() for step_losses in self._unchecked])
+        losses = np.array([step_losses for losses in self._unchecked for step_losses in losses.numpy()])
         self._unchecked.clear()
         first = self.step - len(losses) + 1
         for number, step_losses in enumerate(losses, start=first):
@@ -149,8 +175,8 @@ class TrainingLoop:
         self._run_log.validation(self.step, self._eval_split, scores)
         if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
             self._save()
-            self.best = Best(f"model.ckpt-{self.step}", self.step, scores.accuracy, scores.loss)
-            self._run.write_json(BEST_FILE, dataclasses.asdict(self.best))
+            self.best = best = Best(f"model.ckpt-{self.step}", self.step, scores.accuracy, scores.loss)
+            self._writer.submit(lambda: self._run.write_json(BEST_FILE, dataclasses.asdict(best)))
         self._run_log.restart_clock(self.step)
 
     def _save(self) -> str:
@@ -158,12 +184,14 @@ class TrainingLoop:
         if self._saved_step == self.step:
             return prefix
         self._check_losses()
+        self._writer.wait()
         values = self._state.values()
         damaged = first_not_finite(values)
         if damaged is not None:
             self._refuse_to_go_on(f"{damaged} is not finite after step {self.step}.")
-        save_run_checkpoint(self._run.path, self.step, values, max_to_keep=self._settings.max_to_keep)
-        self._saved_step = self.step
+        step, max_to_keep = self.step, self._settings.max_to_keep
+        self._writer.submit(lambda: save_run_checkpoint(self._run.path, step, values, max_to_keep=max_to_keep))
+        self._saved_step = step
         self._last_save = time.monotonic()
         self._run_log.restart_clock(self.step)
         return prefix

@@ -48,7 +48,7 @@ def make_result(folder, scores, *, class_names=None, run_dir=None, encoded=None)
         checkpoint=str((run_dir or folder) / "model.ckpt-20"),
         checkpoint_name="model.ckpt-20",
         step=20,
-        network=NetworkSettings("cifarnet", "cifarnet", None, False, 0, False),
+        network=NetworkSettings("cifarnet", "cifarnet", None, False, 0, False, "float32"),
         tta="none",
         dataset=write_dataset(folder / "records", scores, class_names, encoded),
         data_sha256="0" * 64,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from image_files import encode, picture
+from PIL import Image
 
 from finetune.datasets import pipeline
 from finetune.datasets.dataset import Dataset, find_dataset
@@ -142,20 +143,36 @@ def test_all_preprocessing(dataset, family, channels):
 # Decoding
 
 
+@pytest.mark.parametrize("name", ["inception", "vgg"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_window_is_that_of_the_decoded_image(mode, channels):
+def test_window_is_that_of_the_decoded_image(name, mode, channels):
     """A JPEG of which only the window is decoded, and a PNG of the same pixels that is decoded whole and cut."""
     jpeg = encode(picture(3, width=120, height=90, mode=mode))
     pixels = decode_image(jpeg, 3 if mode == "RGB" else 1).numpy()
     png = tf.io.encode_png(pixels).numpy()
-    inception = get_preprocessing("inception")
+    preprocessing = get_preprocessing(name)
     for number in range(8):
         seed = tf.constant([5, number], tf.int64)
-        from_jpeg = decode_training_window(jpeg, inception, channels, seed).numpy().astype(int)
-        from_png = decode_training_window(png, inception, channels, seed).numpy().astype(int)
+        from_jpeg = decode_training_window(jpeg, preprocessing, 299, channels, seed).numpy().astype(int)
+        from_png = decode_training_window(png, preprocessing, 299, channels, seed).numpy().astype(int)
         assert from_jpeg.shape == from_png.shape
         assert np.abs(from_jpeg - from_png)[:, :-1].max() <= (3 if channels < pixels.shape[-1] else 0)
+
+
+@pytest.mark.parametrize(("image_size", "ratio"), [(101, 1), (100, 2), (50, 4), (26, 4), (25, 8), (5, 8)])
+def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(image_size, ratio):
+    """Smooth pictures lose nothing by it: the window at a part of its size is the whole window, resized."""
+    jpeg = encode(Image.linear_gradient("L").resize((400, 200)).convert("RGB"))
+
+    class WholeImage:
+        def training_window(self, shape, height, width, seed):
+            return tf.stack([0, 0, shape[0], shape[1]])
+
+    window = decode_training_window(jpeg, WholeImage(), image_size, 3, tf.constant([1, 2], tf.int64)).numpy()
+    assert window.shape == (200 // ratio, 400 // ratio, 3)
+    rows = window[:, :, 0].astype(float).mean(1)
+    np.testing.assert_allclose(rows, np.linspace(0, 255, 200).reshape(-1, ratio).mean(1), atol=3)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "GIF", "BMP", "JPEG"])

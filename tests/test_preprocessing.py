@@ -138,13 +138,13 @@ def test_a_seed_decides_everything(name):
     assert len(np.unique(first, axis=0)) == 8
 
 
-@pytest.mark.parametrize("augmentation", ["default", "flip", "none"])
+@pytest.mark.parametrize("augmentation", ["default", "crop", "flip", "none"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_in_two_steps_is_training_in_one(name, augmentation):
     family = get_preprocessing(name, augmentation)
     image = tf.constant(noise(60, 70))
     for number in range(4):
-        window = family.training_window(tf.shape(image), [number, 0])
+        window = family.training_window(tf.shape(image), 32, 32, [number, 0])
         cut = image if window is None else crop(image, window)
         np.testing.assert_array_equal(
             family.finish_training(cut, 32, 32, [number, 0]), family.train(image, 32, 32, [number, 0])
@@ -152,7 +152,7 @@ def test_training_in_two_steps_is_training_in_one(name, augmentation):
 
 
 def test_inception_windows_have_the_promised_areas_and_shapes():
-    windows = over_seeds(lambda seed: get_preprocessing("inception").training_window([300, 400, 3], seed), 500)
+    windows = over_seeds(lambda seed: get_preprocessing("inception").training_window([300, 400, 3], 32, 32, seed), 500)
     y, x, height, width = windows.T
     assert (y >= 0).all() and (x >= 0).all() and (y + height <= 300).all() and (x + width <= 400).all()
     area = height * width / (300 * 400)
@@ -222,6 +222,18 @@ def test_light_augmentation_is_evaluation_mirrored_or_not():
     assert (is_plain ^ is_mirrored).all()
     assert 0.4 < is_mirrored.mean() < 0.6
     np.testing.assert_array_equal(get_preprocessing("inception", "none").train(image, 32, 32, [1, 2]), plain)
+
+
+@pytest.mark.parametrize("name", RANDOM_FAMILIES)
+def test_cropping_changes_no_colours(name):
+    image = tf.constant(np.full([400, 400, 3], [90, 120, 150], np.uint8))
+    family = get_preprocessing(name, "crop")
+    cropped = over_seeds(lambda seed: family.train(image, 32, 32, seed), 20)
+    if name == "cifarnet":  # Brought to mean 0 and deviation 1; only a cut into the black margin has other values.
+        values = [len(np.unique(image.round(3))) for image in cropped]
+        assert np.median(values) == 3
+    else:
+        np.testing.assert_allclose(cropped, np.broadcast_to(family.evaluate(image, 32, 32), cropped.shape), atol=1e-4)
 
 
 def test_brightness_says_nothing_about_the_flip():

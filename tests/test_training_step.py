@@ -229,3 +229,56 @@ def test_a_state_is_restored_to_the_bit():
     np.testing.assert_array_equal(losses, expected[0])
     for name, value in other_state.values().items():
         np.testing.assert_array_equal(value, expected[1][name], err_msg=name)
+
+
+def test_several_steps_in_one_call_are_the_same_to_the_bit():
+    random = np.random.default_rng(0)
+    batches = [(random.normal(size=[4, 6]).astype(np.float32), np.array([0, 1, 2, 1])) for _ in range(7)]
+    rates = [0.1 / (1 + number) for number in range(7)]
+
+    class Head:
+        auxiliary_logits = None
+
+        def __init__(self, inputs, weights):
+            self.logits = inputs @ weights
+
+    def train(calls):
+        weights = tf.Variable(tf.zeros([6, NUM_CLASSES]), name="weights")
+        step = TrainingStep(
+            lambda inputs, seed: Head(tf.nn.experimental.stateless_dropout(inputs, 0.3, seed, "philox"), weights),
+            Optimizer(OptimizerSettings("rmsprop", epsilon=0.1), [weights], {}),
+            [weights],
+            decayed=[weights],
+            weight_decay=0.01,
+        )
+        losses, first = [], 0
+        for count in calls:
+            part = slice(first, first + count)
+            if count == 1:
+                losses.append(step(batches[first], first, rates[first]).numpy())
+            else:
+                losses.extend(step.several(batches[part], first, rates[part]).numpy())
+            first += count
+        return np.array(losses), weights.numpy()
+
+    one_by_one = train([1] * 7)
+    for calls in ([7], [2, 4, 1], [3, 1, 3]):
+        for ours, expected in zip(train(calls), one_by_one, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+
+
+def test_compiled_steps_do_what_others_do():
+    images, labels = make_batch(28, channels=1, batch_size=8)
+
+    def train(use_xla):
+        model = Model(get_spec("lenet"), NUM_CLASSES, dropout_keep_prob=1.0)
+        trained = list(model.model_variables.values())
+        step = TrainingStep(
+            lambda x, seed: model(x, is_training=True, seed=seed),
+            Optimizer(OptimizerSettings("momentum"), trained, {}),
+            trained,
+            use_xla=use_xla,
+        )
+        return [step((images, labels), number, 0.05).numpy() for number in range(3)]
+
+    np.testing.assert_allclose(train(True), train(False), rtol=1e-4)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from finetune.datasets.dataset import Dataset, Shard
@@ -29,6 +30,9 @@ NUM_INTERLEAVED_SHARDS = 8
 GRAPH_SEED = 1
 
 AUTOTUNE = tf.data.AUTOTUNE
+
+# To which part of its size a JPEG can be decoded.
+JPEG_RATIOS = np.array([1, 2, 4, 8])
 
 # TensorFlow quotes what it can't parse in its message, and then may fail to make a Python string of it.
 BAD_DATA_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
@@ -146,7 +150,7 @@ def _training_example(
         label = _checked_label(record, dataset, labels_offset)
         fingerprint = tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
         image_seed = tf.stack([epoch_seed, fingerprint])
-        window = decode_training_window(record.encoded, preprocessing, channels, image_seed)
+        window = decode_training_window(record.encoded, preprocessing, image_size, channels, image_seed)
         return preprocessing.finish_training(window, image_size, image_size, image_seed), label
 
     return prepare
@@ -263,16 +267,27 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
     return tf.ensure_shape(image, [None, None, channels])
 
 
-def decode_training_window(encoded: Tensor, preprocessing: Preprocessing, channels: int, image_seed: Tensor) -> Tensor:
-    """Decodes what the preprocessing trains on, uint8 [H,W,channels]: of a JPEG no more than the window it cuts out."""
+def decode_training_window(
+    encoded: Tensor, preprocessing: Preprocessing, image_size: int, channels: int, image_seed: Tensor
+) -> Tensor:
+    """Decodes what the preprocessing trains on, uint8 [H,W,channels].
+
+    Of a JPEG no more than the window that is cut out, and at a half, a quarter or an eighth of its size where that
+    still has `image_size` pixels: what the decoder leaves out costs no time, and resizing would leave it out anyway.
+    """
 
     def window_of(height_width_channels: Tensor) -> Tensor:
-        return preprocessing.training_window(height_width_channels, image_seed)
+        return preprocessing.training_window(height_width_channels, image_size, image_size, image_seed)
 
     def from_jpeg() -> Tensor:
         # The chroma of the window's last column may differ by a few levels from that of a decoded and cut image.
         window = window_of(tf.io.extract_jpeg_shape(encoded))
-        return tf.io.decode_and_crop_jpeg(encoded, window, channels=channels)
+        decoders = [
+            lambda ratio=ratio: tf.io.decode_and_crop_jpeg(encoded, window // ratio, channels=channels, ratio=ratio)
+            for ratio in JPEG_RATIOS
+        ]
+        num_halvings = tf.reduce_sum(tf.cast(tf.reduce_min(window[2:]) >= image_size * JPEG_RATIOS[1:], tf.int32))
+        return tf.switch_case(num_halvings, decoders)
 
     def from_other() -> Tensor:
         image = decode_image(encoded, channels)

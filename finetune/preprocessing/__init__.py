@@ -15,7 +15,7 @@ from finetune.nets import MODELS, get_spec
 
 Tensor = Any
 
-AUGMENTATIONS = ("default", "flip", "none")
+AUGMENTATIONS = ("default", "crop", "flip", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Preprocessing:
 
     Attributes:
         name: Of the family, and of the module beside this one that holds its functions.
-        augmentation: What training does. "default": as the family does it; "flip": evaluation's preprocessing, mirrored
-            in half of all cases; "none": evaluation's preprocessing.
+        augmentation: What training does. "default": as the family does it; "crop": the same without changes of colour;
+            "flip": evaluation's preprocessing, mirrored in half of all cases; "none": evaluation's preprocessing.
     """
 
     name: str
@@ -38,26 +38,27 @@ class Preprocessing:
     @property
     def is_random(self) -> bool:
         """Whether training's outcome for an image depends on the seed."""
-        return self.augmentation != "none" and not (self.augmentation == "default" and self.name == "lenet")
+        return self.augmentation == "flip" or (self._cuts and self.name != "lenet")
 
-    def training_window(self, image_shape: Tensor, seed: Tensor) -> Tensor | None:
+    def training_window(self, image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor | None:
         """The part of an image to train on, int32 [y, x, height, width] in pixels, or None if all of it is needed.
 
         Args:
             image_shape: int32 [H,W,C].
+            height: Of what comes out of the preprocessing, in pixels.
+            width: The same.
             seed: The image's seed.
         """
-        if self.augmentation != "default":
-            return None
-        return self._functions.training_window(image_shape, seed)
+        return self._functions.training_window(image_shape, height, width, seed) if self._cuts else None
 
     def finish_training(self, window: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
         """What is left to do for training once the window, uint8 [H,W,C], is cut: float32 [height,width,C].
 
         Where `training_window` gives None the window is the whole image.
         """
-        if self.augmentation == "default":
-            return self._functions.finish_training(window, height, width, seed)
+        if self._cuts:
+            in_colour = self.augmentation == "default"
+            return self._functions.finish_training(window, height, width, seed, changes_colours=in_colour)
         from finetune.preprocessing.geometry import random_flip
 
         image = self.evaluate(window, height, width)
@@ -69,7 +70,7 @@ class Preprocessing:
 
         from finetune.preprocessing.geometry import crop
 
-        window = self.training_window(tf.shape(image), seed)
+        window = self.training_window(tf.shape(image), height, width, seed)
         if window is not None:
             image = crop(image, window)
         return self.finish_training(image, height, width, seed)
@@ -77,6 +78,10 @@ class Preprocessing:
     def evaluate(self, image: Tensor, height: int, width: int) -> Tensor:
         """Preprocesses an image, uint8 [H,W,C], for evaluation, without any randomness: float32 [height,width,C]."""
         return self._functions.evaluate(image, height, width)
+
+    @property
+    def _cuts(self) -> bool:
+        return self.augmentation in ("default", "crop")
 
     @property
     def _functions(self) -> ModuleType:

@@ -18,12 +18,12 @@ MAX_BRIGHTNESS_CHANGE = 63.0  # of 255
 CONTRAST_RANGE = (0.2, 1.8)
 
 
-def training_window(image_shape: Tensor, seed: Tensor) -> None:
+def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> None:
     """None: the window may reach over the image's border, so `finish_training` cuts it."""
-    del image_shape, seed
+    del image_shape, height, width, seed
 
 
-def finish_training(image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
     """A random part of an image, uint8 [H,W,C], with a black margin, in random brightness and contrast.
 
     float32 [height,width,C] of mean 0 and standard deviation 1.
@@ -31,8 +31,9 @@ def finish_training(image: Tensor, height: int, width: int, seed: Tensor) -> Ten
     size = [height, width, image.shape[-1]]
     image = tf.image.stateless_random_crop(with_margin(image, height, width), size, seed_for(Decision.WINDOW, seed))
     image = random_flip(tf.cast(image, tf.float32), seed)
-    image = tf.image.stateless_random_brightness(image, MAX_BRIGHTNESS_CHANGE, seed_for(Decision.BRIGHTNESS, seed))
-    image = tf.image.stateless_random_contrast(image, *CONTRAST_RANGE, seed_for(Decision.CONTRAST, seed))
+    if changes_colours:
+        image = tf.image.stateless_random_brightness(image, MAX_BRIGHTNESS_CHANGE, seed_for(Decision.BRIGHTNESS, seed))
+        image = tf.image.stateless_random_contrast(image, *CONTRAST_RANGE, seed_for(Decision.CONTRAST, seed))
     return tf.image.per_image_standardization(image)
 
 

@@ -23,12 +23,14 @@ MAX_BRIGHTNESS_CHANGE = 32.0  # of 255
 SATURATION_RANGE = (0.5, 1.5)
 
 
-def training_window(image_shape: Tensor, seed: Tensor) -> Tensor:
+def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
     """A random window, int32 [y, x, height, width] in pixels, of an image whose shape int32 [H,W,C] is given.
 
     Its area is at least a tenth of the image's: of slim's two bounds, 0.05 of the area and 0.1 of the whole image taken
-    as the object, the second decides. Where no try of 100 fits, as in a very long image, it is the whole image.
+    as the object, the second decides. Where no try of 100 fits, as in a very long image, it is the whole image. The
+    size [height,width] of what comes out doesn't matter.
     """
+    del height, width
     whole_image = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         image_shape,
@@ -42,10 +44,10 @@ def training_window(image_shape: Tensor, seed: Tensor) -> Tensor:
     return tf.concat([begin[:2], size[:2]], axis=0)
 
 
-def finish_training(window: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+def finish_training(window: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
     """Resizes a window, uint8 [H,W,C], then flips and colours it at random: float32 [height,width,C] in [-1, 1]."""
     image = random_flip(resize_bilinear(window, height, width), seed)
-    return to_network_range(random_colours(image, seed))
+    return to_network_range(random_colours(image, seed) if changes_colours else image)
 
 
 def evaluate(image: Tensor, height: int, width: int) -> Tensor:

@@ -10,14 +10,14 @@ import tensorflow as tf
 Tensor = Any
 
 
-def training_window(image_shape: Tensor, seed: Tensor) -> None:
+def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> None:
     """None: the whole image is taken."""
-    del image_shape, seed
+    del image_shape, height, width, seed
 
 
-def finish_training(image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
     """The same as `evaluate`."""
-    del seed
+    del seed, changes_colours
     return evaluate(image, height, width)
 
 

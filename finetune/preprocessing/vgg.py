@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from finetune.preprocessing.geometry import crop, random_flip, resize_bilinear
+from finetune.preprocessing.geometry import random_flip, resize_bilinear
 from finetune.preprocessing.seeds import Decision, seed_for
 
 Tensor = Any
@@ -21,19 +21,30 @@ USUAL_SIZE_PIXELS = 224
 MAX_TRAINING_SCALE = 2  # in training the short side is up to twice as long: 256 to 512 pixels
 
 
-def training_window(image_shape: Tensor, seed: Tensor) -> None:
-    """None: the window depends on the size of the output, so `finish_training` cuts it."""
-    del image_shape, seed
+def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+    """A random window at a random scale, int32 [y, x, height, width] in pixels, of an image of shape int32 [H,W,C].
 
-
-def finish_training(image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
-    """A random window of an image, uint8 [H,W,C], at a random scale, flipped in half of all cases.
-
-    float32 [height,width,C], 0 to 255 less the mean colour. The window is what [height,width] takes up of the image
-    once its short side is resized to 256 to 512 pixels. Cutting it first and resizing it after, not the other way round
-    as slim does, moves its borders by less than a pixel and resizes no pixel in vain.
+    It is what [height,width] takes up of the image once its short side is resized to 256 to 512 pixels. Cutting it
+    first and resizing it after, not the other way round as slim does, moves its borders by less than a pixel and
+    resizes no pixel in vain.
     """
-    window = crop(image, _window_before_resizing(tf.shape(image), height, width, seed))
+    least = short_side(height, width)
+    most = least * MAX_TRAINING_SCALE
+    side = tf.random.stateless_uniform([], seed_for(Decision.SIDE, seed), least, most + 1, dtype=tf.int32)
+    sides = image_shape[:2]
+    scale = tf.reduce_min(sides) / side
+    window_sides = tf.maximum(tf.cast(tf.round([height * scale, width * scale]), tf.int32), 1)
+    num_positions = tf.cast(sides - window_sides + 1, tf.float32)
+    corner = tf.cast(num_positions * tf.random.stateless_uniform([2], seed_for(Decision.WINDOW, seed)), tf.int32)
+    return tf.concat([corner, window_sides], axis=0)
+
+
+def finish_training(window: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
+    """A window, uint8 [H,W,C], resized, and flipped in half of all cases; its colours are not changed in any case.
+
+    float32 [height,width,C], 0 to 255 less the mean colour.
+    """
+    del changes_colours
     return subtract_mean(random_flip(resize_bilinear(window, height, width), seed))
 
 
@@ -68,15 +79,3 @@ def subtract_mean(image: Tensor) -> Tensor:
     mean = RGB_MEANS if channels == 3 else [GREY_MEAN]
     # A row of means, as TensorFlow takes five times as long to subtract a single pixel from an image.
     return image - tf.tile([mean], [width, 1])
-
-
-def _window_before_resizing(image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
-    least = short_side(height, width)
-    most = least * MAX_TRAINING_SCALE
-    side = tf.random.stateless_uniform([], seed_for(Decision.SIDE, seed), least, most + 1, dtype=tf.int32)
-    sides = image_shape[:2]
-    scale = tf.reduce_min(sides) / side
-    window_sides = tf.maximum(tf.cast(tf.round([height * scale, width * scale]), tf.int32), 1)
-    num_positions = tf.cast(sides - window_sides + 1, tf.float32)
-    corner = tf.cast(num_positions * tf.random.stateless_uniform([2], seed_for(Decision.WINDOW, seed)), tf.int32)
-    return tf.concat([corner, window_sides], axis=0)

@@ -1,0 +1,116 @@
+"""Seconds from the start of a command to its help text, and to the end of the first training step.
+
+python scripts/benchmarks/start_up.py --images-dir PHOTOGRAPHS --checkpoint mobilenet_v2_1.0_224.ckpt
+"""
+
+import argparse
+import functools
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from measuring import (
+    add_checkpoint,
+    add_repeats,
+    command,
+    default_environment,
+    in_turn,
+    make_parser,
+    medians,
+    number,
+    print_machine,
+    print_table,
+    run,
+    script,
+    temporary_folder,
+    times,
+)
+from programs import NETWORKS, Photographs, head_words, keras_words, prepare_photographs, starting_weights
+
+COMMANDS = tuple(
+    f"finetune-{verb}" for verb in ("convert", "train", "eval", "predict", "export", "import", "download", "inspect")
+)
+LIMITS = {"python -c pass": "pass", "import tensorflow": "import tensorflow"}
+
+
+def main() -> None:
+    """Measures, and prints two tables."""
+    parser = make_parser(__doc__)
+    add_repeats(parser)
+    add_checkpoint(parser)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="to take a first step with")
+    arguments = parser.parse_args()
+    print_machine()
+    limits = {name: functools.partial(seconds_of, [sys.executable, "-c", code]) for name, code in LIMITS.items()}
+    helps = {f"{name} --help": functools.partial(seconds_of, command(name, "--help")) for name in COMMANDS}
+    print_seconds("Seconds to the help text", medians(in_turn({**helps, **limits}, arguments.repeats)))
+    with temporary_folder(arguments.work_dir) as folder:
+        photographs = prepare_photographs(arguments.images_dir, folder)
+        rows = [row for network in arguments.networks for row in first_steps(network, arguments, photographs, folder)]
+    print_table(
+        "Seconds to the end of the first step, a new head on a frozen network",
+        ["network", "program", "seconds", "finetune = 1"],
+        rows,
+    )
+
+
+def seconds_of(words: list[str]) -> float:
+    """From the start of a program to its end."""
+    return run(words).seconds
+
+
+def print_seconds(title: str, seconds: dict[str, float]) -> None:
+    """A row for each command."""
+    print_table(title, ["command", "seconds"], [[name, number(value)] for name, value in seconds.items()])
+
+
+def first_steps(network: str, arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> list[list[str]]:
+    """A row for each program."""
+    checkpoint, keras_weights = starting_weights(network, arguments.checkpoint, folder)
+    ours = [*head_words(network, checkpoint), "--cache-features", "off"]
+    theirs = keras_words(network, keras_weights)
+    results = in_turn(
+        {
+            "finetune": lambda: finetune_first_step(photographs.records, folder / "run", *ours),
+            "Keras": lambda: keras_first_step(photographs.folders, *theirs),
+        },
+        arguments.repeats,
+    )
+    seconds = {name: statistics.median(figures) for name, figures in results.items()}
+    return [[network, name, number(value), times(value, seconds["finetune"])] for name, value in seconds.items()]
+
+
+def finetune_first_step(records: Path, run_folder: Path, *words: str) -> float:
+    """Until finetune-train's log tells of the first step."""
+    shutil.rmtree(run_folder, ignore_errors=True)
+    options = ["--dataset-dir", records, "--train-dir", run_folder, *("--max-steps", "1", "--log-every", "1")]
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command("finetune-train", *options, *words),
+        env=default_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seconds, log = None, []
+    for line in process.stderr or []:
+        log.append(line)
+        if line.startswith("step 1/") and seconds is None:
+            seconds = time.monotonic() - start
+    if process.wait() != 0 or seconds is None:
+        sys.exit(f"finetune-train failed:\n{''.join(log)}")
+    return seconds
+
+
+def keras_first_step(folders: Path, *words: str) -> float:
+    """Until the peer's script has ended its first step."""
+    start = time.time()
+    result = run(script("keras_transfer.py", folders, "--steps", "1", "--no-validate", *words)).result
+    return float(result["step_ends"][0]) - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The benchmarks: their flags, their tables, what they make of photographs; the cheapest of them end to end."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_files import write_class_folders
+from PIL import Image
+
+from finetune import convert
+from finetune.datasets.dataset import find_dataset
+from finetune.datasets.tfrecord import read_records
+
+BENCHMARKS = Path(__file__).parents[1] / "scripts" / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def shared_code(monkeypatch):
+    """Modules beside the scripts, imported as the scripts import them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def read_pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image, np.float32)
+
+
+def run_script(*words):
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=True).stdout
+
+
+def test_there_is_a_script_for_each_measurement():
+    measured = {"head_only.py", "full.py", "input_pipeline.py", "convert.py", "evaluate.py", "start_up.py"}
+    assert measured <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_is_quick(name):
+    """Neither TensorFlow nor Keras is imported for it."""
+    code = (
+        "import runpy, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "sys.argv[:] = [sys.argv[2], '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "print({'tensorflow', 'keras'} & set(sys.modules))"
+    )
+    text = run_script("-c", code, BENCHMARKS, BENCHMARKS / name)
+    assert text.startswith("usage: ")
+    assert text.endswith("set()\n")
+
+
+def test_figures_have_about_three_digits(shared_code):
+    measuring = shared_code("measuring")
+    assert [measuring.number(value) for value in (0.951, 9.9949, 9.996, 99.94, 99.96, 4567.8)] == [
+        *("0.95", "9.99", "10.0", "99.9", "100", "4,568")
+    ]
+    assert measuring.times(45.0, of=18.0) == "2.50×"
+
+
+def test_contenders_run_in_turn(shared_code):
+    measuring = shared_code("measuring")
+    calls = []
+
+    def contender(name, figures):
+        return lambda: calls.append(name) or figures[calls.count(name) - 1]
+
+    results = measuring.in_turn({"a": contender("a", [1.0, 5.0, 3.0]), "b": contender("b", [2.0, 2.0, 8.0])}, repeats=3)
+    assert calls == ["a", "b"] * 3
+    assert measuring.medians(results) == {"a": 3.0, "b": 2.0}
+
+
+def test_the_median_run_is_one_that_was_made(shared_code):
+    measuring = shared_code("measuring")
+    runs = [measuring.Finished(seconds, "") for seconds in (4.0, 1.0, 3.0, 2.0)]
+    assert measuring.median_run(runs) is runs[3]
+    assert measuring.median_run(runs[:3]) is runs[2]
+
+
+def test_tables_are_aligned_markdown(shared_code):
+    table = shared_code("measuring").markdown_table(
+        ["network", "program", "images/s"], [["mobilenet_v2", "finetune", "1,234"], ["", "Keras", "98.5"]]
+    )
+    assert table.splitlines() == [
+        "| network      | program  | images/s |",
+        "| ------------ | -------- | -------: |",
+        "| mobilenet_v2 | finetune |    1,234 |",
+        "|              | Keras    |     98.5 |",
+    ]
+
+
+def test_the_machine_is_described(shared_code):
+    versions, processor, cores = shared_code("measuring").describe_machine()
+    python = ".".join(map(str, sys.version_info[:3]))
+    expected = rf"\d{{4}}-\d\d-\d\d: finetune [\d.]+, TensorFlow [\d.]+, Keras 3[\d.]+, Python {re.escape(python)}"
+    assert re.fullmatch(expected, versions)
+    assert processor
+    assert re.match(r"\d+ cores", cores)
+
+
+def test_the_environment_is_the_default_one(shared_code, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+    code = "import os; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    run = shared_code("measuring").run
+    assert run([sys.executable, "-c", code]).output == "None\n"
+    assert run([sys.executable, "-c", code], TF_ENABLE_ONEDNN_OPTS="0").output == "0\n"
+
+
+def test_a_program_that_fails_ends_the_benchmark(shared_code):
+    with pytest.raises(SystemExit, match=r"(?s)ended with status 5.*why"):
+        code = "import sys; print('why', file=sys.stderr); sys.exit(5)"
+        shared_code("measuring").run([sys.executable, "-c", code])
+
+
+def test_both_programs_get_the_same_split(shared_code, tmp_path):
+    images = write_class_folders(tmp_path / "images", blue=9, red=13)
+    shared_code("photographs").link_splits(images, tmp_path / "links")
+    words = ["--images-dir", str(images), "--dataset-dir", str(tmp_path / "records"), "--workers", "1"]
+    assert convert.main([*words, "--validation-fraction", "0.25"]) == 0
+    for split in ("train", "validation"):
+        linked = {path.read_bytes() for path in (tmp_path / "links" / split).glob("*/*.jpg")}
+        dataset = find_dataset(tmp_path / "records", None, split)
+        records = [record for shard in dataset.shards for record in read_records(shard.path)]
+        assert len(records) == len(linked)
+        assert all(any(content in record for record in records) for content in linked)
+
+
+def test_copies_are_all_different(shared_code, tmp_path):
+    photographs = shared_code("photographs")
+    images = write_class_folders(tmp_path / "images", blue=2, red=1)
+    assert photographs.write_shifted_copies(images, tmp_path / "many", 4) == 12
+    assert len({path.read_bytes() for path in (tmp_path / "many").glob("*/*.jpg")}) == 12
+    assert photographs.link_first_copies(tmp_path / "many", tmp_path / "few", 2) == 6
+    assert {path.stem[-2:] for path in (tmp_path / "few").glob("*/*.jpg")} == {"_0", "_1"}
+
+
+def test_enlarged_photographs_come_again_mirrored(shared_code, tmp_path):
+    images = write_class_folders(tmp_path / "images", blue=2, red=1)
+    shared_code("photographs").write_enlarged(images, tmp_path / "large", 5)
+    paths = sorted((tmp_path / "large").glob("*/*.jpg"))
+    assert [path.name for path in paths] == ["000_0.jpg", "000_1.jpg", "001_0.jpg", "001_1.jpg", "000_0.jpg"]
+    first, again = map(read_pixels, paths[:2])
+    assert first.shape == (400, 500, 3)
+    assert np.abs(first[:, ::-1] - again).mean() < 2 < np.abs(first - again).mean()
+
+
+def test_memory_is_of_all_processes(shared_code):
+    child = "block = bytes(range(256)) * 200_000; import time; time.sleep(1)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    watched = shared_code("memory").run_watched([sys.executable, "-c", parent])
+    assert 50_000_000 < watched.peak_bytes < 150_000_000
+    assert watched.seconds > 1
+
+
+@pytest.mark.slow
+def test_conversion_is_measured(tmp_path):
+    images = write_class_folders(tmp_path / "images", blue=6, red=6)
+    text = run_script(BENCHMARKS / "convert.py", "--images-dir", images, "--copies", "2", "--repeats", "1")
+    rows = re.findall(
+        r"^\| (finetune-convert|slim's way) +\| +(\d+) \| +(\S+) \| +(\S+) \| +(\S+) \| +(\S+)× \|$", text, re.M
+    )
+    assert [row[:2] for row in rows] == [
+        ("finetune-convert", "24"),
+        ("slim's way", "24"),
+        ("finetune-convert", "96"),
+        ("slim's way", "96"),
+    ]
+    assert all(float(figure.replace(",", "")) > 0 for row in rows for figure in row[2:])
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "num_steps"), [(["--steps", "4"], 4), (["--epochs", "3", "--target-accuracy", "0"], 3)]
+)
+def test_the_peer_trains(words, num_steps, shared_code, tmp_path):
+    """Keras's script makes the steps that it is told, or stops after the first epoch that is good enough."""
+    images = write_class_folders(tmp_path / "images", blue=8, red=8)
+    shared_code("photographs").link_splits(images, tmp_path / "splits")
+    measuring = shared_code("measuring")
+    options = ["--image-size", "32", "--batch-size", "4", *words]
+    result = measuring.run(measuring.script("keras_transfer.py", tmp_path / "splits", *options)).result
+    assert len(result["step_ends"]) == num_steps
+    assert result["step_ends"] == sorted(result["step_ends"])
+    assert len(result["accuracies"]) == 1
