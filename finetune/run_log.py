@@ -14,6 +14,8 @@ from finetune.run_folder import RunFolder
 Tensor = Any
 
 NUM_SAMPLE_IMAGES = 8
+# How far TensorBoard may be behind; writing the file at every log line would hold up short steps.
+MILLISECONDS_BETWEEN_FLUSHES = 5000
 
 log = logging.getLogger("finetune")
 
@@ -40,7 +42,7 @@ class RunLog:
         self._max_steps = max_steps
         self.images_per_step = images_per_step
         self._seconds_between_summaries = seconds_between_summaries
-        self._writer = tf.summary.create_file_writer(str(run.path))
+        self._writer = tf.summary.create_file_writer(str(run.path), flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
         self._clock_step = 0
         self._clock_start = time.monotonic()
         self._last_summary = -math.inf
@@ -116,4 +118,3 @@ class RunLog:
             for name, value in figures.items():
                 if value is not None:
                     tf.summary.scalar(f"{group}/{name}", value, step)
-        self._writer.flush()

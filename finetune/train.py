@@ -1,5 +1,6 @@
 """`finetune-train`: fine-tune a network from a pretrained checkpoint, or train it from scratch."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -137,11 +138,10 @@ def train(settings: TrainSettings) -> TrainResult:
         eval_every=_eval_every(settings, steps_per_epoch),
         steps_per_call=inputs.steps_per_call,
     )
-    with reading(data.training, settings.labels_offset):
+    with contextlib.closing(run_log), reading(data.training, settings.labels_offset):
         if first_step == 0:
             run_log.sample_images(first_step, inputs.sample_images())
         newest = loop.run(inputs.batches(first_step))
-    run_log.close()
     best = loop.best
     return TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
 

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -233,3 +236,15 @@ def test_evaluating_with_the_wrong_network_or_classes(dataset_dir, trained, tmp_
     assert "another network" in capsys.readouterr().err
     assert run_eval(dataset_dir, trained, "--split=test") == 2
     assert "validation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+def test_onednn_is_asked_for_unless_the_user_says_otherwise(given, expected):
+    script = (
+        "from finetune.tensorflow_start import *; import os; start_tensorflow(); print(os.environ[ONEDNN_VARIABLE])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment | given, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == expected

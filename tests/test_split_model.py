@@ -8,28 +8,13 @@ import pytest
 import tensorflow as tf
 
 from finetune.model import Model
-from finetune.nets import get_spec
+from finetune.nets import MODELS, get_spec
 from finetune.scopes import plan_variables
 from finetune.split_model import SplitModel
 
 # A size that each family takes, small where it may be.
 SMALL_SIZES = {"mobilenet": 64, "inception": 139, "resnet": 64, "nasnet": 96, "pnasnet": 96}
 QUICK = ("lenet", "cifarnet", "mobilenet_v1_025", "mobilenet_v2_035")
-# One of each family: the cut is found in the graph, and the variants of a family differ in its length alone.
-OTHERS = (
-    "alexnet_v2",
-    "vgg_a",
-    "inception_v1",
-    "inception_v3",
-    "inception_resnet_v2",
-    "resnet_v1_50",
-    "resnet_v2_50",
-    "mobilenet_v3_small",
-    "mobilenet_edgetpu_075",
-    "nasnet_cifar",
-    "pnasnet_mobile",
-)
-
 NUM_CLASSES = 3
 
 
@@ -60,7 +45,9 @@ def run(function, *arguments):
     return [value.numpy() for value in tf.function(function, autograph=False)(*arguments)]
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_trunk_and_head_are_the_network(name):
     spec = get_spec(name)
     model = Model(spec, NUM_CLASSES, image_size=small_size(name))

@@ -1,0 +1,51 @@
+"""Batch norm folded into the convolution before it is batch norm, whatever gives its inputs."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_slim as slim
+
+from finetune.nets.layers import batch_norm, layer_modes
+
+random = np.random.default_rng(0)
+VALUES = {
+    "gamma": random.uniform(0.5, 2, 8),
+    "beta": random.normal(size=8),
+    "moving_mean": random.normal(size=8),
+    "moving_variance": random.uniform(0.1, 3, 8),
+}
+
+
+def convolution(images):
+    return slim.conv2d(images, 8, 3, stride=2, normalizer_fn=None, biases_initializer=None, activation_fn=None)
+
+
+def dilated(images):
+    return slim.conv2d(images, 8, 3, rate=2, normalizer_fn=None, biases_initializer=None, activation_fn=None)
+
+
+def depthwise(images):
+    return tf.nn.depthwise_conv2d(images, tf.constant(random.normal(size=[3, 3, 4, 2]), tf.float32), [1] * 4, "SAME")
+
+
+def no_convolution(images):
+    return tf.nn.relu(tf.concat([images, images], axis=3))
+
+
+@pytest.mark.parametrize("layer", [convolution, dilated, depthwise, no_convolution])
+@pytest.mark.parametrize("is_training", [False, True])
+def test_it_normalises_with_the_moving_statistics(layer, is_training):
+    graph = tf.Graph()
+    with graph.as_default(), layer_modes(is_training, lambda scope: True, None):
+        images = tf.constant(random.normal(size=[2, 9, 9, 4]), tf.float32)
+        inputs = layer(images)
+        initializers = {name: tf.compat.v1.constant_initializer(value) for name, value in VALUES.items()}
+        outputs = batch_norm(inputs, scale=True, epsilon=0.01, param_initializers=initializers, scope="norm")
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            before, after = session.run([inputs, outputs])
+    scale = VALUES["gamma"] / np.sqrt(VALUES["moving_variance"] + 0.01)
+    expected = (before - VALUES["moving_mean"]) * scale + VALUES["beta"]
+    np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-4)
+    # A dilated one is built as one between two changes of shape.
+    assert (outputs.op.type == "BiasAdd") == (layer in (convolution, depthwise))
