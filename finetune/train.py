@@ -71,9 +71,9 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     from finetune.datasets.pipeline import reading
     from finetune.devices import choose_strategy, uses_xla
+    from finetune.loss_scaling import LossScale
     from finetune.model import variable_name
     from finetune.optimizers import Optimizer
-    from finetune.precision import LossScale
     from finetune.run_log import RunLog
     from finetune.training_inputs import make_inputs
     from finetune.training_loop import TrainingLoop

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import UserError
+from finetune.loss_scaling import LossScale
 from finetune.model import Model
 from finetune.moving_averages import MovingAverages
 from finetune.optimizers import Optimizer
-from finetune.precision import LossScale
 from finetune.scopes import MOVING_AVERAGE_SUFFIX
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from finetune.loss_scaling import LossScale
 from finetune.losses import classification_loss, weight_decay_loss
 from finetune.model import Outputs, variable_name
 from finetune.moving_averages import MovingAverages
 from finetune.optimizers import Optimizer
-from finetune.precision import LossScale
 
 Tensor = Any
 

@@ -12,10 +12,11 @@ from finetune import convert, precision, train
 from finetune.config import EvalSettings, OptimizerSettings, TrainSettings
 from finetune.convert import ConvertSettings
 from finetune.evaluate import evaluate
+from finetune.loss_scaling import LossScale
 from finetune.model import Model
 from finetune.nets import get_spec
 from finetune.optimizers import Optimizer
-from finetune.precision import LossScale, StepMeasure, measure_step, resolve_precision, supported_precisions
+from finetune.precision import StepMeasure, measure_step, resolve_precision, supported_precisions
 from finetune.training_step import TrainingStep
 
 # Their random weights leave logits that float16 can hold. 8 or 11 bits of a value are kept: how far this may take them.

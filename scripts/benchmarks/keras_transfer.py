@@ -32,7 +32,9 @@ def main() -> None:
     class Watch(keras.callbacks.Callback):
         """Notes when each step ended, and stops at the accuracy that is wanted."""
 
-        step_ends: list[float] = []  # noqa: RUF012
+        def __init__(self) -> None:
+            super().__init__()
+            self.step_ends: list[float] = []
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.step_ends.append(time.time())
