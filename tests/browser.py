@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -85,7 +86,8 @@ def open_browser():
     """A page in a new browser, which ends with the context."""
     to_browser, from_us = os.pipe()
     to_us, from_browser = os.pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    # A helper process of the browser may outlive it by a moment and still write into the profile.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # The protocol's pipes are descriptors 3 and 4 of the browser's process.
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
         shell = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
@@ -94,6 +96,8 @@ def open_browser():
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": profile},
+            start_new_session=True,
         )
         os.close(to_browser)
         os.close(from_browser)
@@ -101,7 +105,7 @@ def open_browser():
             try:
                 yield Page(lambda message: _send(sending, message), lambda: _receive(receiving))
             finally:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
