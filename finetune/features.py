@@ -61,11 +61,7 @@ def compute_features(
         OSError: The folder can't be written, or the disk is full; nothing is left of what was begun.
     """
     if folder is None:
-        rows = list(_rows(trunk, batches, num_images, what))
-        return Features(
-            values=tuple(np.concatenate(parts) for parts in zip(*(values for values, _ in rows), strict=True)),
-            labels=np.concatenate([labels for _, labels in rows]),
-        )
+        return _gathered(_rows(trunk, batches, num_images, what), num_images)
     found = _read(folder, key)
     if found is not None:
         log.info("Features of %s: %s holds them already.", what, folder)
@@ -143,6 +139,23 @@ def _rows(
         for images, labels, *_ in batches:
             yield [value.numpy() for value in trunk(images)], labels.numpy()
             advance(len(labels))
+
+
+def _gathered(rows: Iterator[tuple[list[Array], Array]], num_images: int) -> Features:
+    """In arrays of the final size from the first: parts put together at the end would need twice the memory."""
+    values: tuple[Array, ...] = ()
+    labels = np.empty([num_images], np.int64)
+    start = 0
+    for row_values, row_labels in rows:
+        if not values:
+            values = tuple(np.empty([num_images, *value.shape[1:]], value.dtype) for value in row_values)
+        end = start + len(row_labels)
+        labels[start:end] = row_labels
+        for value, row_value in zip(values, row_values, strict=True):
+            value[start:end] = row_value
+        start = end
+    assert start == num_images, f"{start} of {num_images} images"
+    return Features(values, labels)
 
 
 def _write(folder: Path, rows: Iterator[tuple[list[Array], Array]], num_images: int, key: str) -> None:

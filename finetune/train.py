@@ -19,11 +19,11 @@ from finetune.tensorflow_start import start_tensorflow
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
     from finetune.datasets.dataset import Dataset
+    from finetune.image_inputs import TrainingData
     from finetune.model import Model
     from finetune.moving_averages import MovingAverages
     from finetune.schedules import Schedule
     from finetune.scopes import VariablePlan
-    from finetune.training_inputs import TrainingData
 
 log = logging.getLogger("finetune")
 
@@ -178,9 +178,9 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
 
 def _find_data(settings: TrainSettings) -> "TrainingData":
     from finetune.datasets.dataset import find_dataset, find_splits
+    from finetune.image_inputs import TrainingData
     from finetune.nets import get_spec
     from finetune.preprocessing import get_preprocessing
-    from finetune.training_inputs import TrainingData
 
     fitting = get_spec(settings.model).preprocessing
     preprocessing = get_preprocessing(settings.preprocessing or fitting, settings.augmentation)
@@ -274,8 +274,8 @@ def _with_precision(
     """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
     import tensorflow as tf
 
+    from finetune.image_inputs import first_batch
     from finetune.precision import measure_step, resolve_precision, supported_precisions
-    from finetune.training_inputs import first_batch
 
     def measure(precision: str) -> Any:
         return measure_step(model, trained, first_batch(settings, model, data, settings.batch_size), precision)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def test_content_hash_follows_the_bytes(converted):
     assert content_hash(find_dataset(converted, None, "train")) != before
     digests = b"".join(hashlib.sha256(s.path.read_bytes()).digest() for s in train.shards)
     assert content_hash(find_dataset(converted, None, "train")) == hashlib.sha256(digests).hexdigest()
+
+
+def test_a_shard_changed_after_dataset_json_is_hashed_anew(converted):
+    train = find_dataset(converted, None, "train")
+    shard = train.shards[1].path
+    before = shard.stat().st_mtime_ns
+    shard.write_bytes(shard.read_bytes().replace(b"daisy/", b"dizzy/"))
+    os.utime(shard, ns=(before + 10**10, before + 10**10))
+    assert content_hash(find_dataset(converted, None, "train")) != content_hash(train)
 
 
 def test_damaged_folder(converted):

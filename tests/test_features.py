@@ -199,13 +199,40 @@ def test_whatever_changes_gives_new_features(records, pretrained, tmp_path, monk
     assert computed
 
 
-def test_a_full_disk_falls_back_with_one_line(records, pretrained, tmp_path, monkeypatch, capsys):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(features, "_write", full)
-    words = ["--max-steps=2", "--cache-features=1", "--cache-memory=0", "--eval-every=0"]
+def test_validation_features_go_to_disk_too_and_are_taken_up(records, pretrained, tmp_path, monkeypatch):
+    words = ["--max-steps=2", "--cache-features=1", "--cache-memory=0"]
     assert run_head(records, pretrained, tmp_path / "run", *words) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
+    assert sorted(path.name for path in (tmp_path / "run/features").iterdir()) == ["validation", "view_0"]
+    before = json.loads((tmp_path / "run/best.json").read_text())
+    monkeypatch.setattr(features, "_write", None)  # Whoever calls it fails.
+    assert train.main([f"--train-dir={tmp_path / 'run'}", "--resume", "--max-steps=3"]) == 0
+    assert before["step"] == 2
+
+
+def run_with_full_disk(records, pretrained, run, capsys):
+    """Trains, and returns what was said about the disk."""
+    words = ["--max-steps=2", "--cache-features=2", "--cache-memory=0", "--eval-every=0"]
+    assert run_head(records, pretrained, run, *words) == 0
+    assert (run / "model.ckpt-2.index").exists()
+    assert not (run / "features").exists()
+    return [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
+
+
+def test_a_disk_that_fills_up_is_cleared_and_told_of_in_one_line(records, pretrained, tmp_path, monkeypatch, capsys):
+    original = features._write
+
+    def full_at_the_last(folder, *arguments):
+        if folder.name == "view_1.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(folder, *arguments)
+
+    monkeypatch.setattr(features, "_write", full_at_the_last)
+    assert len(run_with_full_disk(records, pretrained, tmp_path / "run", capsys)) == 1
+
+
+def test_a_disk_that_is_too_small_is_seen_beforehand(records, pretrained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(features, "_write", None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 1 << 10))
+    lines = run_with_full_disk(records, pretrained, tmp_path / "run", capsys)
     assert len(lines) == 1
-    assert not list((tmp_path / "run/features").iterdir())
+    assert "0 MiB are free" in lines[0]

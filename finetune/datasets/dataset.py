@@ -121,7 +121,7 @@ def find_splits(dataset_dir: Path, name: str | None) -> tuple[str, ...]:
 def content_hash(dataset: Dataset) -> str:
     """A hash of all the split's bytes, in order: for cache keys, and to say what a run was trained on.
 
-    Taken from dataset.json where there is one; without it the shards are read.
+    Taken from dataset.json for shards that are not newer than it; others are read.
     """
     digest = hashlib.sha256()
     for shard in dataset.shards:
@@ -176,19 +176,22 @@ def _described_shards(dataset_dir: Path, description: Description, split: str) -
             f"{dataset_dir / FILE_NAME} knows no {split} split, but the folder holds shards of one.",
             "Convert the images again with --overwrite.",
         )
+    written = (dataset_dir / FILE_NAME).stat().st_mtime_ns
     shards = []
     for described in description.shards[split]:
         path = dataset_dir / described.file
         if not path.exists():
             raise UserError(f"The shard {path} is missing; dataset.json lists it.", "Copy it again, or convert again.")
-        num_bytes = path.stat().st_size
+        status = path.stat()
+        num_bytes = status.st_size
         if num_bytes != described.num_bytes:
             what = "truncated" if num_bytes < described.num_bytes else "too long"
             raise UserError(
                 f"The shard {path} is {what}: {num_bytes} bytes, dataset.json says {described.num_bytes}.",
                 "Copy it again, or convert again.",
             )
-        shards.append(Shard(path, described.num_records, num_bytes, described.sha256))
+        is_as_written = status.st_mtime_ns <= written
+        shards.append(Shard(path, described.num_records, num_bytes, described.sha256 if is_as_written else None))
     return tuple(shards)
 
 
