@@ -188,6 +188,8 @@ def _print_result(result: EvalResult, *, with_report: bool) -> None:
     scores = result.scores
     print(f"{result.checkpoint_name} on {result.dataset.split}:")
     print(f"accuracy {_accuracy(scores)}")
+    if result.caution:
+        print(f"caution: {result.caution}")
     print(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")
     print(f"loss {scores.loss:.4f}")
     print(f"written to {result.output_dir / REPORT_FILE if with_report else result.output_dir}", flush=True)

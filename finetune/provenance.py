@@ -19,20 +19,22 @@ def software_versions() -> dict[str, str]:
     return {"finetune": __version__, **packages, "Python": platform.python_version()}
 
 
-def describe_training(dataset: Dataset) -> dict[str, Any]:
-    """What provenance.json holds: the software, and the training data by name, size and hash."""
-    return {
-        "versions": software_versions(),
-        "data": {
-            "name": dataset.name,
-            "split": dataset.split,
-            "num_examples": dataset.num_examples,
-            "sha256": content_hash(dataset),
-        },
-    }
+def describe_run(training: Dataset, validation: Dataset | None) -> dict[str, Any]:
+    """What provenance.json holds: the software, and the data by name, size and hash."""
+    described = {"versions": software_versions(), "data": _describe(training)}
+    return described if validation is None else {**described, "validation": _describe(validation)}
 
 
 def read_provenance(run_folder: Path) -> dict[str, Any] | None:
     """What a run was made with; None where its folder doesn't say."""
     path = run_folder / PROVENANCE_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "num_examples": dataset.num_examples,
+        "sha256": content_hash(dataset),
+    }

@@ -11,6 +11,7 @@ from finetune.calibration import calibration
 from finetune.comparison import Comparison
 from finetune.datasets.dataset import Dataset
 from finetune.metrics import Scores, class_figures, confusion_matrix, wilson_interval
+from finetune.seen_images import caution
 
 if TYPE_CHECKING:
     from finetune.trained_network import NetworkSettings
@@ -52,6 +53,11 @@ class EvalResult:
     class_names: list[str]
     output_dir: Path
 
+    @property
+    def caution(self) -> str | None:
+        """What to say beside the accuracy where the run had seen the images; None where they are new to it."""
+        return caution(Path(self.checkpoint).parent, self.checkpoint_name, self.data_sha256)
+
 
 def class_names_of(dataset: Dataset, labels_offset: int) -> list[str]:
     """A name for each class of the network; the label in the records where the data set has no names."""
@@ -67,6 +73,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
         **scores.summary(),
         "num_right": scores.num_right,
         "accuracy_interval_95": wilson_interval(scores.num_right, scores.num_examples),
+        "caution": result.caution,
         "balanced_accuracy": classes.balanced_accuracy,
         "macro_precision": classes.macro("precision"),
         "macro_recall": classes.macro("recall"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.command import run_command
 from finetune.config import TrainSettings, parse_multipliers
 from finetune.errors import UserError
-from finetune.provenance import PROVENANCE_FILE, describe_training
+from finetune.provenance import PROVENANCE_FILE, describe_run
 from finetune.run_folder import CONFIG_FILE, RunFolder
 from finetune.schedules import make_schedule
 from finetune.scopes import check_scopes, in_scope, plan_variables
@@ -116,7 +116,7 @@ def train(settings: TrainSettings) -> TrainResult:
             use_xla=uses_xla(settings.xla, on_cpu=settings.clone_on_cpu, num_devices=settings.num_clones),
         )
     run.write_settings(settings, variable_plan, data.training.class_names)
-    run.write_json(PROVENANCE_FILE, describe_training(data.training))
+    run.write_json(PROVENANCE_FILE, describe_run(data.training, data.validation))
     run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,

@@ -95,6 +95,14 @@ def test_the_files_of_a_run(trained):
     assert {"global_step", "beta1_power", "beta2_power"} <= set(shapes)
 
 
+@pytest.mark.parametrize(("split", "words"), [("train", "these images trained it"), ("validation", "the best of 2")])
+def test_an_accuracy_on_images_that_the_run_had_seen_is_called_so(dataset_dir, trained, tmp_path, capsys, split, words):
+    assert run_eval(dataset_dir, trained, f"--split={split}", f"--output-dir={tmp_path}") == 0
+    assert words in json.loads((tmp_path / "metrics.json").read_text())["caution"]
+    assert f"caution: {words}" in capsys.readouterr().out
+    assert words in (tmp_path / "report.html").read_text()
+
+
 def test_tensorboard_reads_the_scalars_and_images(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
