@@ -2,9 +2,8 @@
 
 import dataclasses
 import errno
-import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.config import TrainSettings
-from finetune.datasets.dataset import Dataset, content_hash
+from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import evaluation_batches, reading, view_batches
 from finetune.features import Features, compute_features, feature_batches, features_key, values_hash
 from finetune.image_inputs import (
-    NUM_SAMPLE_IMAGES,
     TrainingData,
     TrainingInputs,
     first_batch,
@@ -27,13 +25,12 @@ from finetune.metrics import Scores
 from finetune.model import Model
 from finetune.moving_averages import MovingAverages
 from finetune.run_folder import RunFolder
+from finetune.run_log import NUM_SAMPLE_IMAGES
 from finetune.scopes import VariablePlan
 from finetune.scoring import score
 from finetune.split_model import SplitModel
 
 Tensor = Any
-
-log = logging.getLogger("finetune")
 
 FEATURES_FOLDER = "features"
 MIB = 1 << 20
@@ -64,13 +61,13 @@ def feature_inputs(
     folder = run.path / FEATURES_FOLDER if num_bytes > settings.cache_memory * MIB else None
     if folder is not None:
         _refuse_full_disk(folder, num_bytes)
-    store = _make_store(folder, settings, model, plan, data)
+    store = _FeatureStore(folder, settings, model, plan, data)
     validate = None
     try:
         if data.validation is not None and evaluation_split is not None:
-            features = _validation_features(settings, model, data, data.validation, evaluation_split, store)
+            features = store.validation(data.validation, evaluation_split)
             validate = _validate_on(features, evaluation_split, data.validation, settings, averages)
-        views = [_view(settings, model, data, split, store, number, num_views) for number in range(num_views)]
+        views = [store.view(number, num_views, split) for number in range(num_views)]
     except OSError:
         if folder is not None:  # Checkpoints need the room.
             shutil.rmtree(folder, ignore_errors=True)
@@ -86,90 +83,72 @@ def feature_inputs(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Store:
-    """Where features are kept, in memory if `folder` is None, and what they depend on: all, and those of a split."""
+class _FeatureStore:
+    """Computes a run's features into memory, where `folder` is None, or takes them up from files that it keeps."""
 
-    folder: Path | None
-    model: Model
-    dependencies: Mapping[str, Any]
-    data_hashes: Mapping[str, str]
+    def __init__(
+        self, folder: Path | None, settings: TrainSettings, model: Model, plan: VariablePlan, data: TrainingData
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._model = model
+        self._data = data
+        self._options = image_options(settings, model)
+        self._dependencies = self._find_dependencies(plan) if folder is not None else {}
 
-    def compute(
-        self, name: str, split: SplitModel, dataset: Dataset, batches: tf.data.Dataset, labels_offset: int, what: str
-    ) -> Features:
-        """What the trunk makes of a data set's images, or made of them before under the same name and dependencies."""
-        frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
-        data = self.data_hashes.get(dataset.split)
-        with reading(dataset, labels_offset):
-            return compute_features(
-                _function_of_images(split, self.model),
-                batches,
-                num_images=dataset.num_examples,
-                folder=self.folder / name if self.folder is not None else None,
-                key=features_key(name=name, data=data, frontier=frontier, **self.dependencies),
-                what=what,
-            )
+    def view(self, number: int, num_views: int, split: SplitModel) -> Features:
+        """Of the training images under one outcome of the augmentation."""
+        batches = view_batches(
+            self._data.training,
+            self._data.preprocessing,
+            batch_size=self._settings.batch_size,
+            seed=self._settings.seed,
+            view=number,
+            **self._options,
+        )
+        what = f"view {number + 1} of {num_views}" if num_views > 1 else "the training images"
+        return self._compute(f"view_{number}", split, self._data.training, batches, what)
 
+    def validation(self, dataset: Dataset, split: SplitModel) -> Features:
+        """Of the validation images."""
+        batches = evaluation_batches(
+            dataset, self._data.preprocessing, batch_size=self._settings.batch_size, **self._options
+        )
+        return self._compute("validation", split, dataset, batches, "the validation images")
 
-def _make_store(
-    folder: Path | None, settings: TrainSettings, model: Model, plan: VariablePlan, data: TrainingData
-) -> _Store:
-    if folder is None:
-        return _Store(None, model, {}, {})
-    frozen = ((variable.name, model.model_variables[variable.name].numpy()) for variable in plan.frozen)
-    dependencies = {
-        "model": settings.model,
-        "trainable_scopes": plan.trainable_scopes,
-        "batch_norm": settings.batch_norm,
-        "precision": settings.precision,
-        "weights": values_hash(frozen),
-        "preprocessing": dataclasses.asdict(data.preprocessing),
-        "images": image_options(settings, model),
-        "seed": settings.seed,
-    }
-    datasets = [dataset for dataset in (data.training, data.validation) if dataset is not None]
-    return _Store(folder, model, dependencies, {dataset.split: content_hash(dataset) for dataset in datasets})
+    def _compute(self, name: str, split: SplitModel, dataset: Dataset, batches: tf.data.Dataset, what: str) -> Features:
+        folder, key = None, ""
+        if self._folder is not None:
+            folder = self._folder / name
+            frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
+            data = self._data.hashes[dataset.split]
+            key = features_key(name=name, data=data, frontier=frontier, **self._dependencies)
+        trunk = _function_of_images(split, self._model)
+        with reading(dataset, self._settings.labels_offset):
+            return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)
+
+    def _find_dependencies(self, plan: VariablePlan) -> dict[str, Any]:
+        """What all features depend on, beside the images."""
+        frozen = ((variable.name, self._model.model_variables[variable.name].numpy()) for variable in plan.frozen)
+        return {
+            "model": self._settings.model,
+            "trainable_scopes": plan.trainable_scopes,
+            "batch_norm": self._settings.batch_norm,
+            "precision": self._settings.precision,
+            "weights": values_hash(frozen),
+            "preprocessing": dataclasses.asdict(self._data.preprocessing),
+            "images": self._options,
+            "seed": self._settings.seed,
+        }
 
 
 def _refuse_full_disk(folder: Path, num_bytes: int) -> None:
-    """Beforehand, for it may take hours until the disk is full. What is in the folder is taken up or given up."""
+    """Beforehand, for it may take hours until the disk is full. The folder's files count as free: most are reused."""
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder.parent).free + held
     if num_bytes > free:
         sizes = f"{num_bytes / MIB:,.0f} MiB are needed, {free / MIB:,.0f} MiB are free"
         raise OSError(errno.ENOSPC, f"No space left on device: {sizes}")
-
-
-def _view(
-    settings: TrainSettings,
-    model: Model,
-    data: TrainingData,
-    split: SplitModel,
-    store: _Store,
-    number: int,
-    num_views: int,
-) -> Features:
-    """Of the training images under one outcome of the augmentation."""
-    batches = view_batches(
-        data.training,
-        data.preprocessing,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        view=number,
-        **image_options(settings, model),
-    )
-    what = f"view {number + 1} of {num_views}" if num_views > 1 else "the training images"
-    return store.compute(f"view_{number}", split, data.training, batches, settings.labels_offset, what)
-
-
-def _validation_features(
-    settings: TrainSettings, model: Model, data: TrainingData, dataset: Dataset, split: SplitModel, store: _Store
-) -> Features:
-    batches = evaluation_batches(
-        dataset, data.preprocessing, batch_size=settings.batch_size, **image_options(settings, model)
-    )
-    return store.compute("validation", split, dataset, batches, settings.labels_offset, "the validation images")
 
 
 def _validate_on(

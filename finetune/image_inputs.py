@@ -2,18 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from finetune.config import TrainSettings
-from finetune.datasets.dataset import Dataset
+from finetune.datasets.dataset import Dataset, content_hash
 from finetune.datasets.pipeline import evaluation_batches, reading, training_batches, view_batches
 from finetune.metrics import Scores
 from finetune.model import Model, Outputs
 from finetune.moving_averages import MovingAverages
 from finetune.preprocessing import Preprocessing
+from finetune.run_log import NUM_SAMPLE_IMAGES
 from finetune.scoring import inference_function, score
 
 Tensor = Any
@@ -21,7 +23,6 @@ Tensor = Any
 # Two small batches of the validation split are scored before the first step.
 REHEARSAL_BATCHES = 2
 REHEARSAL_BATCH_SIZE = 4
-NUM_SAMPLE_IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,12 @@ class TrainingData:
     training: Dataset
     validation: Dataset | None
     preprocessing: Preprocessing
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """Of each split's bytes, by its name; to be had once, since without dataset.json all of them are read."""
+        datasets = [dataset for dataset in (self.training, self.validation) if dataset is not None]
+        return {dataset.split: content_hash(dataset) for dataset in datasets}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +121,7 @@ def validation(
 
 
 def image_options(settings: TrainSettings, model: Model) -> dict[str, Any]:
+    """The arguments that all of the pipeline's functions take."""
     return {
         "image_size": model.image_size,
         "channels": model.channels,

@@ -4,10 +4,13 @@ import importlib.metadata
 import json
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.datasets.dataset import Dataset, content_hash
+
+if TYPE_CHECKING:
+    from finetune.datasets.dataset import Dataset
+    from finetune.image_inputs import TrainingData
 
 PROVENANCE_FILE = "provenance.json"
 PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
@@ -19,10 +22,10 @@ def software_versions() -> dict[str, str]:
     return {"finetune": __version__, **packages, "Python": platform.python_version()}
 
 
-def describe_run(training: Dataset, validation: Dataset | None) -> dict[str, Any]:
+def describe_run(data: "TrainingData") -> dict[str, Any]:
     """What provenance.json holds: the software, and the data by name, size and hash."""
-    described = {"versions": software_versions(), "data": _describe(training)}
-    return described if validation is None else {**described, "validation": _describe(validation)}
+    described = {"versions": software_versions(), "data": _describe(data.training, data)}
+    return described if data.validation is None else {**described, "validation": _describe(data.validation, data)}
 
 
 def read_provenance(run_folder: Path) -> dict[str, Any] | None:
@@ -31,10 +34,10 @@ def read_provenance(run_folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _describe(dataset: Dataset) -> dict[str, Any]:
+def _describe(dataset: "Dataset", data: "TrainingData") -> dict[str, Any]:
     return {
         "name": dataset.name,
         "split": dataset.split,
         "num_examples": dataset.num_examples,
-        "sha256": content_hash(dataset),
+        "sha256": data.hashes[dataset.split],
     }

@@ -116,7 +116,7 @@ def train(settings: TrainSettings) -> TrainResult:
             use_xla=uses_xla(settings.xla, on_cpu=settings.clone_on_cpu, num_devices=settings.num_clones),
         )
     run.write_settings(settings, variable_plan, data.training.class_names)
-    run.write_json(PROVENANCE_FILE, describe_run(data.training, data.validation))
+    run.write_json(PROVENANCE_FILE, describe_run(data))
     run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from finetune.config import TrainSettings
 from finetune.errors import UserError
-from finetune.feature_inputs import FEATURES_FOLDER, feature_inputs
+from finetune.feature_inputs import FEATURES_FOLDER, MIB, feature_inputs
 from finetune.image_inputs import TrainingData, TrainingInputs, image_inputs
 from finetune.model import Model
 from finetune.moving_averages import MovingAverages
@@ -18,7 +18,6 @@ log = logging.getLogger("finetune")
 
 # So many views of an image are kept where training augments it and nothing else is asked for.
 AUTO_VIEWS = 4
-MIB = 1 << 20
 
 
 def make_inputs(
