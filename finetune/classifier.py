@@ -50,6 +50,7 @@ class Classifier:
         network: What it was rebuilt with.
         preprocessing: Whose evaluation mode its images go through.
         class_names: One for each output; a class without a known name is called by its label.
+        has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
     """
 
@@ -57,6 +58,7 @@ class Classifier:
     network: NetworkSettings
     preprocessing: "Preprocessing"
     class_names: tuple[str, ...]
+    has_class_names: bool
     checkpoint: "Checkpoint"
 
     def prepare(self, encoded: Tensor) -> Tensor:
@@ -89,7 +91,8 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     # Without a head to count by, restoring tells what is missing.
     model = restore_network(network, num_classes or 1, checkpoint)
     names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
-    return Classifier(model, network, preprocessing, names, checkpoint)
+    labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
+    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint)
 
 
 def _with_model(settings: ClassifierSettings, checkpoint: "Checkpoint") -> ClassifierSettings:
@@ -108,15 +111,21 @@ def _with_model(settings: ClassifierSettings, checkpoint: "Checkpoint") -> Class
     return dataclasses.replace(settings, model=likeness.spec.name)
 
 
-def _class_names(labels: Path | None, offset: int, checkpoint: "Checkpoint", num_classes: int) -> tuple[str, ...]:
+def _class_names(
+    labels: Path | None, offset: int, checkpoint: "Checkpoint", num_classes: int
+) -> tuple[str, ...] | None:
+    """Names of the outputs, as told, else from labels.txt beside the checkpoint; None: there is no such file."""
     from finetune.datasets.description import read_labels
 
-    path = labels or Path(checkpoint.prefix).parent / LABELS_FILE
+    beside = Path(checkpoint.prefix).parent / LABELS_FILE
+    path = labels or beside
     if not path.is_file():
         if labels is not None:
             raise UserError(f"--labels: there is no file {labels}.")
-        return tuple(str(label) for label in range(offset, offset + num_classes))
+        return None
     names = read_labels(path)[offset:]
+    if labels is not None and beside.is_file() and read_labels(beside)[offset:] != names:
+        log.warning("%s names other classes, or the same in another order, than %s: it counts.", labels, beside)
     if len(names) != num_classes:
         after = f" from label {offset} on" if offset else ""
         raise UserError(

@@ -23,7 +23,12 @@ from finetune.result_files import (
     write_predictions,
 )
 from finetune.tensorflow_start import start_tensorflow
-from finetune.trained_network import network_settings, restore_network, restore_weights
+from finetune.trained_network import (
+    names_of_outputs,
+    network_settings,
+    restore_network,
+    restore_weights,
+)
 
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
@@ -90,9 +95,8 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
     """
     from finetune.checkpoint import open_checkpoint
 
-    first, second = (_Evaluator(settings, open_checkpoint(run)) for run in settings.compare)
-    if first.class_names != second.class_names:
-        raise UserError("--compare: the runs have different --labels-offset, so they can't be compared.")
+    first = _Evaluator(settings, open_checkpoint(settings.compare[0]))
+    second = _Evaluator(settings, open_checkpoint(settings.compare[1]), class_names=first.class_names)
     output_dir = settings.output_dir or Path(second.checkpoint.prefix).parent / f"compare_{settings.split}"
     _make_writable(output_dir)
     comparison = Comparison(first.score(), second.score())
@@ -102,22 +106,40 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
 
 
 class _Evaluator:
-    """A network and a split: scores one checkpoint of the network after another."""
+    """A network and a split: scores one checkpoint of the network after another.
 
-    def __init__(self, settings: EvalSettings, checkpoint: "Checkpoint") -> None:
+    `class_names` are the network's, in the order of its outputs, unless they are given in another order.
+    """
+
+    def __init__(
+        self, settings: EvalSettings, checkpoint: "Checkpoint", class_names: Sequence[str] | None = None
+    ) -> None:
+        from finetune.datasets.class_matching import match_labels, output_order
         from finetune.datasets.dataset import content_hash, find_dataset
         from finetune.preprocessing import get_preprocessing
-        from finetune.scoring import inference_function
+        from finetune.scoring import inference_function, with_outputs_in_order
 
         self._settings = settings
         self.checkpoint = checkpoint
         self._network = network_settings(settings, checkpoint.prefix)
         self._preprocessing = get_preprocessing(self._network.preprocessing)
-        self._dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+        offset, how = self._network.labels_offset, settings.match_labels
+        dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+        names = names_of_outputs(checkpoint, self._network.model, offset) if how != "index" else None
+        own_names = list(names) if names is not None else class_names_of(dataset, offset)
+        self.class_names = own_names if class_names is None else list(class_names)
+        self._dataset = match_labels(
+            dataset,
+            None if names is None and class_names is None else self.class_names,
+            checkpoint.prefix,
+            labels_offset=offset,
+            how=how,
+            may_lack_classes=True,
+        )
         self._data_sha256 = content_hash(self._dataset)
-        self.class_names = class_names_of(self._dataset, self._network.labels_offset)
-        self._model = restore_network(self._network, len(self.class_names), checkpoint)
-        self._infer = inference_function(self._model)
+        self._model = restore_network(self._network, len(own_names), checkpoint)
+        order = output_order(own_names, self.class_names, checkpoint.prefix, how)
+        self._infer = with_outputs_in_order(inference_function(self._model), order)
 
     def restore(self, checkpoint: "Checkpoint") -> None:
         """Goes over to another checkpoint of the same network."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.classifier import ClassifierSettings, restore_classifier
 from finetune.command import run_command
+from finetune.datasets.class_matching import MATCH_LABELS_HELP, WAYS_TO_MATCH
 from finetune.errors import UserError
 from finetune.flags import flag
 from finetune.staged_output import staged_output
@@ -47,6 +48,7 @@ class ExportSettings(ClassifierSettings):
     )
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("validation", help="split to measure on")
+    match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     batch_size: int = flag(32, help="images at a time in measuring; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, metavar="N", help="measure on so many batches only; not given: all")
     num_calibration_images: int = flag(
@@ -135,10 +137,20 @@ def _export_and_print(settings: ExportSettings) -> None:
 
 
 def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str) -> "Dataset":
+    from finetune.datasets.class_matching import match_labels
     from finetune.datasets.dataset import find_dataset
 
     assert settings.dataset_dir is not None
     dataset = find_dataset(settings.dataset_dir, settings.dataset_name, split)
+    if classifier.has_class_names and settings.match_labels != "index":
+        return match_labels(
+            dataset,
+            classifier.class_names,
+            classifier.checkpoint.prefix,
+            labels_offset=classifier.network.labels_offset,
+            how=settings.match_labels,
+            may_lack_classes=True,
+        )
     num_classes = dataset.num_classes - classifier.network.labels_offset
     if num_classes != classifier.model.num_classes:
         raise UserError(

@@ -122,7 +122,7 @@ class _FeatureStore:
             folder = self._folder / name
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
             data = self._data.hashes[dataset.split]
-            key = features_key(name=name, data=data, frontier=frontier, **self._dependencies)
+            key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
         trunk = _function_of_images(split, self._model)
         with reading(dataset, self._settings.labels_offset):
             return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)

@@ -27,11 +27,19 @@ REHEARSAL_BATCH_SIZE = 4
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """The splits and how their images are prepared; `validation` is None where there is no such split."""
+    """The splits and how their images are prepared.
+
+    Attributes:
+        training: The split to train on.
+        validation: None where there is no such split.
+        preprocessing: Of both.
+        class_names: By label, as the run keeps them; None: they aren't known.
+    """
 
     training: Dataset
     validation: Dataset | None
     preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:

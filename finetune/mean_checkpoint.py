@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from finetune.checkpoint import Checkpoint, checkpoints_by_step
+from finetune.datasets.description import read_labels
 from finetune.errors import UserError
+from finetune.run_folder import LABELS_FILE
 
 
 class MeanCheckpoint(Checkpoint):
@@ -26,7 +28,7 @@ class MeanCheckpoint(Checkpoint):
         """Takes the mean of one or more checkpoints, the newest last.
 
         Raises:
-            UserError: They don't hold the same variables.
+            UserError: They don't hold the same variables, or their outputs stand for other classes.
         """
         self._checkpoints = checkpoints
         self.prefix = checkpoints[-1].prefix
@@ -39,6 +41,7 @@ class MeanCheckpoint(Checkpoint):
                     f"--checkpoint: {other.prefix} and {self.prefix} differ in {differing[0]}: they have no mean.",
                     "Give checkpoints of one network, best of one run.",
                 )
+            _refuse_other_classes(other.prefix, self.prefix)
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """The mean of the tensors called `name`; where it is of whole numbers, such as the step, the last one."""
@@ -47,6 +50,16 @@ class MeanCheckpoint(Checkpoint):
             return last
         total = sum(other.read(name).astype(np.float64) for other in self._checkpoints)
         return np.asarray(total / len(self._checkpoints), last.dtype)
+
+
+def _refuse_other_classes(*prefixes: str) -> None:
+    labels = [Path(prefix).parent / LABELS_FILE for prefix in prefixes]
+    if all(path.is_file() for path in labels) and read_labels(labels[0]) != read_labels(labels[1]):
+        raise UserError(
+            f"--checkpoint: {labels[0]} and {labels[1]} name other classes, or the same in another order: "
+            "the weights have no mean.",
+            "Give checkpoints of one run.",
+        )
 
 
 def last_checkpoints(folder: Path, number: int) -> list[Checkpoint]:

@@ -1,6 +1,6 @@
 """One exact pass over a split: every record scored once, whatever the batch size. Training and evaluation share it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,13 @@ def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
         return model(images, is_training=False).logits
 
     return infer
+
+
+def with_outputs_in_order(infer: Callable[[Tensor], Tensor], order: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """The function with its logits in another order: the first is that of output `order[0]`."""
+    if list(order) == sorted(order):
+        return infer
+    return lambda images: tf.gather(infer(images), order, axis=1)
 
 
 def score(

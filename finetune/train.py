@@ -75,12 +75,15 @@ def train(settings: TrainSettings) -> TrainResult:
     from finetune.model import variable_name
     from finetune.optimizers import Optimizer
     from finetune.run_log import RunLog
+    from finetune.training_classes import match_to_restored_head, match_to_run
     from finetune.training_inputs import make_inputs
     from finetune.training_loop import TrainingLoop
     from finetune.training_state import TrainingState
     from finetune.training_step import TrainingStep
 
     data = _find_data(settings)
+    if settings.resume:
+        data = match_to_run(settings, data)
     strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
     images_per_step = settings.batch_size * strategy.num_replicas_in_sync
     _refuse_large_batch(images_per_step, data.training)
@@ -92,6 +95,8 @@ def train(settings: TrainSettings) -> TrainResult:
         source = _open_weights(settings)
         variable_plan = _make_plan(settings, model, source)
         _show_plan(variable_plan, source)
+        if source is not None and not settings.resume:
+            data = match_to_restored_head(settings, data, variable_plan, source, model.spec)
         model.freeze(variable_plan, settings.batch_norm)
         trained = [model.model_variables[variable.name] for variable in variable_plan.trained]
         optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, variable_plan))
@@ -115,7 +120,7 @@ def train(settings: TrainSettings) -> TrainResult:
             seed=settings.seed,
             use_xla=uses_xla(settings.xla, on_cpu=settings.clone_on_cpu, num_devices=settings.num_clones),
         )
-    run.write_settings(settings, variable_plan, data.training.class_names)
+    run.write_settings(settings, variable_plan, data.class_names)
     run.write_json(PROVENANCE_FILE, describe_run(data))
     run.forget_metrics_after(first_step)
     run_log = RunLog(
@@ -154,12 +159,18 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     """
     import tensorflow as tf
 
-    from finetune.datasets.dataset import find_dataset
+    from finetune.training_classes import match_to_restored_head, match_to_run
 
-    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+    data = _find_data(settings)
+    if settings.resume:
+        data = match_to_run(settings, data)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
-        model = _make_model(settings, dataset)
-    return _make_plan(settings, model, _open_weights(settings))
+        model = _make_model(settings, data.training)
+    source = _open_weights(settings)
+    variable_plan = _make_plan(settings, model, source)
+    if source is not None and not settings.resume:
+        match_to_restored_head(settings, data, variable_plan, source, model.spec)
+    return variable_plan
 
 
 def _train_and_print(settings: TrainSettings) -> None:
@@ -188,9 +199,9 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
     if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
         log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
-        return TrainingData(training, None, preprocessing)
+        return TrainingData(training, None, preprocessing, training.class_names)
     validation = find_dataset(settings.dataset_dir, settings.dataset_name, eval_split)
-    return TrainingData(training, validation, preprocessing)
+    return TrainingData(training, validation, preprocessing, training.class_names)
 
 
 def _refuse_large_batch(images_per_step: int, dataset: "Dataset") -> None:

@@ -1,17 +1,20 @@
 """A network as it was trained: rebuilt by the settings of its run, with the weights of a checkpoint."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import DEFAULT_MODEL
 from finetune.errors import UserError
-from finetune.run_folder import settings_of_run
+from finetune.run_folder import LABELS_FILE, settings_of_run
 from finetune.scopes import MOVING_AVERAGE_SUFFIX, in_any_scope, plan_variables
 
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
     from finetune.model import Model
+
+log = logging.getLogger("finetune")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,29 @@ def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
         use_moving_averages=known("moving_average", known("moving_average_decay", None) is not None),
         precision=known("precision", "float32"),
     )
+
+
+def names_of_outputs(checkpoint: "Checkpoint", model: str, labels_offset: int) -> tuple[str, ...] | None:
+    """Names of a checkpoint's classes, in the order of its outputs, from labels.txt beside it; None: not known.
+
+    Args:
+        checkpoint: A run's, or another one with such a file.
+        model: Name of its network.
+        labels_offset: Number of the label that the first output stands for.
+    """
+    from finetune.datasets.description import read_labels
+    from finetune.nets import get_spec
+    from finetune.recognise import count_classes, variable_shapes
+
+    path = Path(checkpoint.prefix).parent / LABELS_FILE
+    if not path.is_file():
+        return None
+    names = read_labels(path)[labels_offset:]
+    num_outputs = count_classes(get_spec(model), variable_shapes(checkpoint.shapes))
+    if num_outputs is not None and len(names) != num_outputs:
+        log.info("%s names %d classes, %s has %d outputs: not used.", path, len(names), checkpoint.prefix, num_outputs)
+        return None
+    return names
 
 
 def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Checkpoint") -> "Model":

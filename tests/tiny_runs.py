@@ -29,14 +29,19 @@ def write_run(folder, model="cifarnet", classes=CLASSES, **settings):
     return folder
 
 
-def write_records(folder, *, classes=CLASSES, num_images=12, split="validation"):
-    """Record files of pictures that JPEG files with the same names hold, in `folder`/images."""
+def write_records(folder, *, classes=CLASSES, num_images=12, split="validation", names=None):
+    """Record files of pictures that JPEG files with the same names hold, in `folder`/images.
+
+    The classes take turns; `names` are theirs in the order of the labels, where that is another one.
+    """
+    names = list(names or classes)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with RecordWriter(folder / f"tiny_{split}_00000-of-00001.tfrecord") as writer:
         for index in range(num_images):
             name = f"{split}_{index:02d}.jpg"
             content = encode(picture(index, width=40 + index))
             (folder / "images" / name).write_bytes(content)
-            writer.write(encode_record(Record(content, "jpg", index % len(classes), 32, 40 + index, name)))
-    write_labels(folder / "labels.txt", tuple(classes))
+            label = names.index(classes[index % len(classes)])
+            writer.write(encode_record(Record(content, "jpg", label, 32, 40 + index, name)))
+    write_labels(folder / "labels.txt", tuple(names))
     return folder

@@ -48,6 +48,7 @@ class Dataset:
         class_names: The index is the label; None where they aren't known.
         missing_label: The label of a record that has none.
         channels: Of the images, 1 or 3.
+        outputs: Of a network, for each label from the labels' offset on; None: the label less the offset.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     class_names: tuple[str, ...] | None
     missing_label: int
     channels: int
+    outputs: tuple[int, ...] | None = None
 
     @property
     def num_examples(self) -> int:

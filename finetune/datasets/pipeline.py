@@ -321,9 +321,11 @@ def _shuffled_records(dataset: Dataset, epoch_seed: Tensor) -> tf.data.Dataset:
 
 
 def _checked_label(record: ParsedRecord, dataset: Dataset, labels_offset: int) -> Tensor:
+    """The output of the network that stands for the record's class."""
     is_class = (record.label >= labels_offset) & (record.label < dataset.num_classes)
     with tf.control_dependencies([tf.debugging.Assert(is_class, ["label outside of the classes", record.label])]):
-        return record.label - labels_offset
+        label = record.label - labels_offset
+    return label if dataset.outputs is None else tf.gather(tf.constant(dataset.outputs, tf.int64), label)
 
 
 def _starts_with(encoded: Tensor, magic: bytes) -> Tensor:

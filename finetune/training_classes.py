@@ -1,0 +1,66 @@
+"""Classes of the data and of the network that training goes on from, matched by name before the first step."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.config import TrainSettings
+from finetune.datasets.class_matching import match_labels
+from finetune.datasets.description import read_labels
+from finetune.run_folder import LABELS_FILE, settings_of_run
+from finetune.scopes import VariablePlan, in_any_scope
+from finetune.trained_network import names_of_outputs
+
+if TYPE_CHECKING:
+    from finetune.checkpoint import Checkpoint
+    from finetune.image_inputs import TrainingData
+    from finetune.nets.spec import NetSpec
+
+
+def match_to_run(settings: TrainSettings, data: "TrainingData") -> "TrainingData":
+    """The data of a run that is resumed, its labels in the order of the run's labels.txt.
+
+    Raises:
+        UserError: The run has other classes.
+    """
+    path = settings.train_dir / LABELS_FILE
+    if not path.is_file():
+        return data
+    return _matched(
+        settings, data, read_labels(path), str(settings.train_dir), "Resume with the run's own --dataset-dir."
+    )
+
+
+def match_to_restored_head(
+    settings: TrainSettings, data: "TrainingData", plan: VariablePlan, source: "Checkpoint", spec: "NetSpec"
+) -> "TrainingData":
+    """The data, its labels in the order of a checkpoint's classes, where the head is restored from it.
+
+    Raises:
+        UserError: The head is of other classes.
+    """
+    head = [variable for variable in plan.restored if in_any_scope(variable.name, spec.head_scopes)]
+    run = settings_of_run(Path(source.prefix).parent) or {}
+    offset = run.get("labels_offset", settings.labels_offset)
+    names = names_of_outputs(source, spec.name, offset) if head else None
+    if names is None or settings.match_labels == "index":
+        return data
+    mend = f"For a new head: --exclude-scopes {','.join(spec.head_scopes)}."
+    of_no_output = (data.training.class_names or ())[: settings.labels_offset]
+    return _matched(settings, data, (*of_no_output, *names), source.prefix, mend)
+
+
+def _matched(
+    settings: TrainSettings, data: "TrainingData", class_names: tuple[str, ...], owner: str, mend: str
+) -> "TrainingData":
+    training = match_labels(
+        data.training,
+        class_names[settings.labels_offset :],
+        owner,
+        labels_offset=settings.labels_offset,
+        how=settings.match_labels,
+        other_mend=mend,
+    )
+    # Both splits are of one data set: what is said of the first holds for the second.
+    validation = data.validation and dataclasses.replace(data.validation, outputs=training.outputs)
+    return dataclasses.replace(data, training=training, validation=validation, class_names=class_names)
