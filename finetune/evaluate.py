@@ -113,7 +113,14 @@ class _Evaluator:
         self.checkpoint = checkpoint
         self._network = network_settings(settings, checkpoint.prefix)
         self._preprocessing = get_preprocessing(self._network.preprocessing)
-        self._dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+        self._dataset = find_dataset(
+            settings.dataset_dir,
+            settings.dataset_name,
+            settings.split,
+            labels_offset=self._network.labels_offset,
+            image_key=self._network.image_key,
+            label_key=self._network.label_key,
+        )
         self._data_sha256 = content_hash(self._dataset)
         self.class_names = class_names_of(self._dataset, self._network.labels_offset)
         self._model = restore_network(self._network, len(self.class_names), checkpoint)

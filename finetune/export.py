@@ -47,6 +47,8 @@ class ExportSettings(ClassifierSettings):
     )
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("validation", help="split to measure on")
+    image_key: str | None = flag(None, metavar="KEY", help="of the image in the records; not given: the run's")
+    label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
     batch_size: int = flag(32, help="images at a time in measuring; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, metavar="N", help="measure on so many batches only; not given: all")
     num_calibration_images: int = flag(
@@ -138,7 +140,14 @@ def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str
     from finetune.datasets.dataset import find_dataset
 
     assert settings.dataset_dir is not None
-    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, split)
+    dataset = find_dataset(
+        settings.dataset_dir,
+        settings.dataset_name,
+        split,
+        labels_offset=classifier.network.labels_offset,
+        image_key=classifier.network.image_key,
+        label_key=classifier.network.label_key,
+    )
     num_classes = dataset.num_classes - classifier.network.labels_offset
     if num_classes != classifier.model.num_classes:
         raise UserError(

@@ -154,9 +154,7 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     """
     import tensorflow as tf
 
-    from finetune.datasets.dataset import find_dataset
-
-    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+    dataset = _find_split(settings, settings.split)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
         model = _make_model(settings, dataset)
     return _make_plan(settings, model, _open_weights(settings))
@@ -177,20 +175,32 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
 
 
 def _find_data(settings: TrainSettings) -> "TrainingData":
-    from finetune.datasets.dataset import find_dataset, find_splits
+    from finetune.datasets.dataset import find_splits
     from finetune.image_inputs import TrainingData
     from finetune.nets import get_spec
     from finetune.preprocessing import get_preprocessing
 
     fitting = get_spec(settings.model).preprocessing
     preprocessing = get_preprocessing(settings.preprocessing or fitting, settings.augmentation)
-    training = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+    training = _find_split(settings, settings.split)
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
     if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
         log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
         return TrainingData(training, None, preprocessing)
-    validation = find_dataset(settings.dataset_dir, settings.dataset_name, eval_split)
-    return TrainingData(training, validation, preprocessing)
+    return TrainingData(training, _find_split(settings, eval_split), preprocessing)
+
+
+def _find_split(settings: TrainSettings, split: str) -> "Dataset":
+    from finetune.datasets.dataset import find_dataset
+
+    return find_dataset(
+        settings.dataset_dir,
+        settings.dataset_name,
+        split,
+        labels_offset=settings.labels_offset,
+        image_key=settings.image_key,
+        label_key=settings.label_key,
+    )
 
 
 def _refuse_large_batch(images_per_step: int, dataset: "Dataset") -> None:

@@ -28,12 +28,16 @@ SIZE = 16
 NUM_RECORDS = 23
 
 
-def make_dataset(folder: Path, records: list[bytes], *, num_shards: int = 3, num_classes: int | None = None) -> Dataset:
-    """Shards of these records, of which each is its own class where `num_classes` doesn't say otherwise."""
+def write_shards(folder: Path, records: list[bytes], *, num_shards: int = 3) -> None:
     for index in range(num_shards):
         with RecordWriter(folder / f"set_train_{index:05d}-of-{num_shards:05d}.tfrecord") as writer:
             for record in records[len(records) * index // num_shards : len(records) * (index + 1) // num_shards]:
                 writer.write(record)
+
+
+def make_dataset(folder: Path, records: list[bytes], *, num_shards: int = 3, num_classes: int | None = None) -> Dataset:
+    """Shards of these records, of which each is its own class where `num_classes` doesn't say otherwise."""
+    write_shards(folder, records, num_shards=num_shards)
     labels = range(num_classes or len(records))
     (folder / "labels.txt").write_text("".join(f"{label}:class {label}\n" for label in labels))
     return find_dataset(folder, "set", "train")
@@ -208,13 +212,14 @@ BAD_RECORDS = {
     "no tf.train.Example": b"\x0a\xff\xff nonsense",
     "its 4 bytes can't be decoded as an image (4.jpg)": make_record(4, b"JPEG"),
     "the label is 6 (6.jpg), but the classes are 0 to 5": make_record(6),
-    "the label is -1, but the classes": tf.train.Example().SerializeToString(),
+    "there is no label under image/class/label; found: no keys at all": tf.train.Example().SerializeToString(),
 }
 
 
 @pytest.mark.parametrize("problem", BAD_RECORDS)
 def test_bad_record_is_named(tmp_path, problem):
-    dataset = make_dataset(tmp_path, [*GOOD[:4], BAD_RECORDS[problem], *GOOD[4:]], num_shards=2, num_classes=6)
+    dataset = make_dataset(tmp_path, [*GOOD[:4], GOOD[0], *GOOD[4:]], num_shards=2, num_classes=6)
+    write_shards(tmp_path, [*GOOD[:4], BAD_RECORDS[problem], *GOOD[4:]], num_shards=2)  # After it was found.
     for read in (
         lambda: train_on(dataset, 2),
         lambda: list(evaluation_batches(dataset, get_preprocessing("vgg"), image_size=8, channels=1, batch_size=4)),

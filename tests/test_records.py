@@ -5,8 +5,11 @@ import struct
 import pytest
 import tensorflow as tf
 
-from finetune.datasets.records import Record, encode_record, parse_record, read_label
+from finetune.datasets.records import Feature, Record, encode_record, read_feature
+from finetune.datasets.schema import RecordSchema, parse_record
 from finetune.datasets.tfrecord import RecordFileError, RecordWriter, count_records, masked_crc, read_records
+
+SLIM = RecordSchema()
 
 RECORDS = [
     Record(b"\xff\xd8 bytes of an image", "jpg", label=3, height=224, width=200, filename="daisy/a.jpg"),
@@ -42,28 +45,31 @@ def test_bytes_are_those_of_tensorflow(record):
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.filename or "empty")
 def test_parse_record_reads_what_was_written(record):
-    parsed = parse_record(encode_record(record), missing_label=9)
+    parsed = parse_record(encode_record(record), SLIM)
     assert parsed.encoded.numpy() == record.encoded
     assert parsed.label.numpy() == record.label
     assert parsed.filename.numpy().decode() == record.filename
 
 
-def test_missing_keys_have_defaults():
+def test_a_missing_label_is_an_error_and_a_missing_file_name_none():
     slim = tf.train.Example()
     slim.features.feature["image/encoded"].bytes_list.value.append(b"image")
-    parsed = parse_record(slim.SerializeToString(), missing_label=7)
-    assert (parsed.encoded.numpy(), parsed.label.numpy(), parsed.filename.numpy()) == (b"image", 7, b"")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image/class/label"):
+        parse_record(slim.SerializeToString(), SLIM)
+    slim.features.feature["image/class/label"].int64_list.value.append(4)
+    parsed = parse_record(slim.SerializeToString(), SLIM)
+    assert (parsed.encoded.numpy(), parsed.label.numpy(), parsed.filename.numpy()) == (b"image", 4, b"")
 
 
 def test_a_file_name_that_is_no_text_keeps_its_bytes():
     record = Record(b"", "jpg", 0, 1, 1, filename=b"caf\xe9.jpg".decode("utf-8", "surrogateescape"))
-    assert parse_record(encode_record(record), missing_label=0).filename.numpy() == b"caf\xe9.jpg"
+    assert parse_record(encode_record(record), SLIM).filename.numpy() == b"caf\xe9.jpg"
 
 
 @pytest.mark.parametrize("label", [0, 1, 127, 128, 1000, 2**40, -1])
 def test_read_label(label):
     example = tensorflow_example(Record(b"x" * 200, "jpg", label, 1, 1, "f"))
-    assert read_label(example.SerializeToString()) == label
+    assert SLIM.read_label(example.SerializeToString()) == label
 
 
 def test_read_label_of_unpacked_list_and_of_none():
@@ -72,14 +78,15 @@ def test_read_label_of_unpacked_list_and_of_none():
     entry = b"\x0a\x11image/class/label\x12" + bytes([len(feature)]) + feature
     serialized = b"\x0a" + bytes([len(entry) + 2]) + b"\x0a" + bytes([len(entry)]) + entry
     assert tf.train.Example.FromString(serialized).features.feature["image/class/label"].int64_list.value[:] == [5]
-    assert read_label(serialized) == 5
-    assert read_label(b"") is None
+    assert read_feature(serialized, "image/class/label") == Feature("int64", (5,))
+    assert SLIM.read_label(serialized) == 5
+    assert read_feature(b"", "image/class/label") is None
 
 
 @pytest.mark.parametrize("damaged", [b"\x0a\x05ab", b"\x0a", b"\x0f\x00", b"\x08" + b"\xff" * 11])
 def test_read_label_refuses_what_is_no_example(damaged):
     with pytest.raises(ValueError, match=r"message|wire|number"):
-        read_label(damaged)
+        SLIM.read_label(damaged)
 
 
 def test_file_is_that_of_tensorflow(tmp_path):
