@@ -8,7 +8,7 @@ _told: set[str] = set()
 
 
 def tell_once(notice: str) -> None:
-    """Logs a line, unless this process has logged it before."""
+    """Logs a line, which names the folder or file it is about, unless this process has logged it before."""
     if notice not in _told:
         _told.add(notice)
         log.info("%s", notice)

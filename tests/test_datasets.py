@@ -1,5 +1,6 @@
 """Finding data sets in folders of record files, ours and slim's."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -199,3 +200,201 @@ def test_shards_that_cannot_be_right(tmp_path):
     assert "not a TFRecord file" in mistake(shard.parent)
     shard.write_bytes(b"")
     assert "has no records" in mistake(shard.parent)
+
+
+# What the records say
+
+
+@pytest.mark.parametrize("name", ["flowers", "cifar10", "mnist", "pets"])
+@pytest.mark.parametrize("has_labels_txt", [True, False])
+def test_a_missing_label_is_an_error_at_once(tmp_path, name, has_labels_txt):
+    records = [example_of(image__encoded=JPEG, image__label=number % 3) for number in range(3)]
+    shard = write_shard(tmp_path / f"{name}_train.tfrecord", records)
+    if has_labels_txt:
+        (tmp_path / "labels.txt").write_text("0:a\n1:b\n2:c\n")
+    assert mistake(tmp_path) == (
+        f"{shard}, record 0 (counted from 0): there is no label under image/class/label; found: "
+        "image/encoded (1 bytes), image/label (1 int64).\n  If it is the label, give --label-key image/label."
+    )
+    assert find_dataset(tmp_path, None, "train", label_key="image/label").num_examples == 3
+
+
+def test_a_label_that_only_a_later_record_lacks(tmp_path):
+    records = [
+        example_of(image__encoded=JPEG, image__class__label=1),
+        example_of(image__encoded=JPEG, image__class__text=b"rose"),
+    ]
+    shard = write_shard(tmp_path / "flowers_train.tfrecord", records)
+    assert f"{shard}, record 1 (counted from 0): there is no label under image/class/label" in mistake(tmp_path)
+
+
+def test_a_test_split_without_labels_doesnt_keep_training_from_it(tmp_path):
+    write_slim_shard(tmp_path / "train.tfrecord", [0, 1, 2])
+    write_shard(tmp_path / "test.tfrecord", [example_of(image__encoded=JPEG, id=b"0a1b")])
+    assert find_dataset(tmp_path, None, "train").num_classes == 3
+    assert "test.tfrecord, record 0 (counted from 0): there is no label" in mistake(tmp_path, split="test")
+
+
+@pytest.mark.parametrize(
+    "files", [["train-00000-of-00002", "train-00001-of-00002"], ["train.record-00000-of-00001"], ["train.tfrecord"]]
+)
+def test_shards_without_a_name_are_no_known_data_sets(tmp_path, files, caplog):
+    for file in files:
+        write_slim_shard(tmp_path / file, [0, 1, 2])
+    with caplog.at_level("INFO", "finetune"):
+        dataset = find_dataset(tmp_path, None, "train")
+    assert (dataset.name, dataset.num_classes, dataset.num_examples) == (tmp_path.name, 3, 3 * len(files))
+    assert "3 classes by the labels; ImageNet's 1,001 only with --dataset-name imagenet" in caplog.text
+    assert find_dataset(tmp_path, "imagenet", "train").num_classes == 1001
+    assert find_dataset(tmp_path, "birds", "train").name == "birds"
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\n")
+    assert find_dataset(tmp_path, None, "train").class_names == ("a", "b", "c", "d")
+
+
+def test_labels_beyond_what_the_name_says(tmp_path, caplog):
+    shard = write_slim_shard(tmp_path / "flowers_train.tfrecord", [0, 1, 11])
+    message = mistake(tmp_path)
+    assert f"{shard}, record 2 (counted from 0): the label is 11, but the classes are 0 to 4" in message
+    (tmp_path / "labels.txt").write_text("".join(f"{label}:class {label}\n" for label in range(12)))
+    assert find_dataset(tmp_path, None, "train").num_classes == 12
+    (tmp_path / "labels.txt").unlink()
+    write_slim_shard(shard, [0, 1, 2])
+    with caplog.at_level("INFO", "finetune"):
+        assert find_dataset(tmp_path, None, "train").num_classes == 5
+    assert "flowers has 5 classes, but the labels of train end at 2." in caplog.text
+
+
+def test_labels_that_are_no_numbers_of_classes(tmp_path):
+    write_slim_shard(tmp_path / "train.tfrecord", [0, 1, 2**40])
+    assert "The highest label in" in mistake(tmp_path)
+    assert "is 1099511627776, but only 3 different labels are found" in mistake(tmp_path)
+    write_slim_shard(tmp_path / "train.tfrecord", [0, -1])
+    assert "The lowest label in" in mistake(tmp_path)
+
+
+def test_labels_from_1(tmp_path, caplog):
+    write_slim_shard(tmp_path / "train.tfrecord", [1, 2, 3])
+    with caplog.at_level("INFO", "finetune"):
+        assert find_dataset(tmp_path, None, "train", labels_offset=1).num_classes == 4
+        assert "--labels-offset 1" not in caplog.text
+        assert find_dataset(tmp_path, None, "train").num_classes == 4
+    assert "no record has the label 0, which gets an output all the same without --labels-offset 1." in caplog.text
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    message = mistake(tmp_path)
+    assert "the label is 3, but the classes are 0 to 2" in message
+    assert "Where labels begin at 1, labels.txt must, too (1:daisy); then give --labels-offset 1." in message
+    (tmp_path / "labels.txt").write_text("1:a\n2:b\n3:c\n")
+    assert find_dataset(tmp_path, None, "train", labels_offset=1).class_names == ("0", "a", "b", "c")
+    write_slim_shard(tmp_path / "train.tfrecord", [0, 1, 2])
+    with pytest.raises(UserError, match="the label is 0, but the classes are 1 to 3"):
+        find_dataset(tmp_path, None, "train", labels_offset=1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes", "said"),
+    [
+        ([0, 1, 2], 3, None),
+        ([0.0, 2.0], 3, "of the kind float: read as whole numbers"),
+        ([b"0", b"3"], 4, "are texts: digits are the number of a class"),
+        ([[0, 1, 0, 0], [1, 0, 0, 0]], 4, "are one-hot lists: 4 numbers, so many classes"),
+    ],
+)
+def test_other_keys_and_kinds(tmp_path, labels, num_classes, said, caplog):
+    write_shard(tmp_path / "train.tfrecord", [example_of(image=JPEG, target=label) for label in labels])
+    assert "there is no image under image/encoded" in mistake(tmp_path)
+    assert "Read it with --image-key image." in mistake(tmp_path)
+    with caplog.at_level("INFO", "finetune"):
+        dataset = find_dataset(tmp_path, None, "train", image_key="image", label_key="target")
+    assert dataset.num_classes == num_classes
+    assert said is None or said in caplog.text
+    assert (dataset.schema.image_key, dataset.schema.label_key) == ("image", "target")
+
+
+def test_class_names_as_labels_need_labels_txt(tmp_path):
+    write_shard(tmp_path / "train.tfrecord", [example_of(image=JPEG, label=name) for name in (b"rose", b"daisy")])
+
+    def find():
+        return find_dataset(tmp_path, None, "train", image_key="image", label_key="label")
+
+    with pytest.raises(UserError, match=r"is the text 'rose', and there is no labels\.txt to look it up in"):
+        find()
+    (tmp_path / "labels.txt").write_text("0:daisy\n1:rose\n")
+    assert find().num_classes == 2
+    (tmp_path / "labels.txt").write_text("0:daisy\n1:roses\n")
+    with pytest.raises(UserError, match=r"'rose', the name of no class in labels\.txt\.\n  Did you mean roses\?"):
+        find()
+
+
+def test_one_hot_labels_of_another_length_than_labels_txt(tmp_path):
+    write_shard(tmp_path / "train.tfrecord", [example_of(image__encoded=JPEG, image__class__label=[0, 1, 0])])
+    (tmp_path / "labels.txt").write_text("0:a\n1:b\n")
+    assert "are lists of 3 numbers, but there are names of 2 classes" in mistake(tmp_path)
+
+
+# Compressed shards
+
+
+@pytest.mark.parametrize("compressions", [["GZIP", "GZIP"], ["ZLIB", ""]])
+def test_compressed_shards(tmp_path, compressions, caplog):
+    plain = []
+    for index, compression in enumerate(compressions):
+        name = f"pets_train_0000{index}-of-00002.tfrecord"
+        write_slim_shard(tmp_path / "plain" / name, [0, 1, index])
+        write_slim_shard(tmp_path / "packed" / name, [0, 1, index], compression)
+    with caplog.at_level("INFO", "finetune"):
+        packed = find_dataset(tmp_path / "packed", None, "train")
+    plain = find_dataset(tmp_path / "plain", None, "train")
+    assert [shard.compression for shard in packed.shards] == compressions
+    assert (packed.num_examples, packed.num_classes) == (plain.num_examples, plain.num_classes) == (6, 2)
+    assert content_hash(packed) == content_hash(plain)
+    num = sum(map(bool, compressions))
+    assert f"{num} of 2 shards of train are compressed ({compressions[0]}): they are unpacked to count" in caplog.text
+
+
+def test_truncated_gzip_is_named(tmp_path):
+    shard = write_slim_shard(tmp_path / "train.tfrecord", [0, 1, 2], "GZIP")
+    shard.write_bytes(shard.read_bytes()[:-4])
+    assert f"The shard {shard} is truncated: its GZIP stream breaks off" in mistake(tmp_path)
+
+
+def test_a_converted_shard_that_was_compressed_later(converted):
+    shard = find_dataset(converted, None, "train").shards[0].path
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    assert "is compressed (GZIP), other than the one that dataset.json describes" in mistake(converted)
+    (converted / "dataset.json").unlink()
+    assert find_dataset(converted, None, "train").num_examples == 16
+
+
+# dataset.json is believed where it can be right
+
+
+def edit_json(folder: Path, edit) -> None:
+    path = folder / "dataset.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_dataset_json_that_contradicts_itself(converted):
+    edit_json(converted, lambda content: content["splits"]["train"].update(num_examples=99))
+    assert "says that train has 99 images, but its shards 16 records" in mistake(converted)
+
+
+def test_labels_txt_beside_dataset_json(converted, caplog):
+    (converted / "labels.txt").write_text("0:Gänseblümchen\n1:rose\n", encoding="utf-8")
+    with caplog.at_level("INFO", "finetune"):
+        assert find_dataset(converted, None, "train").class_names == ("Gänseblümchen", "rose")
+    assert "calls the class 0 'Gänseblümchen', dataset.json 'daisy': labels.txt counts." in caplog.text
+    (converted / "labels.txt").write_text("0:daisy\n1:rose\n2:tulip\n")
+    assert "labels.txt names 3 classes, dataset.json beside it 2." in mistake(converted)
+    (converted / "labels.txt").unlink()
+    assert find_dataset(converted, None, "train").class_names == ("daisy", "rose")
+
+
+def test_classes_of_dataset_json_against_the_first_label(converted):
+    shards = [shard.path for shard in find_dataset(converted, None, "train").shards]
+    for shard in shards:
+        records = [record.replace(b"\x1a\x03\n\x01\x00", b"\x1a\x03\n\x01\x05") for record in read_records(shard)]
+        write_shard(shard, [record.replace(b"\x1a\x03\n\x01\x01", b"\x1a\x03\n\x01\x05") for record in records])
+    assert "record 0 (counted from 0): the label is 5" in mistake(converted)
+    assert "but the classes are 0 to 1" in mistake(converted)

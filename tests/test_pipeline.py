@@ -18,11 +18,13 @@ from finetune.datasets.pipeline import (
     evaluation_batches,
     reading,
     training_batches,
+    view_batches,
 )
 from finetune.datasets.records import Record, encode_record
-from finetune.datasets.tfrecord import RecordWriter
+from finetune.datasets.tfrecord import RecordWriter, read_records
 from finetune.errors import UserError
 from finetune.preprocessing import get_preprocessing
+from finetune.thumbnails import read_thumbnails
 
 SIZE = 16
 NUM_RECORDS = 23
@@ -243,6 +245,40 @@ def test_damaged_and_vanished_shards_are_named(dataset):
     shard.unlink()
     with pytest.raises(UserError, match=r"set_train_00001-of-00003\.tfrecord"):
         train_on(dataset, 8)
+
+
+@pytest.mark.parametrize("num_records", [22, 24])
+def test_another_number_of_records_than_expected_is_noticed(dataset, num_records):
+    records = [make_record(number % NUM_RECORDS) for number in range(num_records)]
+    write_shards(dataset.shards[0].path.parent, records)
+    vgg = get_preprocessing("vgg")
+    for read in (
+        lambda: train_on(dataset, 8),
+        lambda: list(evaluation_batches(dataset, vgg, image_size=8, channels=3, batch_size=4)),
+        lambda: list(view_batches(dataset, vgg, image_size=8, channels=3, batch_size=4, seed=0, view=0)),
+    ):
+        with pytest.raises(UserError, match=r"holds \d records, but \d were expected"), reading(dataset):
+            read()
+
+
+@pytest.mark.parametrize("compressions", [("GZIP",) * 3, ("", "ZLIB", "GZIP")])
+def test_compressed_shards_give_the_same_batches(tmp_path, dataset, compressions):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "labels.txt").write_bytes((tmp_path / "labels.txt").read_bytes())
+    for shard, compression in zip(dataset.shards, compressions, strict=True):
+        with tf.io.TFRecordWriter(str(packed / shard.path.name), compression) as writer:
+            for record in read_records(shard.path):
+                writer.write(record)
+    compressed = find_dataset(packed, "set", "train")
+    assert_equal(train_on(compressed, 9), train_on(dataset, 9))
+    options = {"image_size": SIZE, "channels": 3, "batch_size": 5}
+    for batches in zip(
+        *(evaluation_batches(d, get_preprocessing("vgg"), **options) for d in (compressed, dataset)), strict=True
+    ):
+        for packed_values, values in zip(*batches, strict=True):
+            np.testing.assert_array_equal(packed_values, values)
+    assert read_thumbnails(compressed, [0, 9, 22], 16) == read_thumbnails(dataset, [0, 9, 22], 16)
 
 
 def test_other_failures_are_not_the_datas(dataset):

@@ -1,13 +1,29 @@
 """Records as bytes: what is written here is what TensorFlow writes and reads."""
 
+import bz2
+import contextlib
+import gzip
+import hashlib
+import lzma
+import re
 import struct
+import zlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune.datasets.records import Feature, Record, encode_record, read_feature
-from finetune.datasets.schema import RecordSchema, parse_record
-from finetune.datasets.tfrecord import RecordFileError, RecordWriter, count_records, masked_crc, read_records
+from finetune.datasets.records import Feature, Record, encode_record, read_feature, read_features
+from finetune.datasets.schema import LabelError, RecordSchema, find_schema, parse_record
+from finetune.datasets.tfrecord import (
+    RecordFileError,
+    RecordWriter,
+    count_records,
+    find_compression,
+    hash_content,
+    masked_crc,
+    read_records,
+)
 
 SLIM = RecordSchema()
 
@@ -146,3 +162,155 @@ def test_length_is_little_endian_uint64(tmp_path):
     with RecordWriter(tmp_path / "shard") as writer:
         writer.write(b"x" * 300)
     assert struct.unpack("<Q", (tmp_path / "shard").read_bytes()[:8]) == (300,)
+
+
+# Compression
+
+
+def packed(content: bytes, compression: str) -> bytes:
+    return {"GZIP": gzip.compress, "ZLIB": zlib.compress, "": bytes}[compression](content)
+
+
+@pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
+def test_compressed_files_are_read_as_tensorflow_writes_them(tmp_path, compression):
+    records = [b"", b"one", b"x" * 1_000_000, np.random.RandomState(0).bytes(700_000)]
+    plain, compressed = tmp_path / "plain", tmp_path / "compressed"
+    for path, how in ((plain, ""), (compressed, compression)):
+        with tf.io.TFRecordWriter(str(path), how) as writer:
+            for record in records:
+                writer.write(record)
+    assert (find_compression(plain), find_compression(compressed)) == ("", compression)
+    assert list(read_records(compressed)) == records
+    assert count_records(compressed) == 4
+    assert hash_content(compressed) == hash_content(plain) == hashlib.sha256(plain.read_bytes()).hexdigest()
+
+
+def test_a_file_of_several_gzip_streams(tmp_path):
+    with RecordWriter(tmp_path / "plain") as writer:
+        writer.write(b"abc")
+    stream = gzip.compress((tmp_path / "plain").read_bytes())
+    (tmp_path / "twice").write_bytes(stream + stream)
+    assert list(read_records(tmp_path / "twice")) == [b"abc", b"abc"]
+
+
+@pytest.mark.parametrize("length", [0x8B1F, 0x9C78])
+def test_a_length_that_looks_like_a_compressed_file(tmp_path, length):
+    with RecordWriter(tmp_path / "shard") as writer:
+        writer.write(b"x" * length)
+    assert find_compression(tmp_path / "shard") == ""
+    assert count_records(tmp_path / "shard") == 1
+
+
+@pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "is truncated: its {} stream breaks off at record"),
+        (lambda data: data[:-3], "is truncated: its {} stream breaks off at record 2"),
+        (lambda data: data[:40] + bytes(30) + data[70:], "(is damaged: the {} stream breaks off at|damaged)"),
+    ],
+)
+def test_damaged_compressed_files_are_told(tmp_path, compression, damage, message):
+    with RecordWriter(tmp_path / "plain") as writer:
+        for seed in (1, 2):
+            writer.write(np.random.RandomState(seed).bytes(500))
+    path = tmp_path / "shard"
+    path.write_bytes(damage(packed((tmp_path / "plain").read_bytes(), compression)))
+    with pytest.raises(RecordFileError, match=message.format(compression)):
+        count_records(path)
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
+def test_other_compression_is_named(tmp_path, compress):
+    (tmp_path / "shard").write_bytes(compress(b"records"))
+    with pytest.raises(RecordFileError, match=f"is compressed as {compress.__module__.replace('lzma', 'xz')[:2]}"):
+        count_records(tmp_path / "shard")
+
+
+# Labels of all kinds
+
+NAMES = ("daisy", "rose", "tulip")
+LABELS = {
+    "int64": (1, 1),
+    "float": (1.0, 1),
+    "digits": (b" 2 ", 2),
+    "name": (b"rose", 1),
+    "one-hot int64": ([0, 0, 1], 2),
+    "one-hot float": ([1.0, 0.0, 0.0], 0),
+}
+BAD_LABELS = {
+    "no whole number": ([1.0], [1.5]),
+    "the label under label is nan": ([1.0], [float("nan")]),
+    "'lily', the name of no class": ([b"rose"], [b"lily"]),
+    "no one-hot list": ([0, 1, 0], [1, 1, 0]),
+    "are no one-hot": ([0.0, 1.0, 0.0], [0.2, 0.8, 0.0]),
+    "holds 2 int64 values, but 1 int64 in the first": ([1], [1, 2]),
+    "holds 1 float, but 1 int64": ([1], [1.0]),
+    "there is no label under label; found: image": ([1], []),
+}
+
+
+def example_of(label, key: str = "label") -> bytes:
+    example = tf.train.Example()
+    example.features.feature["image"].bytes_list.value.append(b"\xff\xd8\xff image")
+    values = label if isinstance(label, list) else [label]
+    if values:
+        kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]
+        getattr(example.features.feature[key], kind).value.extend(values)
+    return example.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_both_readers_read_labels_of_every_kind(kind):
+    value, label = LABELS[kind]
+    serialized = example_of(value)
+    schema = find_schema(read_features(serialized), "image", "label", NAMES)
+    assert schema.read_label(serialized) == label
+    parsed = parse_record(serialized, schema)
+    assert (int(parsed.label), parsed.label.dtype) == (label, tf.int64)
+    assert parsed.encoded.numpy() == b"\xff\xd8\xff image"
+
+
+@pytest.mark.parametrize("message", BAD_LABELS)
+def test_both_readers_refuse_what_is_no_label(message):
+    first, bad = BAD_LABELS[message]
+    schema = find_schema(read_features(example_of(first)), "image", "label", NAMES)
+    with pytest.raises(LabelError, match=message):
+        schema.read_label(example_of(bad))
+    with contextlib.suppress(tf.errors.InvalidArgumentError):
+        assert int(parse_record(example_of(bad), schema).label) == -1
+
+
+def test_digits_that_are_another_classs_name_are_refused():
+    features = read_features(example_of(b"7"))
+    with pytest.raises(LabelError, match="a label '7' may be the class 7 or 1"):
+        find_schema(features, "image", "label", ("0", "7"))
+    assert find_schema(features, "image", "label", tuple("0123456789")).read_label(example_of(b"7")) == 7
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (
+            {"image": [0.5] * 784, "label": 1},
+            "image holds 784 float values, not a JPEG or PNG file's bytes: raw pixels",
+        ),
+        ({"image": [7] * 12, "label": 1}, "image holds 12 int64 values, not a JPEG or PNG file's bytes: raw pixels"),
+        (
+            {"image": bytes(12), "height": 2, "width": 2, "label": 1},
+            "the 12 bytes under image are no JPEG, PNG, GIF, BMP file: raw pixels of 2 x 2, which are not read",
+        ),
+        (
+            {"image/encoded": b"\x89PNG", "label": 1},
+            "there is no image under image; found: image/encoded (1 bytes), lab",
+        ),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(features, message):
+    example = tf.train.Example()
+    for key, value in features.items():
+        values = value if isinstance(value, list) else [value]
+        kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]
+        getattr(example.features.feature[key], kind).value.extend(values)
+    with pytest.raises(LabelError, match=re.escape(message)):
+        find_schema(read_features(example.SerializeToString()), "image", "label", None)

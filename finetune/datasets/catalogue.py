@@ -257,7 +257,7 @@ def _no_shards(dataset_dir: Path) -> UserError:
 def _tell_left_out(dataset_dir: Path) -> None:
     left_out = _without_split(_files(dataset_dir))
     if left_out:
-        tell_once(f"Left out, for their names tell no split: {few(left_out)}.")
+        tell_once(f"{dataset_dir}: left out, for their names tell no split: {few(left_out)}.")
 
 
 def _without_split(files: Iterable[Path]) -> list[str]:

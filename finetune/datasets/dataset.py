@@ -121,11 +121,11 @@ def find_dataset(
     )
     if not any(shard.num_records for shard in shards):
         raise UserError(f"The {found_split} split of {found.title} has no records.")
-    _tell_compressed(shards, found_split)
+    _tell_compressed(found.folder, shards, found_split)
     class_names = _class_names(found.folder, described)
     paths = [shard.path for shard in shards]
     schema = _schema_of(paths, image_key, label_key, class_names)
-    _tell_kind(schema)
+    _tell_kind(found.folder, schema)
     known = KNOWN_DATASETS.get(name or found.dataset)
     num_classes = _num_classes_told(found.folder, schema, known, class_names)
     if num_classes is None:
@@ -135,9 +135,12 @@ def find_dataset(
     else:
         labels = _check_labels(paths, schema, labels_offset, num_classes)
         if known and not class_names and max(labels) < num_classes - 1:
-            tell_once(f"{known.name} has {num_classes} classes, but the labels of {found_split} end at {max(labels)}.")
+            tell_once(
+                f"{found.folder}: {known.name} has {num_classes} classes, but the labels of {found_split} end at "
+                f"{max(labels)}."
+            )
         if class_names and class_names[0] == "0" and min(labels) == 1:
-            _tell_unused_output(labels_offset)
+            _tell_unused_output(found.folder, labels_offset)
     return Dataset(
         name=name or found.dataset or found.folder.resolve().name,
         split=found_split,
@@ -244,13 +247,13 @@ def _counted_shards(names: list[ShardName]) -> tuple[Shard, ...]:
         )
 
 
-def _tell_compressed(shards: tuple[Shard, ...], split: str) -> None:
+def _tell_compressed(folder: Path, shards: tuple[Shard, ...], split: str) -> None:
     kinds = sorted({shard.compression for shard in shards if shard.compression})
     if kinds:
         num_compressed = sum(bool(shard.compression) for shard in shards)
         tell_once(
-            f"{num_compressed} of {len(shards)} shards of {split} are compressed ({', '.join(kinds)}): they are "
-            "unpacked to count their records, and again whenever they are read."
+            f"{folder}: {num_compressed} of {len(shards)} shards of {split} are compressed ({', '.join(kinds)}): they "
+            "are unpacked to count their records, and again whenever they are read."
         )
 
 
@@ -283,14 +286,17 @@ def _schema_of(paths: list[Path], image_key: str, label_key: str, class_names: t
         return schema
 
 
-def _tell_kind(schema: RecordSchema) -> None:
+def _tell_kind(folder: Path, schema: RecordSchema) -> None:
+    what = None
     if schema.num_values > 1:
-        tell_once(f"Labels under {schema.label_key} are one-hot lists: {schema.num_values} numbers, so many classes.")
+        what = f"one-hot lists: {schema.num_values} numbers, so many classes"
     elif schema.label_kind == BYTES:
-        named = ", others are looked up in labels.txt" if schema.class_names else ""
-        tell_once(f"Labels under {schema.label_key} are texts: digits are the number of a class{named}.")
+        what = "texts: digits are the number of a class"
+        what += ", others are looked up in labels.txt" if schema.class_names else ""
     elif schema.label_kind != INT64:
-        tell_once(f"Labels under {schema.label_key} are of the kind {schema.label_kind}: read as whole numbers.")
+        what = f"of the kind {schema.label_kind}: read as whole numbers"
+    if what:
+        tell_once(f"{folder}: labels under {schema.label_key} are {what}.")
 
 
 def _num_classes_told(
@@ -308,7 +314,7 @@ def _num_classes_told(
     if schema.num_values > 1:
         return schema.num_values
     if known:
-        tell_once(f"No labels.txt: {known.name}, as the data set is called, has {known.num_classes} classes.")
+        tell_once(f"{folder}: no labels.txt; {known.name}, as the data set is called, has {known.num_classes} classes.")
         return known.num_classes
     return None
 
@@ -331,9 +337,9 @@ def _num_classes_found(found: FoundShards, split: str, schema: RecordSchema, lab
     named = found.dataset or "the shards bear no data set's name"
     unused = f", {num_unused} of them without records" if num_unused else ""
     of_imagenet = "" if found.dataset else "; ImageNet's 1,001 only with --dataset-name imagenet"
-    tell_once(f"No labels.txt ({named}): {highest + 1} classes by the labels found{unused}{of_imagenet}.")
+    tell_once(f"{found.folder}: no labels.txt ({named}); {highest + 1} classes by the labels{unused}{of_imagenet}.")
     if min(labels) == 1:
-        _tell_unused_output(labels_offset)
+        _tell_unused_output(found.folder, labels_offset)
     return highest + 1
 
 
@@ -365,9 +371,11 @@ def _check_first_record(paths: list[Path], schema: RecordSchema, labels_offset: 
         check_label(serialized, schema, labels_offset, num_classes)
 
 
-def _tell_unused_output(labels_offset: int) -> None:
+def _tell_unused_output(folder: Path, labels_offset: int) -> None:
     if labels_offset == 0:
-        tell_once("No record has the label 0, yet the network gets an output for it; --labels-offset 1 leaves it out.")
+        tell_once(
+            f"{folder}: no record has the label 0, yet an output is made for it; --labels-offset 1 leaves it out."
+        )
 
 
 def _first_record(paths: list[Path]) -> tuple[Path, int, bytes]:
