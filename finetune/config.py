@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.datasets.class_matching import MATCH_LABELS_HELP, WAYS_TO_MATCH
+from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
 from finetune.flags import flag
 from finetune.schedules import DECAY_TYPES
@@ -69,6 +70,8 @@ class TrainSettings:
     split: str = flag("train", slim=["dataset_split_name"], help="split to train on")
     eval_split: str | None = flag(None, help="split to validate on; not given: validation, where there is one")
     labels_offset: int = flag(0, help="subtracted from every label, and from the number of classes")
+    image_key: str = flag(ENCODED, metavar="KEY", help="of the image in the records, a JPEG or PNG file's bytes")
+    label_key: str = flag(LABEL, metavar="KEY", help="of the label in the records: a number, a text or a one-hot list")
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
     augmentation: str = flag("default", choices=("default", "crop", "flip", "none"), help="of training images")
@@ -200,6 +203,8 @@ class EvalSettings:
     image_size: int | None = flag(None, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's")
     use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
     labels_offset: int | None = flag(None, help="subtracted from every label; not given: the run's")
+    image_key: str | None = flag(None, metavar="KEY", help="of the image in the records; not given: the run's")
+    label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     write_logits: bool = flag(False, help="put every logit into predictions.csv")
     num_preprocessing_threads: int | None = flag(None, metavar="N", help="not given: chosen while running")

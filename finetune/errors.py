@@ -1,7 +1,12 @@
 """Mistakes that the user can mend, and the search for the name that was meant."""
 
 import difflib
+import itertools
 from collections.abc import Iterable
+from pathlib import Path
+
+# Of a folder with more than these, the rest is not looked through for a name that was meant.
+MOST_SIBLINGS = 10_000
 
 
 class UserError(Exception):
@@ -30,3 +35,22 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"Known: {', '.join(candidates)}." if candidates else ""
+
+
+def nearest_siblings(path: Path, *, only_folders: bool = False) -> str | None:
+    """A sentence for a path that isn't there: what lies beside it and looks like it; None where nothing does.
+
+    Where the folder around it is missing too, the first part of the path that is missing is looked for.
+    """
+    missing = path.absolute()
+    while not missing.parent.exists():
+        missing = missing.parent
+    try:
+        siblings = list(itertools.islice(missing.parent.iterdir(), MOST_SIBLINGS))
+    except OSError:
+        siblings = []
+    names = nearest(missing.name, (sibling.name for sibling in siblings if not only_folders or sibling.is_dir()))
+    if missing == path.absolute():
+        return f"Did you mean {' or '.join(names)}?" if names else None
+    close = " or ".join(str(missing.parent / name) for name in names)
+    return f"There is no {missing}." + (f" Did you mean {close}?" if close else "")

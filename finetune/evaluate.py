@@ -124,7 +124,14 @@ class _Evaluator:
         self._network = network_settings(settings, checkpoint.prefix)
         self._preprocessing = get_preprocessing(self._network.preprocessing)
         offset, how = self._network.labels_offset, settings.match_labels
-        dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+        dataset = find_dataset(
+            settings.dataset_dir,
+            settings.dataset_name,
+            settings.split,
+            labels_offset=offset,
+            image_key=self._network.image_key,
+            label_key=self._network.label_key,
+        )
         names = names_of_outputs(checkpoint, self._network.model, offset) if how != "index" else None
         own_names = list(names) if names is not None else class_names_of(dataset, offset)
         self.class_names = own_names if class_names is None else list(class_names)

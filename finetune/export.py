@@ -48,6 +48,8 @@ class ExportSettings(ClassifierSettings):
     )
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("validation", help="split to measure on")
+    image_key: str | None = flag(None, metavar="KEY", help="of the image in the records; not given: the run's")
+    label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     batch_size: int = flag(32, help="images at a time in measuring; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, metavar="N", help="measure on so many batches only; not given: all")
@@ -141,7 +143,14 @@ def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str
     from finetune.datasets.dataset import find_dataset
 
     assert settings.dataset_dir is not None
-    dataset = find_dataset(settings.dataset_dir, settings.dataset_name, split)
+    dataset = find_dataset(
+        settings.dataset_dir,
+        settings.dataset_name,
+        split,
+        labels_offset=classifier.network.labels_offset,
+        image_key=classifier.network.image_key,
+        label_key=classifier.network.label_key,
+    )
     if classifier.has_class_names and settings.match_labels != "index":
         return match_labels(
             dataset,

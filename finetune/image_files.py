@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.datasets.images import SUFFIXES, is_image
-from finetune.errors import UserError, did_you_mean
+from finetune.errors import UserError, nearest_siblings
 
 STANDARD_INPUT = "-"
 
@@ -39,9 +39,7 @@ def _check(word: str) -> None:
         if not _matches(word):
             raise UserError(f"Nothing matches {word!r}.")
     else:
-        folder = Path(word).parent
-        siblings = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        raise UserError(f"There is no file or folder {word}.", did_you_mean(Path(word).name, siblings) or None)
+        raise UserError(f"There is no file or folder {word}.", nearest_siblings(Path(word)))
 
 
 def _expand(word: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from itertools import islice
 from PIL import Image
 
 from finetune.datasets.dataset import Dataset
-from finetune.datasets.records import parse_record
+from finetune.datasets.schema import parse_record
 from finetune.datasets.tfrecord import read_records
 
 JPEG_QUALITY = 80
@@ -26,7 +26,7 @@ def read_thumbnails(dataset: Dataset, positions: Iterable[int], size_pixels: int
     """
     thumbnails = {}
     for position, serialized in _read_records(dataset, sorted(positions)):
-        encoded = parse_record(serialized, dataset.missing_label).encoded.numpy()
+        encoded = parse_record(serialized, dataset.schema).encoded.numpy()
         try:
             thumbnails[position] = _thumbnail(encoded, size_pixels)
         except OSError:

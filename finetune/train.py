@@ -188,20 +188,32 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
 
 
 def _find_data(settings: TrainSettings) -> "TrainingData":
-    from finetune.datasets.dataset import find_dataset, find_splits
+    from finetune.datasets.dataset import find_splits
     from finetune.image_inputs import TrainingData
     from finetune.nets import get_spec
     from finetune.preprocessing import get_preprocessing
 
     fitting = get_spec(settings.model).preprocessing
     preprocessing = get_preprocessing(settings.preprocessing or fitting, settings.augmentation)
-    training = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
+    training = _find_split(settings, settings.split)
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
     if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
         log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
         return TrainingData(training, None, preprocessing, training.class_names)
-    validation = find_dataset(settings.dataset_dir, settings.dataset_name, eval_split)
-    return TrainingData(training, validation, preprocessing, training.class_names)
+    return TrainingData(training, _find_split(settings, eval_split), preprocessing, training.class_names)
+
+
+def _find_split(settings: TrainSettings, split: str) -> "Dataset":
+    from finetune.datasets.dataset import find_dataset
+
+    return find_dataset(
+        settings.dataset_dir,
+        settings.dataset_name,
+        split,
+        labels_offset=settings.labels_offset,
+        image_key=settings.image_key,
+        label_key=settings.label_key,
+    )
 
 
 def _refuse_large_batch(images_per_step: int, dataset: "Dataset") -> None:

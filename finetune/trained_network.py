@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import DEFAULT_MODEL
+from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
 from finetune.run_folder import LABELS_FILE, settings_of_run
 from finetune.scopes import MOVING_AVERAGE_SUFFIX, in_any_scope, plan_variables
@@ -19,7 +20,7 @@ log = logging.getLogger("finetune")
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """What a network must be rebuilt with.
+    """What a network must be rebuilt with, and how the records are read that it was trained on.
 
     Attributes:
         model: Name of the network.
@@ -29,6 +30,8 @@ class NetworkSettings:
         labels_offset: What is subtracted from the labels of the records.
         use_moving_averages: Whether the moving averages of the weights are used instead of the weights.
         precision: Type that the layers compute in.
+        image_key: Of the image in the records.
+        label_key: Of the label in the records.
     """
 
     model: str
@@ -38,6 +41,8 @@ class NetworkSettings:
     labels_offset: int
     use_moving_averages: bool
     precision: str
+    image_key: str = ENCODED
+    label_key: str = LABEL
 
 
 def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
@@ -63,6 +68,8 @@ def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
         labels_offset=known("labels_offset", 0),
         use_moving_averages=known("moving_average", known("moving_average_decay", None) is not None),
         precision=known("precision", "float32"),
+        image_key=known("image_key", ENCODED),
+        label_key=known("label_key", LABEL),
     )
 
 

@@ -1,5 +1,7 @@
 """Fixtures that all tests share."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,17 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder ../shared with real photographs and checkpoints, which is not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger() -> Iterator[None]:
+    """Our logger as a new process has it: a command that ran in an earlier test left its handler on it."""
+    log = logging.getLogger("finetune")
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.INFO)
+    yield
+    log.handlers.clear()
 
 
 def pytest_configure() -> None:

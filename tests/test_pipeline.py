@@ -18,22 +18,28 @@ from finetune.datasets.pipeline import (
     evaluation_batches,
     reading,
     training_batches,
+    view_batches,
 )
 from finetune.datasets.records import Record, encode_record
-from finetune.datasets.tfrecord import RecordWriter
+from finetune.datasets.tfrecord import RecordWriter, read_records
 from finetune.errors import UserError
 from finetune.preprocessing import get_preprocessing
+from finetune.thumbnails import read_thumbnails
 
 SIZE = 16
 NUM_RECORDS = 23
 
 
-def make_dataset(folder: Path, records: list[bytes], *, num_shards: int = 3, num_classes: int | None = None) -> Dataset:
-    """Shards of these records, of which each is its own class where `num_classes` doesn't say otherwise."""
+def write_shards(folder: Path, records: list[bytes], *, num_shards: int = 3) -> None:
     for index in range(num_shards):
         with RecordWriter(folder / f"set_train_{index:05d}-of-{num_shards:05d}.tfrecord") as writer:
             for record in records[len(records) * index // num_shards : len(records) * (index + 1) // num_shards]:
                 writer.write(record)
+
+
+def make_dataset(folder: Path, records: list[bytes], *, num_shards: int = 3, num_classes: int | None = None) -> Dataset:
+    """Shards of these records, of which each is its own class where `num_classes` doesn't say otherwise."""
+    write_shards(folder, records, num_shards=num_shards)
     labels = range(num_classes or len(records))
     (folder / "labels.txt").write_text("".join(f"{label}:class {label}\n" for label in labels))
     return find_dataset(folder, "set", "train")
@@ -208,13 +214,14 @@ BAD_RECORDS = {
     "no tf.train.Example": b"\x0a\xff\xff nonsense",
     "its 4 bytes can't be decoded as an image (4.jpg)": make_record(4, b"JPEG"),
     "the label is 6 (6.jpg), but the classes are 0 to 5": make_record(6),
-    "the label is -1, but the classes": tf.train.Example().SerializeToString(),
+    "there is no label under image/class/label; found: no keys at all": tf.train.Example().SerializeToString(),
 }
 
 
 @pytest.mark.parametrize("problem", BAD_RECORDS)
 def test_bad_record_is_named(tmp_path, problem):
-    dataset = make_dataset(tmp_path, [*GOOD[:4], BAD_RECORDS[problem], *GOOD[4:]], num_shards=2, num_classes=6)
+    dataset = make_dataset(tmp_path, [*GOOD[:4], GOOD[0], *GOOD[4:]], num_shards=2, num_classes=6)
+    write_shards(tmp_path, [*GOOD[:4], BAD_RECORDS[problem], *GOOD[4:]], num_shards=2)  # After it was found.
     for read in (
         lambda: train_on(dataset, 2),
         lambda: list(evaluation_batches(dataset, get_preprocessing("vgg"), image_size=8, channels=1, batch_size=4)),
@@ -238,6 +245,40 @@ def test_damaged_and_vanished_shards_are_named(dataset):
     shard.unlink()
     with pytest.raises(UserError, match=r"set_train_00001-of-00003\.tfrecord"):
         train_on(dataset, 8)
+
+
+@pytest.mark.parametrize("num_records", [22, 24])
+def test_another_number_of_records_than_expected_is_noticed(dataset, num_records):
+    records = [make_record(number % NUM_RECORDS) for number in range(num_records)]
+    write_shards(dataset.shards[0].path.parent, records)
+    vgg = get_preprocessing("vgg")
+    for read in (
+        lambda: train_on(dataset, 8),
+        lambda: list(evaluation_batches(dataset, vgg, image_size=8, channels=3, batch_size=4)),
+        lambda: list(view_batches(dataset, vgg, image_size=8, channels=3, batch_size=4, seed=0, view=0)),
+    ):
+        with pytest.raises(UserError, match=r"holds \d records, but \d were expected"), reading(dataset):
+            read()
+
+
+@pytest.mark.parametrize("compressions", [("GZIP",) * 3, ("", "ZLIB", "GZIP")])
+def test_compressed_shards_give_the_same_batches(tmp_path, dataset, compressions):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "labels.txt").write_bytes((tmp_path / "labels.txt").read_bytes())
+    for shard, compression in zip(dataset.shards, compressions, strict=True):
+        with tf.io.TFRecordWriter(str(packed / shard.path.name), compression) as writer:
+            for record in read_records(shard.path):
+                writer.write(record)
+    compressed = find_dataset(packed, "set", "train")
+    assert_equal(train_on(compressed, 9), train_on(dataset, 9))
+    options = {"image_size": SIZE, "channels": 3, "batch_size": 5}
+    for batches in zip(
+        *(evaluation_batches(d, get_preprocessing("vgg"), **options) for d in (compressed, dataset)), strict=True
+    ):
+        for packed_values, values in zip(*batches, strict=True):
+            np.testing.assert_array_equal(packed_values, values)
+    assert read_thumbnails(compressed, [0, 9, 22], 16) == read_thumbnails(dataset, [0, 9, 22], 16)
 
 
 def test_other_failures_are_not_the_datas(dataset):

@@ -1,12 +1,31 @@
 """Records as bytes: what is written here is what TensorFlow writes and reads."""
 
+import bz2
+import contextlib
+import gzip
+import hashlib
+import lzma
+import re
 import struct
+import zlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune.datasets.records import Record, encode_record, parse_record, read_label
-from finetune.datasets.tfrecord import RecordFileError, RecordWriter, count_records, masked_crc, read_records
+from finetune.datasets.records import Feature, Record, encode_record, read_feature, read_features
+from finetune.datasets.schema import LabelError, RecordSchema, find_schema, parse_record
+from finetune.datasets.tfrecord import (
+    RecordFileError,
+    RecordWriter,
+    count_records,
+    find_compression,
+    hash_content,
+    masked_crc,
+    read_records,
+)
+
+SLIM = RecordSchema()
 
 RECORDS = [
     Record(b"\xff\xd8 bytes of an image", "jpg", label=3, height=224, width=200, filename="daisy/a.jpg"),
@@ -42,28 +61,31 @@ def test_bytes_are_those_of_tensorflow(record):
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.filename or "empty")
 def test_parse_record_reads_what_was_written(record):
-    parsed = parse_record(encode_record(record), missing_label=9)
+    parsed = parse_record(encode_record(record), SLIM)
     assert parsed.encoded.numpy() == record.encoded
     assert parsed.label.numpy() == record.label
     assert parsed.filename.numpy().decode() == record.filename
 
 
-def test_missing_keys_have_defaults():
+def test_a_missing_label_is_an_error_and_a_missing_file_name_none():
     slim = tf.train.Example()
     slim.features.feature["image/encoded"].bytes_list.value.append(b"image")
-    parsed = parse_record(slim.SerializeToString(), missing_label=7)
-    assert (parsed.encoded.numpy(), parsed.label.numpy(), parsed.filename.numpy()) == (b"image", 7, b"")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image/class/label"):
+        parse_record(slim.SerializeToString(), SLIM)
+    slim.features.feature["image/class/label"].int64_list.value.append(4)
+    parsed = parse_record(slim.SerializeToString(), SLIM)
+    assert (parsed.encoded.numpy(), parsed.label.numpy(), parsed.filename.numpy()) == (b"image", 4, b"")
 
 
 def test_a_file_name_that_is_no_text_keeps_its_bytes():
     record = Record(b"", "jpg", 0, 1, 1, filename=b"caf\xe9.jpg".decode("utf-8", "surrogateescape"))
-    assert parse_record(encode_record(record), missing_label=0).filename.numpy() == b"caf\xe9.jpg"
+    assert parse_record(encode_record(record), SLIM).filename.numpy() == b"caf\xe9.jpg"
 
 
 @pytest.mark.parametrize("label", [0, 1, 127, 128, 1000, 2**40, -1])
 def test_read_label(label):
     example = tensorflow_example(Record(b"x" * 200, "jpg", label, 1, 1, "f"))
-    assert read_label(example.SerializeToString()) == label
+    assert SLIM.read_label(example.SerializeToString()) == label
 
 
 def test_read_label_of_unpacked_list_and_of_none():
@@ -72,14 +94,15 @@ def test_read_label_of_unpacked_list_and_of_none():
     entry = b"\x0a\x11image/class/label\x12" + bytes([len(feature)]) + feature
     serialized = b"\x0a" + bytes([len(entry) + 2]) + b"\x0a" + bytes([len(entry)]) + entry
     assert tf.train.Example.FromString(serialized).features.feature["image/class/label"].int64_list.value[:] == [5]
-    assert read_label(serialized) == 5
-    assert read_label(b"") is None
+    assert read_feature(serialized, "image/class/label") == Feature("int64", (5,))
+    assert SLIM.read_label(serialized) == 5
+    assert read_feature(b"", "image/class/label") is None
 
 
 @pytest.mark.parametrize("damaged", [b"\x0a\x05ab", b"\x0a", b"\x0f\x00", b"\x08" + b"\xff" * 11])
 def test_read_label_refuses_what_is_no_example(damaged):
     with pytest.raises(ValueError, match=r"message|wire|number"):
-        read_label(damaged)
+        SLIM.read_label(damaged)
 
 
 def test_file_is_that_of_tensorflow(tmp_path):
@@ -139,3 +162,155 @@ def test_length_is_little_endian_uint64(tmp_path):
     with RecordWriter(tmp_path / "shard") as writer:
         writer.write(b"x" * 300)
     assert struct.unpack("<Q", (tmp_path / "shard").read_bytes()[:8]) == (300,)
+
+
+# Compression
+
+
+def packed(content: bytes, compression: str) -> bytes:
+    return {"GZIP": gzip.compress, "ZLIB": zlib.compress, "": bytes}[compression](content)
+
+
+@pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
+def test_compressed_files_are_read_as_tensorflow_writes_them(tmp_path, compression):
+    records = [b"", b"one", b"x" * 1_000_000, np.random.RandomState(0).bytes(700_000)]
+    plain, compressed = tmp_path / "plain", tmp_path / "compressed"
+    for path, how in ((plain, ""), (compressed, compression)):
+        with tf.io.TFRecordWriter(str(path), how) as writer:
+            for record in records:
+                writer.write(record)
+    assert (find_compression(plain), find_compression(compressed)) == ("", compression)
+    assert list(read_records(compressed)) == records
+    assert count_records(compressed) == 4
+    assert hash_content(compressed) == hash_content(plain) == hashlib.sha256(plain.read_bytes()).hexdigest()
+
+
+def test_a_file_of_several_gzip_streams(tmp_path):
+    with RecordWriter(tmp_path / "plain") as writer:
+        writer.write(b"abc")
+    stream = gzip.compress((tmp_path / "plain").read_bytes())
+    (tmp_path / "twice").write_bytes(stream + stream)
+    assert list(read_records(tmp_path / "twice")) == [b"abc", b"abc"]
+
+
+@pytest.mark.parametrize("length", [0x8B1F, 0x9C78])
+def test_a_length_that_looks_like_a_compressed_file(tmp_path, length):
+    with RecordWriter(tmp_path / "shard") as writer:
+        writer.write(b"x" * length)
+    assert find_compression(tmp_path / "shard") == ""
+    assert count_records(tmp_path / "shard") == 1
+
+
+@pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "is truncated: its {} stream breaks off at record"),
+        (lambda data: data[:-3], "is truncated: its {} stream breaks off at record 2"),
+        (lambda data: data[:40] + bytes(30) + data[70:], "(is damaged: the {} stream breaks off at|damaged)"),
+    ],
+)
+def test_damaged_compressed_files_are_told(tmp_path, compression, damage, message):
+    with RecordWriter(tmp_path / "plain") as writer:
+        for seed in (1, 2):
+            writer.write(np.random.RandomState(seed).bytes(500))
+    path = tmp_path / "shard"
+    path.write_bytes(damage(packed((tmp_path / "plain").read_bytes(), compression)))
+    with pytest.raises(RecordFileError, match=message.format(compression)):
+        count_records(path)
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
+def test_other_compression_is_named(tmp_path, compress):
+    (tmp_path / "shard").write_bytes(compress(b"records"))
+    with pytest.raises(RecordFileError, match=f"is compressed as {compress.__module__.replace('lzma', 'xz')[:2]}"):
+        count_records(tmp_path / "shard")
+
+
+# Labels of all kinds
+
+NAMES = ("daisy", "rose", "tulip")
+LABELS = {
+    "int64": (1, 1),
+    "float": (1.0, 1),
+    "digits": (b" 2 ", 2),
+    "name": (b"rose", 1),
+    "one-hot int64": ([0, 0, 1], 2),
+    "one-hot float": ([1.0, 0.0, 0.0], 0),
+}
+BAD_LABELS = {
+    "no whole number": ([1.0], [1.5]),
+    "the label under label is nan": ([1.0], [float("nan")]),
+    "'lily', the name of no class": ([b"rose"], [b"lily"]),
+    "no one-hot list": ([0, 1, 0], [1, 1, 0]),
+    "are no one-hot": ([0.0, 1.0, 0.0], [0.2, 0.8, 0.0]),
+    "holds 2 int64 values, but 1 int64 in the first": ([1], [1, 2]),
+    "holds 1 float, but 1 int64": ([1], [1.0]),
+    "there is no label under label; found: image": ([1], []),
+}
+
+
+def example_of(label, key: str = "label") -> bytes:
+    example = tf.train.Example()
+    example.features.feature["image"].bytes_list.value.append(b"\xff\xd8\xff image")
+    values = label if isinstance(label, list) else [label]
+    if values:
+        kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]
+        getattr(example.features.feature[key], kind).value.extend(values)
+    return example.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_both_readers_read_labels_of_every_kind(kind):
+    value, label = LABELS[kind]
+    serialized = example_of(value)
+    schema = find_schema(read_features(serialized), "image", "label", NAMES)
+    assert schema.read_label(serialized) == label
+    parsed = parse_record(serialized, schema)
+    assert (int(parsed.label), parsed.label.dtype) == (label, tf.int64)
+    assert parsed.encoded.numpy() == b"\xff\xd8\xff image"
+
+
+@pytest.mark.parametrize("message", BAD_LABELS)
+def test_both_readers_refuse_what_is_no_label(message):
+    first, bad = BAD_LABELS[message]
+    schema = find_schema(read_features(example_of(first)), "image", "label", NAMES)
+    with pytest.raises(LabelError, match=message):
+        schema.read_label(example_of(bad))
+    with contextlib.suppress(tf.errors.InvalidArgumentError):
+        assert int(parse_record(example_of(bad), schema).label) == -1
+
+
+def test_digits_that_are_another_classs_name_are_refused():
+    features = read_features(example_of(b"7"))
+    with pytest.raises(LabelError, match="a label '7' may be the class 7 or 1"):
+        find_schema(features, "image", "label", ("0", "7"))
+    assert find_schema(features, "image", "label", tuple("0123456789")).read_label(example_of(b"7")) == 7
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (
+            {"image": [0.5] * 784, "label": 1},
+            "image holds 784 float values, not a JPEG or PNG file's bytes: raw pixels",
+        ),
+        ({"image": [7] * 12, "label": 1}, "image holds 12 int64 values, not a JPEG or PNG file's bytes: raw pixels"),
+        (
+            {"image": bytes(12), "height": 2, "width": 2, "label": 1},
+            "the 12 bytes under image are no JPEG, PNG, GIF, BMP file: raw pixels of 2 x 2, which are not read",
+        ),
+        (
+            {"image/encoded": b"\x89PNG", "label": 1},
+            "there is no image under image; found: image/encoded (1 bytes), lab",
+        ),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(features, message):
+    example = tf.train.Example()
+    for key, value in features.items():
+        values = value if isinstance(value, list) else [value]
+        kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]
+        getattr(example.features.feature[key], kind).value.extend(values)
+    with pytest.raises(LabelError, match=re.escape(message)):
+        find_schema(read_features(example.SerializeToString()), "image", "label", None)

@@ -1,15 +1,17 @@
-"""One split of a data set in record files: its shards, counts and classes. No TensorFlow.
+"""One split of a data set in record files: its shards, counts, classes and keys. No TensorFlow.
 
 A folder that `finetune-convert` wrote says what it holds in dataset.json; in any other, slim's own among them, the
-shards are found by their names and the records are counted.
+shards are found by their names and the records are counted. What is said and what is found must agree: the first
+record is looked at always, and all labels where nothing but names of files says what the classes are.
 """
 
+import contextlib
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.datasets.catalogue import FoundShards, ShardName, find_shards, in_order
 from finetune.datasets.description import (
     FILE_NAME,
     LABELS_FILE_NAME,
@@ -17,23 +19,38 @@ from finetune.datasets.description import (
     read_description,
     read_labels,
 )
-from finetune.datasets.known import KNOWN_DATASETS, SPLIT_ALIASES, KnownDataset, ShardName, parse_shard_name
-from finetune.datasets.records import read_label
-from finetune.datasets.tfrecord import RecordFileError, count_records, read_records
-from finetune.errors import UserError, did_you_mean
+from finetune.datasets.known import KNOWN_DATASETS, KnownDataset, canonical_split
+from finetune.datasets.records import BYTES, ENCODED, FILENAME, INT64, LABEL, read_feature, read_features
+from finetune.datasets.schema import LabelError, RecordSchema, find_schema
+from finetune.datasets.tfrecord import RecordFileError, count_records, find_compression, hash_content, read_records
+from finetune.errors import UserError
+from finetune.notices import tell_once
 
-# From the names of data sets in a folder to their splits to the shards of each.
-Catalogue = dict[str, dict[str, list[ShardName]]]
+COPY_AGAIN = "Copy it again, or convert again."
+
+# All labels of a split are looked at beforehand where that takes seconds; of a larger one, when they are read.
+MOST_SCANNED_BYTES = 1 << 30
+# So many outputs that no record has the label of are taken for a mistake, where they are most of all.
+MOST_UNUSED_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of records; `sha256` is None until it is worth reading the file for it."""
+    """A file of records.
+
+    Attributes:
+        path: The file.
+        num_records: As dataset.json says, or as counted.
+        num_bytes: Its size.
+        sha256: None until it is worth reading the file for it.
+        compression: In TensorFlow's words: "GZIP", "ZLIB" or "", none.
+    """
 
     path: Path
     num_records: int
     num_bytes: int
     sha256: str | None = None
+    compression: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,13 +58,13 @@ class Dataset:
     """One split of a data set.
 
     Attributes:
-        name: The data set's.
+        name: The data set's; the folder's where its files have no name.
         split: As its files have it.
         shards: In the order of their numbers.
         num_classes: Labels are 0 to num_classes - 1, as they stand in the records.
         class_names: The index is the label; None where they aren't known.
-        missing_label: The label of a record that has none.
         channels: Of the images, 1 or 3.
+        schema: How its records are read.
         outputs: Of a network, for each label from the labels' offset on; None: the label less the offset.
     """
 
@@ -56,8 +73,8 @@ class Dataset:
     shards: tuple[Shard, ...]
     num_classes: int
     class_names: tuple[str, ...] | None
-    missing_label: int
     channels: int
+    schema: RecordSchema = RecordSchema()
     outputs: tuple[int, ...] | None = None
 
     @property
@@ -71,184 +88,327 @@ class Dataset:
         return sum(shard.num_bytes for shard in self.shards)
 
 
-def find_dataset(dataset_dir: Path, name: str | None, split: str) -> Dataset:
+def find_dataset(
+    dataset_dir: Path,
+    name: str | None,
+    split: str,
+    *,
+    labels_offset: int = 0,
+    image_key: str = ENCODED,
+    label_key: str = LABEL,
+) -> Dataset:
     """Finds one split of a data set.
 
     Args:
         dataset_dir: The folder with the shards, and labels.txt and dataset.json where there are such.
         name: Of the data set; None where the folder holds only one.
         split: "train", "validation" or what the files have.
+        labels_offset: The lowest label that the network will have an output for.
+        image_key: Of the image in the records.
+        label_key: Of the label in the records.
 
     Raises:
         UserError: No such folder, data set or split; several data sets and no name; a shard that is missing, truncated
-            or no TFRecord file; a split without records.
+            or no TFRecord file; a split without records; a first record that can't be read; a label that is no class.
     """
-    catalogue = catalogue_shards(dataset_dir)
-    found_name = _choose_name(catalogue, dataset_dir, name)
-    splits = catalogue[found_name]
-    found_split = _choose_split(splits, dataset_dir, found_name, split)
-    known = KNOWN_DATASETS.get(name or found_name)
-    description = read_description(dataset_dir)
-    if description and description.name == found_name:
-        shards = _described_shards(dataset_dir, description, found_split)
-        class_names: tuple[str, ...] | None = description.classes
-    else:
-        description = None
-        shards = _counted_shards(splits[found_split])
-        labels_path = dataset_dir / LABELS_FILE_NAME
-        class_names = read_labels(labels_path) if labels_path.exists() else None
+    found = find_shards(dataset_dir, name)
+    found_split = found.choose_split(split)
+    described = read_description(found.folder)
+    if described and described.name != found.dataset:
+        described = None
+    shards = (
+        _described_shards(found.folder, described, found_split)
+        if described
+        else _counted_shards(found.splits[found_split])
+    )
     if not any(shard.num_records for shard in shards):
-        raise UserError(f"The {found_split} split of {found_name} in {dataset_dir} has no records.")
+        raise UserError(f"The {found_split} split of {found.title} has no records.")
+    _tell_compressed(found.folder, shards, found_split)
+    class_names = _class_names(found.folder, described)
+    paths = [shard.path for shard in shards]
+    schema = _schema_of(paths, image_key, label_key, class_names)
+    _tell_kind(found.folder, schema)
+    known = KNOWN_DATASETS.get(name or found.dataset)
+    num_classes = _num_classes_told(found.folder, schema, known, class_names)
+    if num_classes is None:
+        num_classes = _num_classes_found(found, found_split, schema, labels_offset)
+    elif described or sum(shard.num_bytes for shard in shards) > MOST_SCANNED_BYTES:
+        _check_first_record(paths, schema, labels_offset, num_classes)
+    else:
+        labels = _check_labels(paths, schema, labels_offset, num_classes)
+        if known and not class_names and max(labels) < num_classes - 1:
+            tell_once(
+                f"{found.folder}: {known.name} has {num_classes} classes, but the labels of {found_split} end at "
+                f"{max(labels)}."
+            )
+        if class_names and class_names[0] == "0" and min(labels) == 1:
+            _tell_unused_output(found.folder, labels_offset)
     return Dataset(
-        name=name or found_name,
+        name=name or found.dataset or found.folder.resolve().name,
         split=found_split,
         shards=shards,
-        num_classes=len(class_names) if class_names else _num_classes(known, splits),
+        num_classes=num_classes,
         class_names=class_names,
-        missing_label=known.missing_label if known and not description else -1,
-        channels=known.channels if known and not description else 3,
+        channels=known.channels if known and not described else 3,
+        schema=schema,
     )
 
 
 def find_splits(dataset_dir: Path, name: str | None) -> tuple[str, ...]:
-    """The splits that a data set has files of.
+    """The splits that a data set has files of, "validation" where the files call it val.
 
     Raises:
         UserError: No such folder or data set; several data sets and no name.
     """
-    catalogue = catalogue_shards(dataset_dir)
-    return tuple(sorted(catalogue[_choose_name(catalogue, dataset_dir, name)]))
+    return tuple(sorted({canonical_split(split) for split in find_shards(dataset_dir, name).splits}))
 
 
 def content_hash(dataset: Dataset) -> str:
     """A hash of all the split's bytes, in order: for cache keys, and to say what a run was trained on.
 
-    Taken from dataset.json for shards that are not newer than it; others are read.
+    Taken from dataset.json for shards that are not newer than it; others are read. Compression makes no difference.
     """
     digest = hashlib.sha256()
     for shard in dataset.shards:
-        digest.update(bytes.fromhex(shard.sha256 or _hash_file(shard.path)))
+        digest.update(bytes.fromhex(shard.sha256 or hash_content(shard.path)))
     return digest.hexdigest()
 
 
-def catalogue_shards(dataset_dir: Path) -> Catalogue:
-    """The files of records in a folder, by their names.
+def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num_classes: int) -> int:
+    """The label of a record, if it is one of the classes.
+
+    Args:
+        serialized: The record.
+        schema: Of its split.
+        labels_offset: The lowest label.
+        num_classes: One more than the highest label.
 
     Raises:
-        UserError: No such folder.
+        LabelError: The record has no label, or one that is none of the classes.
+        ValueError: These bytes are no Example.
     """
-    if not dataset_dir.is_dir():
-        siblings = (path.name for path in dataset_dir.absolute().parent.glob("*") if path.is_dir())
-        raise UserError(f"The data set folder {dataset_dir} doesn't exist.", did_you_mean(dataset_dir.name, siblings))
-    catalogue: Catalogue = defaultdict(lambda: defaultdict(list))
-    for path in sorted(dataset_dir.iterdir()):
-        if shard := parse_shard_name(path):
-            catalogue[shard.dataset][shard.split].append(shard)
-    return catalogue
+    label = schema.read_label(serialized)
+    if labels_offset <= label < num_classes:
+        return label
+    mend = "Classes come from labels.txt or --dataset-name, the lowest from --labels-offset."
+    if label == num_classes and labels_offset == 0:
+        mend += " Where labels begin at 1, labels.txt must, too (1:daisy); then give --labels-offset 1."
+    classes = f"{labels_offset} to {num_classes - 1}"
+    raise LabelError(f"the label is {label}{_of_file(serialized)}, but the classes are {classes}", mend)
 
 
-def _choose_name(catalogue: Catalogue, dataset_dir: Path, name: str | None) -> str:
-    if not catalogue:
-        raise UserError(
-            f"{dataset_dir} holds no files of records, such as NAME_train_00000-of-00005.tfrecord.",
-            "Make them from images: finetune-convert --images-dir FOLDER --dataset-dir FOLDER.",
-        )
-    if name in catalogue:
-        return str(name)
-    names = sorted(catalogue)
-    only = KNOWN_DATASETS.get(names[0]) if len(names) == 1 else None
-    if name is None and len(names) > 1:
-        raise UserError(f"{dataset_dir} holds several data sets: {', '.join(names)}.", "Name one with --dataset-name.")
-    if name is None or (only and only.unnamed_pattern):  # Such files bear no name: any name will do.
-        return names[0]
-    raise UserError(f"{dataset_dir} holds no data set {name}, but {', '.join(names)}.", did_you_mean(name, names))
+def _of_file(serialized: bytes) -> str:
+    feature = read_feature(serialized, FILENAME)
+    name = feature.values[0] if feature and feature.values else b""
+    return f" ({name.decode('utf-8', 'replace')})" if isinstance(name, bytes) and name else ""
 
 
-def _choose_split(splits: Mapping[str, object], dataset_dir: Path, name: str, split: str) -> str:
-    for spelling in (split, *SPLIT_ALIASES.get(split, ())):
-        if spelling in splits:
-            return spelling
-    found = ", ".join(sorted(splits))
-    raise UserError(f"{name} in {dataset_dir} has no {split} split; found: {found}.", "Name one of those with --split.")
-
-
-def _described_shards(dataset_dir: Path, description: Description, split: str) -> tuple[Shard, ...]:
+def _described_shards(folder: Path, description: Description, split: str) -> tuple[Shard, ...]:
     if split not in description.shards:
         raise UserError(
-            f"{dataset_dir / FILE_NAME} knows no {split} split, but the folder holds shards of one.",
+            f"{folder / FILE_NAME} knows no {split} split, but the folder holds shards of one.",
             "Convert the images again with --overwrite.",
         )
-    written = (dataset_dir / FILE_NAME).stat().st_mtime_ns
+    written = (folder / FILE_NAME).stat().st_mtime_ns
     shards = []
     for described in description.shards[split]:
-        path = dataset_dir / described.file
+        path = folder / described.file
         if not path.exists():
-            raise UserError(f"The shard {path} is missing; dataset.json lists it.", "Copy it again, or convert again.")
+            raise UserError(f"The shard {path} is missing; dataset.json lists it.", COPY_AGAIN)
         status = path.stat()
         num_bytes = status.st_size
         if num_bytes != described.num_bytes:
-            what = "truncated" if num_bytes < described.num_bytes else "too long"
-            raise UserError(
-                f"The shard {path} is {what}: {num_bytes} bytes, dataset.json says {described.num_bytes}.",
-                "Copy it again, or convert again.",
-            )
+            raise _other_size(path, num_bytes, described.num_bytes)
         is_as_written = status.st_mtime_ns <= written
         shards.append(Shard(path, described.num_records, num_bytes, described.sha256 if is_as_written else None))
     return tuple(shards)
 
 
+def _other_size(path: Path, num_bytes: int, described_bytes: int) -> UserError:
+    with _shard_errors_told():
+        compression = find_compression(path)
+    if compression:
+        return UserError(
+            f"The shard {path} is compressed ({compression}), other than the one that dataset.json describes.",
+            "Unpack it; or remove dataset.json: the shards are read without it.",
+        )
+    what = "truncated" if num_bytes < described_bytes else "too long"
+    return UserError(f"The shard {path} is {what}: {num_bytes} bytes, dataset.json says {described_bytes}.", COPY_AGAIN)
+
+
 def _counted_shards(names: list[ShardName]) -> tuple[Shard, ...]:
-    _check_complete(names)
-    try:
+    with _shard_errors_told():
         return tuple(
-            Shard(name.path, count_records(name.path), name.path.stat().st_size)
-            for name in sorted(names, key=lambda name: name.index)
+            Shard(
+                name.path,
+                count_records(name.path),
+                name.path.stat().st_size,
+                compression=find_compression(name.path),
+            )
+            for name in in_order(names)
         )
-    except RecordFileError as error:
-        raise UserError(f"The shard {error}.", "Copy it again, or convert again.") from error
 
 
-def _check_complete(names: list[ShardName]) -> None:
-    counts = {name.count for name in names}
-    if len(counts) > 1 or len({name.index for name in names}) < len(names):
-        files = ", ".join(name.path.name for name in names[:3])
+def _tell_compressed(folder: Path, shards: tuple[Shard, ...], split: str) -> None:
+    kinds = sorted({shard.compression for shard in shards if shard.compression})
+    if kinds:
+        num_compressed = sum(bool(shard.compression) for shard in shards)
+        tell_once(
+            f"{folder}: {num_compressed} of {len(shards)} shards of {split} are compressed ({', '.join(kinds)}): they "
+            "are unpacked to count their records, and again whenever they are read."
+        )
+
+
+def _class_names(folder: Path, described: Description | None) -> tuple[str, ...] | None:
+    """Of labels.txt, else of dataset.json; both may be there, and then labels.txt may have been edited."""
+    path = folder / LABELS_FILE_NAME
+    if not path.exists():
+        return described.classes if described else None
+    names = read_labels(path)
+    if not described:
+        return names or None
+    if len(names) != len(described.classes):
         raise UserError(
-            f"{names[0].path.parent} holds two sets of shards for the {names[0].split} split ({files} ...).",
-            "Remove the one that isn't wanted.",
+            f"{path} names {len(names)} classes, {FILE_NAME} beside it {len(described.classes)}.",
+            "Correct labels.txt, or remove it: the names in dataset.json then count.",
         )
-    missing = sorted(set(range(counts.pop())) - {name.index for name in names})
-    if missing:
+    for label, (name, converted) in enumerate(zip(names, described.classes, strict=True)):
+        if name != converted.strip():
+            tell_once(f"{path} calls the class {label} {name!r}, {FILE_NAME} {converted!r}: labels.txt counts.")
+            return names
+    return described.classes
+
+
+def _schema_of(paths: list[Path], image_key: str, label_key: str, class_names: tuple[str, ...] | None) -> RecordSchema:
+    """By the first record of these shards."""
+    path, index, serialized = _first_record(paths)
+    with _record_errors_told(path, index):
+        schema = find_schema(read_features(serialized), image_key, label_key, class_names)
+        schema.read_label(serialized)
+        return schema
+
+
+def _tell_kind(folder: Path, schema: RecordSchema) -> None:
+    what = None
+    if schema.num_values > 1:
+        what = f"one-hot lists: {schema.num_values} numbers, so many classes"
+    elif schema.label_kind == BYTES:
+        what = "texts: digits are the number of a class"
+        what += ", others are looked up in labels.txt" if schema.class_names else ""
+    elif schema.label_kind != INT64:
+        what = f"of the kind {schema.label_kind}: read as whole numbers"
+    if what:
+        tell_once(f"{folder}: labels under {schema.label_key} are {what}.")
+
+
+def _num_classes_told(
+    folder: Path, schema: RecordSchema, known: KnownDataset | None, class_names: tuple[str, ...] | None
+) -> int | None:
+    """By labels.txt; else by the length of one-hot labels; else by what is known of the data set."""
+    if class_names and schema.num_values not in (1, len(class_names)):
         raise UserError(
-            f"{len(missing)} of {names[0].count} shards of the {names[0].split} split are missing from "
-            f"{names[0].path.parent}; the first is number {missing[0]:05d}.",
-            "Copy them again, or convert again.",
+            f"Labels under {schema.label_key} are lists of {schema.num_values} numbers, but there are names of "
+            f"{len(class_names)} classes in {folder}.",
+            "Correct labels.txt, or name another key with --label-key.",
         )
-
-
-def _num_classes(known: KnownDataset | None, splits: Mapping[str, list[ShardName]]) -> int:
-    """Without names of classes: what is known of the data set, else one more than the highest label in any split."""
+    if class_names:
+        return len(class_names)
+    if schema.num_values > 1:
+        return schema.num_values
     if known:
+        tell_once(f"{folder}: no labels.txt; {known.name}, as the data set is called, has {known.num_classes} classes.")
         return known.num_classes
-    highest = max(_highest_label(shard.path) for shards in splits.values() for shard in shards)
-    if highest < 0:
-        raise UserError("No record has a label, and no labels.txt names the classes.", "Convert the images again.")
+    return None
+
+
+def _num_classes_found(found: FoundShards, split: str, schema: RecordSchema, labels_offset: int) -> int:
+    """One more than the highest label in any split."""
+    labels = _labels_of_all_splits(found, split, schema)
+    highest, num_unused = max(labels), max(labels) + 1 - len(labels)
+    if num_unused > max(MOST_UNUSED_CLASSES, len(labels)):
+        raise UserError(
+            f"The highest label in {found.folder} is {highest}, but only {len(labels)} different labels are found: "
+            "they seem to be no numbers of classes.",
+            "Name the key of the label with --label-key, or number the classes from 0.",
+        )
+    if min(labels) < labels_offset:
+        raise UserError(
+            f"The lowest label in {found.folder} is {min(labels)}, but the lowest class is {labels_offset}.",
+            "Leave --labels-offset out." if labels_offset else "Name the key of the label with --label-key.",
+        )
+    named = found.dataset or "the shards bear no data set's name"
+    unused = f", {num_unused} of them without records" if num_unused else ""
+    of_imagenet = "" if found.dataset else "; ImageNet's 1,001 only with --dataset-name imagenet"
+    tell_once(f"{found.folder}: no labels.txt ({named}); {highest + 1} classes by the labels{unused}{of_imagenet}.")
+    if min(labels) == 1:
+        _tell_unused_output(found.folder, labels_offset)
     return highest + 1
 
 
-def _highest_label(path: Path) -> int:
-    highest = -1
+def _labels_of_all_splits(found: FoundShards, split: str, schema: RecordSchema) -> set[int]:
+    """Other splits may lack labels, as published test splits do."""
+    labels: set[int] = set()
+    for other, names in found.splits.items():
+        with contextlib.suppress(*(() if other == split else (UserError,))):
+            paths = [name.path for name in in_order(names)]
+            of_split = _schema_of(paths, schema.image_key, schema.label_key, schema.class_names)
+            for path, index, serialized in _records(paths):
+                with _record_errors_told(path, index):
+                    labels.add(of_split.read_label(serialized))
+    return labels
+
+
+def _check_labels(paths: list[Path], schema: RecordSchema, labels_offset: int, num_classes: int) -> set[int]:
+    """The labels of all records, each checked."""
+    labels = set()
+    for path, index, serialized in _records(paths):
+        with _record_errors_told(path, index):
+            labels.add(check_label(serialized, schema, labels_offset, num_classes))
+    return labels
+
+
+def _check_first_record(paths: list[Path], schema: RecordSchema, labels_offset: int, num_classes: int) -> None:
+    path, index, serialized = _first_record(paths)
+    with _record_errors_told(path, index):
+        check_label(serialized, schema, labels_offset, num_classes)
+
+
+def _tell_unused_output(folder: Path, labels_offset: int) -> None:
+    if labels_offset == 0:
+        tell_once(
+            f"{folder}: no record has the label 0, yet an output is made for it; --labels-offset 1 leaves it out."
+        )
+
+
+def _first_record(paths: list[Path]) -> tuple[Path, int, bytes]:
+    for found in _records(paths):
+        return found
+    raise UserError(f"The {len(paths)} shards from {paths[0]} on hold no records.", COPY_AGAIN)
+
+
+def _records(paths: list[Path]) -> Iterator[tuple[Path, int, bytes]]:
+    """All records, each with its file and its number there."""
+    for path in paths:
+        with _shard_errors_told():
+            for index, serialized in enumerate(read_records(path)):
+                yield path, index, serialized
+
+
+@contextlib.contextmanager
+def _shard_errors_told() -> Iterator[None]:
     try:
-        for index, serialized in enumerate(read_records(path)):
-            try:
-                label = read_label(serialized)
-            except ValueError as error:
-                raise UserError(f"{path}: record {index} is no tf.train.Example: {error}.") from error
-            highest = max(highest, -1 if label is None else label)
+        yield
     except RecordFileError as error:
-        raise UserError(f"The shard {error}.", "Copy it again, or convert again.") from error
-    return highest
+        raise UserError(f"The shard {error}.", COPY_AGAIN) from error
 
 
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextlib.contextmanager
+def _record_errors_told(path: Path, index: int) -> Iterator[None]:
+    try:
+        yield
+    except LabelError as error:
+        raise UserError(f"{path}, record {index} (counted from 0): {error}.", error.mend) from error
+    except ValueError as error:
+        raise UserError(
+            f"{path}, record {index} (counted from 0): no tf.train.Example: {error}.", COPY_AGAIN
+        ) from error

@@ -14,17 +14,25 @@
 File names are relative, with forward slashes; there is no path of the machine in it.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.notices import tell_once
 
 FILE_NAME = "dataset.json"
 LABELS_FILE_NAME = "labels.txt"
 VERSION = 1
+
+NUMBERED_LINE = re.compile(r"(?P<label>[0-9]+)\s*:\s*(?P<name>.*)")
+OTHER_SEPARATOR = re.compile(r"[0-9]+\s*[\s,;=]\s*\S")
+LABEL_MAP = re.compile(r"item\s*\{")  # Protobuf's text form, which detectors are trained with.
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,23 @@ def read_description(dataset_dir: Path) -> Description | None:
             )
             for split, part in content["splits"].items()
         }
+        for split, part in content["splits"].items():
+            _check_sum(path, split, part["num_examples"], shards[split])
         return Description(content["name"], tuple(content["classes"]), shards)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} can't be read as a data set's description ({type(error).__name__}: {error}).",
             "Convert the images again, or remove this file: the shards can be read without it.",
         ) from error
+
+
+def _check_sum(path: Path, split: str, num_examples: int, shards: tuple[ShardDescription, ...]) -> None:
+    num_records = sum(shard.num_records for shard in shards)
+    if num_records != num_examples:
+        raise UserError(
+            f"{path} says that {split} has {num_examples} images, but its shards {num_records} records.",
+            "Convert the images again, or remove this file: the shards can be read without it.",
+        )
 
 
 def write_labels(path: Path, classes: tuple[str, ...]) -> None:
@@ -88,20 +107,74 @@ def write_labels(path: Path, classes: tuple[str, ...]) -> None:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names of a labels.txt; a number that it leaves out is its own name.
+    """The class names of a labels.txt: `id:name` a line, or, where no line is so, one name a line in order.
+
+    A number that the file leaves out is its own name. UTF-8 or, with a byte-order mark, UTF-16.
 
     Raises:
-        UserError: A line that isn't `id:name`, or a number given twice.
+        UserError: A line that isn't `id:name` among such lines, a number without a name or given twice, more numbers
+            left out than named.
     """
+    lines = [(number, line.strip()) for number, line in enumerate(_decode_labels(path).splitlines(), start=1)]
+    lines = [(number, line) for number, line in lines if line]
+    if lines and not any(NUMBERED_LINE.match(line) for _, line in lines):
+        return _names_in_order(path, lines)
     names: dict[int, str] = {}
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        label, colon, name = line.partition(":")
-        if not (colon and label.strip().isdecimal()):
+    for number, line in lines:
+        match = NUMBERED_LINE.fullmatch(line)
+        if match is None:
             raise UserError(f"{path}, line {number}: {line!r} is not of the form id:name, such as 0:daisy.")
-        if int(label) in names:
-            raise UserError(f"{path}, line {number}: the class {int(label)} was named before.")
-        names[int(label)] = name
+        label, name = int(match["label"]), match["name"]
+        if not name:
+            raise UserError(f"{path}, line {number}: the class {label} has no name.", "Write one, or remove the line.")
+        if label in names:
+            raise UserError(f"{path}, line {number}: the class {label} was named before.")
+        names[label] = name
+    _check_gaps(path, names)
+    _tell_namesakes(path, names)
     return tuple(names.get(label, str(label)) for label in range(max(names, default=-1) + 1))
+
+
+def _decode_labels(path: Path) -> str:
+    content = path.read_bytes()
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            return content.removeprefix(mark).decode(encoding, "replace")
+    if b"\0" in content:
+        raise UserError(
+            f"{path} is no text in UTF-8: it holds zero bytes, as UTF-16 without a byte-order mark does.",
+            "Save it as UTF-8.",
+        )
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _names_in_order(path: Path, lines: list[tuple[int, str]]) -> tuple[str, ...]:
+    number, first = lines[0]
+    if LABEL_MAP.match(first) or all(OTHER_SEPARATOR.match(line) for _, line in lines):
+        raise UserError(f"{path}, line {number}: {first!r} is not of the form id:name, such as 0:daisy.")
+    names = [name for _, name in lines]
+    tell_once(f"{path}: no line is of the form id:name, so they are taken for names in order: 0 is {names[0]}.")
+    _tell_namesakes(path, dict(enumerate(names)))
+    return tuple(names)
+
+
+def _check_gaps(path: Path, names: Mapping[int, str]) -> None:
+    highest = max(names, default=-1)
+    num_left_out = highest + 1 - len(names)
+    if num_left_out > len(names):
+        raise UserError(
+            f"{path} names {len(names)} classes, but the highest number is {highest}: {num_left_out} are left out.",
+            "Number the classes from 0 on; a line such as 7:7 names one that is left out on purpose.",
+        )
+    if num_left_out:
+        first = next(label for label in range(highest) if label not in names)
+        tell_once(f"{path} leaves out {num_left_out} of the numbers to {highest}, the first is {first}: called so.")
+
+
+def _tell_namesakes(path: Path, names: Mapping[int, str]) -> None:
+    first_of: dict[str, int] = {}
+    for label, name in names.items():
+        if name in first_of:
+            tell_once(f"{path} calls both {first_of[name]} and {label} {name!r}; only their numbers tell them apart.")
+            return
+        first_of[name] = label

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.datasets.images import SUFFIXES, is_image
-from finetune.errors import UserError, did_you_mean
+from finetune.errors import UserError, did_you_mean, nearest_siblings
 
 SPLITS = ("train", "validation", "test")
 SPLIT_FOLDERS = {
@@ -63,8 +63,7 @@ def scan_images(root: Path, *, skip: Path | None = None) -> ImageFolder:
         UserError: No such folder; no class folders; a class with no images; splits that disagree about the classes.
     """
     if not root.is_dir():
-        siblings = (path.name for path in root.absolute().parent.glob("*") if path.is_dir())
-        raise UserError(f"The image folder {root} doesn't exist.", did_you_mean(root.name, siblings))
+        raise UserError(f"The image folder {root} doesn't exist.", nearest_siblings(root, only_folders=True))
     found = ImageFolder(root)
     folders = [path for path in _folders(root) if skip is None or path.resolve() != skip.resolve()]
     if not folders:

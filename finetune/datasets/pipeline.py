@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.dataset import Dataset, Shard
-from finetune.datasets.records import ParsedRecord, parse_record
+from finetune.datasets.dataset import Dataset, Shard, check_label
+from finetune.datasets.schema import LabelError, ParsedRecord, parse_record
 from finetune.datasets.tfrecord import RecordFileError, read_records
 from finetune.errors import UserError
 from finetune.preprocessing import Preprocessing
@@ -36,6 +36,8 @@ JPEG_RATIOS = np.array([1, 2, 4, 8])
 
 # TensorFlow quotes what it can't parse in its message, and then may fail to make a Python string of it.
 BAD_DATA_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
+# The last is a number of records that isn't the expected one.
+BAD_FILE_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.FailedPreconditionError)
 
 
 def training_batches(
@@ -117,7 +119,7 @@ def view_batches(
     epoch_seed = _epoch_seed(seed, view)[0]
     prepare = _training_example(dataset, preprocessing, image_size, channels, labels_offset)
     batches = (
-        tf.data.TFRecordDataset(_paths(dataset.shards))
+        records_in_order(dataset)
         .map(
             _plain(lambda serialized: prepare(serialized, epoch_seed)),
             num_parallel_calls=num_parallel_calls or AUTOTUNE,
@@ -146,7 +148,7 @@ def _training_example(
     """From a serialized record and the first integer of an epoch's seed to an augmented image and its label."""
 
     def prepare(serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor]:
-        record = parse_record(serialized, dataset.missing_label)
+        record = parse_record(serialized, dataset.schema)
         label = _checked_label(record, dataset, labels_offset)
         fingerprint = tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
         image_seed = tf.stack([epoch_seed, fingerprint])
@@ -183,12 +185,12 @@ def evaluation_batches(
     """
 
     def prepare(serialized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        record = parse_record(serialized, dataset.missing_label)
+        record = parse_record(serialized, dataset.schema)
         image = preprocessing.evaluate(decode_image(record.encoded, channels), image_size, image_size)
         return image, _checked_label(record, dataset, labels_offset), record.filename
 
     batches = (
-        tf.data.TFRecordDataset(_paths(dataset.shards))
+        records_in_order(dataset)
         .map(_plain(prepare), num_parallel_calls=num_parallel_calls or AUTOTUNE, deterministic=True)
         .batch(batch_size)
         .prefetch(AUTOTUNE)
@@ -201,11 +203,12 @@ def reading(dataset: Dataset, labels_offset: int = 0) -> Iterator[None]:
     """Turns a failure to read the data set within this context into a mistake that names the shard and the record.
 
     Raises:
-        UserError: A record is damaged, no Example, no image, or has a label outside of the classes.
+        UserError: A record is damaged, no Example, no image, or has no label or one outside of the classes; a shard
+            holds another number of records than expected.
     """
     try:
         yield
-    except (*BAD_DATA_ERRORS, tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+    except (*BAD_DATA_ERRORS, *BAD_FILE_ERRORS) as error:
         # tf.data doesn't say which record it failed at, and the failure may not be the data's at all.
         log.info("Reading failed; looking for the record among %d of %s.", dataset.num_examples, dataset.split)
         bad_record = find_bad_record(dataset, labels_offset)
@@ -217,13 +220,21 @@ def reading(dataset: Dataset, labels_offset: int = 0) -> Iterator[None]:
 def find_bad_record(dataset: Dataset, labels_offset: int = 0) -> UserError | None:
     """Reads the split record by record and tells of the first that can't be used; None if all can."""
     for shard in dataset.shards:
+        num_records = 0
         try:
             for index, serialized in enumerate(read_records(shard.path)):
                 problem = _find_problem(serialized, dataset, labels_offset)
                 if problem:
                     return UserError(f"{shard.path}, record {index} (counted from 0): {problem[0]}.", problem[1])
+                num_records += 1
         except (RecordFileError, OSError) as error:
             return UserError(f"The shard {error}.", "Copy it again, or convert the images again.")
+        if num_records != shard.num_records:
+            return UserError(
+                f"The shard {shard.path} holds {num_records} records, but {shard.num_records} were expected: so many "
+                "dataset.json says, or were counted at the start.",
+                "Let nothing write into it meanwhile; remove dataset.json if that is wrong, or convert again.",
+            )
     return None
 
 
@@ -231,21 +242,18 @@ def _find_problem(serialized: bytes, dataset: Dataset, labels_offset: int) -> tu
     """What is wrong with a record and what mends it; None if nothing is."""
     convert_again = "Convert the images again: finetune-convert checks each of them."
     try:
-        record = parse_record(serialized, dataset.missing_label)
-    except BAD_DATA_ERRORS:
+        check_label(serialized, dataset.schema, labels_offset, dataset.num_classes)
+        record = parse_record(serialized, dataset.schema)
+    except LabelError as error:
+        return str(error), error.mend
+    except (ValueError, *BAD_DATA_ERRORS):
         return "no tf.train.Example of an image and its class", convert_again
-    filename = record.filename.numpy().decode("utf-8", "replace")
-    of_file = f" ({filename})" if filename else ""
-    label = int(record.label)
-    if not labels_offset <= label < dataset.num_classes:
-        classes = f"{labels_offset} to {dataset.num_classes - 1}"
-        return f"the label is {label}{of_file}, but the classes are {classes}", (
-            "Classes come from labels.txt or --dataset-name, the lowest from --labels-offset."
-        )
     try:
         decode_image(record.encoded, channels=3)
     except BAD_DATA_ERRORS:
+        filename = record.filename.numpy().decode("utf-8", "replace")
         num_bytes = len(record.encoded.numpy())
+        of_file = f" ({filename})" if filename else ""
         return f"its {num_bytes} bytes can't be decoded as an image{of_file}", convert_again
     return None
 
@@ -304,20 +312,41 @@ def _shuffled_records(dataset: Dataset, epoch_seed: Tensor) -> tf.data.Dataset:
     """All records once: shards in random order, some read in turns, records shuffled in a buffer of bounded size."""
     # tf.data mixes the graph's seed into its own; without this, tf.random.set_seed would change the order.
     tf.compat.v1.set_random_seed(GRAPH_SEED)
-    paths = tf.random.experimental.stateless_shuffle(tf.constant(_paths(dataset.shards)), epoch_seed)
+    shards = tf.random.experimental.stateless_shuffle(_shard_rows(dataset.shards), epoch_seed)
     mean_bytes = dataset.num_bytes / dataset.num_examples
     buffer_size = min(dataset.num_examples, max(1, int(SHUFFLE_BUFFER_BYTES / mean_bytes)))
     return (
-        tf.data.Dataset.from_tensor_slices(paths)
+        tf.data.Dataset.from_tensor_slices(shards)
         .interleave(
-            tf.data.TFRecordDataset,
+            _plain(_open_shard),
             cycle_length=NUM_INTERLEAVED_SHARDS,
             block_length=1,
             num_parallel_calls=AUTOTUNE,
             deterministic=True,
         )
+        .apply(_of_expected_length(dataset))
         .shuffle(buffer_size, seed=epoch_seed[1], reshuffle_each_iteration=False)
     )
+
+
+def records_in_order(dataset: Dataset) -> tf.data.Dataset:
+    """The serialized records of a split in the order of its files, scalar strings."""
+    shards = tf.data.Dataset.from_tensor_slices(_shard_rows(dataset.shards))
+    return shards.flat_map(_plain(_open_shard)).apply(_of_expected_length(dataset))
+
+
+def _open_shard(path_and_compression: Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(path_and_compression[0], compression_type=path_and_compression[1])
+
+
+def _shard_rows(shards: tuple[Shard, ...]) -> Tensor:
+    """Paths and compressions, strings [N,2]."""
+    return tf.constant([[str(shard.path), shard.compression] for shard in shards])
+
+
+def _of_expected_length(dataset: Dataset) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Fails when the files hold another number of records than they are said to, or did when they were counted."""
+    return tf.data.experimental.assert_cardinality(dataset.num_examples)
 
 
 def _checked_label(record: ParsedRecord, dataset: Dataset, labels_offset: int) -> Tensor:
@@ -330,10 +359,6 @@ def _checked_label(record: ParsedRecord, dataset: Dataset, labels_offset: int) -
 
 def _starts_with(encoded: Tensor, magic: bytes) -> Tensor:
     return tf.strings.substr(encoded, 0, len(magic)) == magic
-
-
-def _paths(shards: tuple[Shard, ...]) -> list[str]:
-    return [str(shard.path) for shard in shards]
 
 
 def _plain(function: Any) -> Any:

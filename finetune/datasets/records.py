@@ -2,14 +2,14 @@
 
 The keys are those of slim's data sets (design: "Records"); `image/filename` is ours, and slim's readers ignore it.
 Writing needs no TensorFlow, so that a converter's worker processes start in a tenth of a second: an Example is a small
-protobuf message, written here field by field. Reading for training is TensorFlow's own parser, in `parse_record`.
+protobuf message, written here field by field, and read so where a look at single records is enough. Reading for
+training is TensorFlow's own parser (see schema.py).
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-Tensor = Any
+from typing import NamedTuple
 
 ENCODED = "image/encoded"
 FORMAT = "image/format"
@@ -23,8 +23,11 @@ VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 EXAMPLE_FEATURES = 1
 FEATURES_ENTRY = 1
 ENTRY_KEY, ENTRY_VALUE = 1, 2
-FEATURE_BYTES_LIST, FEATURE_INT64_LIST = 1, 3
+FEATURE_BYTES_LIST, FEATURE_FLOAT_LIST, FEATURE_INT64_LIST = 1, 2, 3
 LIST_VALUE = 1
+
+BYTES, FLOAT, INT64 = "bytes", "float", "int64"
+KINDS = {FEATURE_BYTES_LIST: BYTES, FEATURE_FLOAT_LIST: FLOAT, FEATURE_INT64_LIST: INT64}
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,11 @@ class Record:
     filename: str
 
 
-class ParsedRecord(NamedTuple):
-    """Scalar tensors: `encoded` string, `label` int64, `filename` string ('' where the record has none)."""
+class Feature(NamedTuple):
+    """What stands under a key: values of one `kind`, "bytes", "float" or "int64"; "" where it holds nothing."""
 
-    encoded: Tensor
-    label: Tensor
-    filename: Tensor
+    kind: str
+    values: tuple[bytes | float | int, ...]
 
 
 def encode_record(record: Record) -> bytes:
@@ -74,41 +76,30 @@ def encode_record(record: Record) -> bytes:
     return _delimited(EXAMPLE_FEATURES, b"".join(_delimited(FEATURES_ENTRY, entry) for entry in entries))
 
 
-def read_label(serialized: bytes) -> int | None:
-    """The label of a serialized tf.train.Example, None where it has none.
+def read_features(serialized: bytes) -> dict[str, Feature]:
+    """All that a serialized tf.train.Example holds, by key.
 
     Raises:
         ValueError: These bytes are no Example.
     """
-    example = memoryview(serialized)
-    for features in _sub_messages(example, EXAMPLE_FEATURES):
-        for entry in _sub_messages(features, FEATURES_ENTRY):
-            if LABEL.encode() in _sub_messages(entry, ENTRY_KEY):
-                return _first_int64(entry)
-    return None
+    return {
+        bytes(key).decode("utf-8", "replace"): _feature(entry)
+        for entry in _entries(serialized)
+        for key in _sub_messages(entry, ENTRY_KEY)
+    }
 
 
-def parse_record(serialized: Tensor, missing_label: int) -> ParsedRecord:
-    """Parses a serialized tf.train.Example in a TensorFlow graph.
-
-    Args:
-        serialized: Scalar string tensor.
-        missing_label: The label of a record without one (slim: 0 for flowers, -1 for ImageNet).
+def read_feature(serialized: bytes, key: str) -> Feature | None:
+    """What a serialized tf.train.Example holds under one key; None where it hasn't got it.
 
     Raises:
-        tf.errors.InvalidArgumentError: When it runs: the bytes are no Example, or a key holds a value of another kind.
+        ValueError: These bytes are no Example.
     """
-    import tensorflow as tf
-
-    features = tf.io.parse_single_example(
-        serialized,
-        {
-            ENCODED: tf.io.FixedLenFeature([], tf.string, default_value=""),
-            LABEL: tf.io.FixedLenFeature([], tf.int64, default_value=missing_label),
-            FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
-        },
-    )
-    return ParsedRecord(features[ENCODED], features[LABEL], features[FILENAME])
+    encoded_key = key.encode()
+    for entry in _entries(serialized):
+        if encoded_key in _sub_messages(entry, ENTRY_KEY):
+            return _feature(entry)
+    return None
 
 
 def _bytes_feature(value: bytes) -> bytes:
@@ -136,15 +127,39 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _first_int64(entry: memoryview) -> int | None:
+def _entries(serialized: bytes) -> Iterator[memoryview]:
+    for features in _sub_messages(memoryview(serialized), EXAMPLE_FEATURES):
+        yield from _sub_messages(features, FEATURES_ENTRY)
+
+
+def _feature(entry: memoryview) -> Feature:
     for feature in _sub_messages(entry, ENTRY_VALUE):
-        for values in _sub_messages(feature, FEATURE_INT64_LIST):
-            for number, value in _fields(values):
-                if number == LIST_VALUE:
-                    # Packed lists come as one payload, unpacked ones as single numbers; both are valid protobuf.
-                    raw = value if isinstance(value, int) else _read_varint(value, 0)[0]
-                    return raw - (1 << 64) if raw >> 63 else raw
-    return None
+        for number, values in _fields(feature):
+            if number in KINDS and isinstance(values, memoryview):
+                return Feature(KINDS[number], tuple(_list_values(KINDS[number], values)))
+    return Feature("", ())
+
+
+def _list_values(kind: str, values: memoryview) -> Iterator[bytes | float | int]:
+    """Packed lists come as one payload, unpacked ones as single numbers; both are valid protobuf."""
+    for number, value in _fields(values):
+        if number != LIST_VALUE:
+            continue
+        if isinstance(value, int):
+            yield _signed(value)
+        elif kind == BYTES:
+            yield bytes(value)
+        elif kind == FLOAT:
+            yield from struct.unpack(f"<{len(value) // 4}f", value[: len(value) // 4 * 4])
+        else:
+            position = 0
+            while position < len(value):
+                raw, position = _read_varint(value, position)
+                yield _signed(raw)
+
+
+def _signed(raw: int) -> int:
+    return raw - (1 << 64) if raw >> 63 else raw
 
 
 def _sub_messages(message: memoryview, field_number: int) -> list[memoryview]:

@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.datasets.dataset import catalogue_shards
+from finetune.datasets.catalogue import catalogue_shards
 from finetune.datasets.description import FILE_NAME, LABELS_FILE_NAME
 from finetune.errors import UserError
+from finetune.notices import few
 
 
 def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[Path, ...]:
@@ -22,8 +23,9 @@ def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[
     catalogue = catalogue_shards(dataset_dir)
     others = sorted(set(catalogue) - {name})
     if others:
+        nameless = [shard.path.name for split in catalogue.get("", {}).values() for shard in split]
         raise UserError(
-            f"{dataset_dir} holds another data set, {', '.join(others)}.",
+            f"{dataset_dir} holds another data set, {', '.join(filter(None, others)) or few(nameless)}.",
             "Choose another --dataset-dir, or the same --dataset-name to replace it.",
         )
     shards = [shard.path for split in catalogue.get(name, {}).values() for shard in split]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from finetune.classifier import Classifier
 from finetune.datasets.dataset import Dataset
-from finetune.datasets.pipeline import evaluation_batches
-from finetune.datasets.records import parse_record
+from finetune.datasets.pipeline import evaluation_batches, records_in_order
+from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
 from finetune.exports.exported import Array, Exported, answer, prepared_images
 
@@ -64,8 +64,8 @@ def batches_of_split(
         batch_size=batch_size,
         labels_offset=classifier.network.labels_offset,
     )
-    records = tf.data.TFRecordDataset([str(shard.path) for shard in dataset.shards])
-    encoded = records.map(lambda record: parse_record(record, dataset.missing_label).encoded).batch(batch_size)
+    records = records_in_order(dataset)
+    encoded = records.map(lambda record: parse_record(record, dataset.schema).encoded).batch(batch_size)
     batches = tf.data.Dataset.zip(prepared, encoded).take(-1 if max_num_batches is None else max_num_batches)
     for (images, labels, _), files in batches:
         yield Batch(images.numpy(), labels.numpy(), list(files.numpy()))

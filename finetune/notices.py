@@ -1,0 +1,20 @@
+"""Lines that say what was guessed, left out or changed: each of them once, however many splits it holds for."""
+
+import logging
+
+log = logging.getLogger("finetune")
+
+_told: set[str] = set()
+
+
+def tell_once(notice: str) -> None:
+    """Logs a line, which names the folder or file it is about, unless this process has logged it before."""
+    if notice not in _told:
+        _told.add(notice)
+        log.info("%s", notice)
+
+
+def few(items: list[str], most: int = 3) -> str:
+    """The first items in words, and how many more there are."""
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
