@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.datasets.folders import canonical_name
+from finetune.datasets.folders import readable_name
 from finetune.datasets.images import pixel_hash
 
 # From the files of a split, relative to the image folder, to the fingerprints of their images.
@@ -33,7 +33,7 @@ def find_duplicates(splits: Mapping[str, Fingerprints], images_dir: Path) -> tup
         for same in _equal_pictures(group, images_dir):
             by_split: dict[str, list[str]] = defaultdict(list)
             for split, file in same:
-                by_split[split].append(canonical_name(file))
+                by_split[split].append(readable_name(file))
             if len(by_split) > 1:
                 duplicates.append({split: sorted(files) for split, files in by_split.items()})
     return tuple(sorted(duplicates, key=lambda by_split: list(by_split.values())))

@@ -62,7 +62,41 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _appearing_whole(folder: Path) -> Iterator[Path]:
+def unpacked_for_now(name: str, files: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """The images of a published data set out of files that are here already; gone afterwards.
+
+    Args:
+        name: Of the data set.
+        files: As `find_published_files` gives them.
+        folder: Where the images are unpacked.
+
+    Raises:
+        UserError: A file is damaged, or there is no room.
+    """
+    unpacked = folder / f".{name}.unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)  # What a killed run left.
+    try:
+        with _appearing_whole(unpacked, "--dataset-dir") as partial:
+            _unpack(name, files, partial)
+        yield _only_folder(unpacked)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def find_published_files(name: str, folder: Path) -> list[Path]:
+    """The files that a data set was published in, where a folder holds all of them, compressed or not; else none."""
+    files = []
+    for url in get_published(name).urls:
+        file = folder / url.rsplit("/", 1)[-1]
+        present = [path for path in (file, file.with_suffix("")) if path.is_file()]
+        if not present:
+            return []
+        files.append(present[0])
+    return files
+
+
+@contextlib.contextmanager
+def _appearing_whole(folder: Path, flag_name: str = "--output-dir") -> Iterator[Path]:
     """Another folder to write in, which becomes this one at the end; after an error there is neither."""
     partial = folder.with_name(f"{folder.name}.partial")
     try:
@@ -71,7 +105,7 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
         yield partial
         partial.replace(folder)
     except OSError as error:
-        raise UserError(f"{folder} can't be written: {error.strerror}.", "Choose another --output-dir.") from error
+        raise UserError(f"{folder} can't be written: {error.strerror}.", f"Choose another {flag_name}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
