@@ -101,7 +101,7 @@ def test_splits_in_a_column(images):
     assert found.is_split
     assert "'1'" in mistake(images, table.replace("val", "1"))
     assert read(images, "id,label,dataset\n" + rows(form="{}").replace("\n", ",web\n")).splits == BOTH
-    assert "has class bird that train lacks" in mistake(images, table.replace("c,cat", "c,bird"))
+    assert "class that train lacks: bird" in mistake(images, table.replace("c,cat", "c,bird"))
     assert "no image of the train split" in mistake(images, "id,label,split\na,cat,test\nb,dog,val\n")
 
 
@@ -128,8 +128,10 @@ def test_mistakes(images, text, parts):
 def test_names_that_several_images_have(images):
     write_file(images / "more/a.jpg", encode(picture(20)))
     write_file(images / "b.png", encode(picture(21), "PNG"))
-    assert "2 of the 4 rows" not in mistake(images, "id,label\n" + rows(form="{}"))
-    assert "name more than one image" in mistake(images, "id,label\n" + rows(form="{}"))
+    message = mistake(images, "id,label\n" + rows(form="{}"))
+    assert "1 of the 4 rows" in message
+    assert "name more than one image" in message
+    assert "line 3: b" in message
     found = read(images, "id,label\n" + rows() + "more/a,cat\nb.png,dog\n")
     assert found.splits["train"] == {"cat": ["a.jpg", "c.jpg", "more/a.jpg"], "dog": ["b.jpg", "b.png", "d.jpg"]}
 
@@ -171,6 +173,15 @@ def test_the_advice_is_followed(tmp_path, capsys, files, images_dir, table):
         "pets_train_00000-of-00004.tfrecord",
     ]
     assert (out / "labels.txt").read_text() == "0:cat\n1:dog\n"
+
+
+def test_images_in_the_data_set_folder_itself(tmp_path):
+    for number, name in enumerate("abcdef"):
+        write_file(tmp_path / f"{name}.jpg", encode(picture(number)))
+    table = write_file(tmp_path / "labels.csv", b"id,label\na,x\nb,y\nc,x\nd,y\ne,x\nf,y\n")
+    for _ in range(2):
+        result = convert(ConvertSettings(tmp_path, labels_csv=table, overwrite=True, validation_fraction=0))
+        assert (result.counts, result.remarks) == ({"train": (3, 3)}, ())
 
 
 def test_no_table_no_advice(tmp_path, capsys):

@@ -83,7 +83,7 @@ def walk_images(folder: Found, *, skip: str | None = None) -> Iterator[Found]:
 
     Args:
         folder: Where to start.
-        skip: Real path of a folder that is passed over without a word.
+        skip: Real path of a folder within that is passed over without a word.
 
     Raises:
         UserError: A folder can't be read.
@@ -92,7 +92,7 @@ def walk_images(folder: Found, *, skip: str | None = None) -> Iterator[Found]:
     to_walk, behind_links = [folder._replace(is_link=False)], deque[Found]()
     while to_walk or behind_links:
         current = to_walk.pop() if to_walk else behind_links.popleft()
-        if current.real == skip:
+        if current.real == skip != folder.real:
             continue
         if current.real in seen or (current.is_link and _is_within(folder.real, current.real)):
             yield current._replace(reason=Reason.SEEN_FOLDER)

@@ -132,7 +132,7 @@ class _Images:
         for item in walk_images(found_folder(found.root), skip=skip):
             if item.reason is None:
                 self._add(found.relative(item.path), item)
-            else:
+            elif item.reason is not Reason.NO_IMAGE or item.path.parent != found.root:  # There the table may lie.
                 found.leave_out(item)
 
     def find(self, cell: str) -> list[str]:
