@@ -47,7 +47,7 @@ def _check(word: str) -> None:
         return
     if Path(word).is_dir():
         if next(_images_under(word), None) is None:
-            raise UserError(f"The folder {word} holds no images.")
+            raise UserError(f"The folder {word} holds no images.", "\n  ".join(map(str, left_out([word]))) or None)
     elif glob.has_magic(word):
         if not _matches(word):
             raise UserError(f"Nothing matches {word!r}.")

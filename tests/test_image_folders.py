@@ -95,6 +95,21 @@ def test_test_images_without_classes_are_left_out_and_counted(tmp_path):
     ]
 
 
+def test_an_empty_test_folder_is_told(tmp_path):
+    (write_splits(tmp_path, train=2) / "test").mkdir()
+    assert lines_of(tmp_path) == ["Left out: 1 folder that holds no images (test/)"]
+
+
+def test_a_class_without_images_says_what_it_holds(tmp_path):
+    write_splits(tmp_path, train=2)
+    write_file(tmp_path / "train/bird/photo.psd", b"8BPS")
+    assert "No images for class bird in train.\n  Left out: 1 file that is no image (train/bird/photo.psd)" in mistake(
+        tmp_path
+    )
+    with pytest.raises(UserError, match=r"holds no images.\n  Left out: 1 file that is no image"):
+        find_images([str(tmp_path / "train/bird")])
+
+
 def test_a_misspelt_class_of_one_is_no_unlabelled_folder(tmp_path):
     write_splits(tmp_path, train=2)
     write_file(tmp_path / "val/cats/1.jpg", encode(picture()))
@@ -443,6 +458,16 @@ def no_network(monkeypatch):
         raise AssertionError("nothing is to be downloaded")
 
     monkeypatch.setattr(obtain, "fetch", refuse)
+
+
+def test_half_the_published_files_are_told(tmp_path, no_network, caplog, monkeypatch):
+    write_mnist_files(tmp_path, ".gz")
+    (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("finetune.published.obtain.log.propagate", True)
+    with pytest.raises(AssertionError), caplog.at_level("INFO"):
+        convert(ConvertSettings(tmp_path, dataset_name="mnist"))
+    assert "holds files of mnist, but not t10k-images-idx3-ubyte.gz." in caplog.text
 
 
 @pytest.mark.parametrize("ending", [".gz", ""])

@@ -57,9 +57,10 @@ class ImageFolder:
 
     def relative(self, path: Path) -> str:
         """A path's name relative to the folder, with forward slashes."""
-        if path.is_relative_to(self.root):
+        try:
             return path.relative_to(self.root).as_posix()
-        return Path(os.path.relpath(path, self.root)).as_posix()
+        except ValueError:  # It lies beside the folder, as the loose images around a `dataset/train` do.
+            return Path(os.path.relpath(path, self.root)).as_posix()
 
     def remarks(self) -> tuple[Remark, ...]:
         """A remark for each kind of thing that was left out, changed or guessed."""
@@ -204,21 +205,21 @@ class _Scan:
                 images.append(item)
             else:
                 self.found.leave_out(item)
-        of_class: dict[str, Found] = {}
+        of_class: dict[str, str] = {}
         for image in sorted(images, key=lambda image: image.is_link):  # Its own name before those of links to it.
             if image.real in of_class:
                 self.found.leave_out(image, Reason.SEEN_FILE)
             else:
-                of_class[image.real] = image
-                self._check_class(image, name)
-        return sorted(self.found.relative(image.path) for image in of_class.values())
+                of_class[image.real] = self.found.relative(image.path)
+                self._check_class(image.real, name, of_class[image.real])
+        return sorted(of_class.values())
 
-    def _check_class(self, image: Found, name: str) -> None:
-        path = readable_name(self.found.relative(image.path))
-        other_name, other_path = self._class_of.setdefault(image.real, (name, path))
+    def _check_class(self, real: str, name: str, file: str) -> None:
+        other_name, other_file = self._class_of.setdefault(real, (name, file))
         if other_name != name:
             raise UserError(
-                f"An image is in two classes, by a link: {other_path} is {path}.", "Remove one of the two: it is wrong."
+                f"An image is in two classes, by a link: {readable_name(other_file)} is {readable_name(file)}.",
+                "Remove one of the two: it is wrong.",
             )
 
     def _folders(self, folder: Found) -> list[Found]:
@@ -261,9 +262,10 @@ def check_classes_of_splits(found: ImageFolder) -> None:
 
 def _check_classes(found: ImageFolder) -> None:
     train = found.splits["train"]
+    left_out = "".join(f"\n  {remark}" for remark in found.remarks() if remark.kind is Kind.LEFT_OUT)
     if not any(train.values()):
         raise UserError(
-            f"{found.root} holds no images.",
+            f"{found.root} holds no images.{left_out}",
             f"Expected {found.root}/CLASS/*.jpg, or /train/CLASS/*.jpg where it is split.",
         )
     for split, classes in found.splits.items():
@@ -271,7 +273,7 @@ def _check_classes(found: ImageFolder) -> None:
         if empty:
             raise UserError(
                 f"No images for {_plural('class', empty)} {', '.join(empty)}"
-                + (f" in {split}." if found.is_split else "."),
+                + (f" in {split}.{left_out}" if found.is_split else f".{left_out}"),
                 "Put images there, or remove the folder.",
             )
     check_classes_of_splits(found)

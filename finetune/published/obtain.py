@@ -1,6 +1,7 @@
 """From a name to a checkpoint or a folder of images on this machine."""
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from finetune.published.catalogue import get_published
 
 # Where the downloaded files are kept, beside the unpacked ones.
 ARCHIVES_FOLDER = "archives"
+
+log = logging.getLogger("finetune")
 
 
 def default_folder() -> Path:
@@ -85,14 +88,12 @@ def unpacked_for_now(name: str, files: Sequence[Path], folder: Path) -> Iterator
 
 def find_published_files(name: str, folder: Path) -> list[Path]:
     """The files that a data set was published in, where a folder holds all of them, compressed or not; else none."""
-    files = []
-    for url in get_published(name).urls:
-        file = folder / url.rsplit("/", 1)[-1]
-        present = [path for path in (file, file.with_suffix("")) if path.is_file()]
-        if not present:
-            return []
-        files.append(present[0])
-    return files
+    names = [url.rsplit("/", 1)[-1] for url in get_published(name).urls]
+    files = [folder / file if (folder / file).is_file() else (folder / file).with_suffix("") for file in names]
+    missing = [file for file, path in zip(names, files, strict=True) if not path.is_file()]
+    if missing and len(missing) < len(names):
+        log.info("%s holds files of %s, but not %s.", folder, name, ", ".join(missing))
+    return [] if missing else files
 
 
 @contextlib.contextmanager
