@@ -34,6 +34,7 @@ class Conversion:
         corrupt: File and reason of each that was left out.
         ignored: Files and folders that were left out for other reasons.
         duplicates: For each picture that is in more than one split, its files by split.
+        contradictions: For each picture that is in more than one class, its files by class.
         remarks: What was left out, changed, guessed or looks doubtful.
     """
 
@@ -46,6 +47,7 @@ class Conversion:
     corrupt: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
     duplicates: tuple[dict[str, list[str]], ...]
+    contradictions: tuple[dict[str, list[str]], ...]
     remarks: tuple[Remark, ...]
 
 
@@ -58,10 +60,6 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         validation: Whether a validation split was asked for; None: nobody said.
     """
     corrupt = [f"{file}: {reason}" for file, reason in conversion.corrupt]
-    duplicates = [
-        " = ".join(f"{file} ({split})" for split, files in by_split.items() for file in files)
-        for by_split in conversion.duplicates
-    ]
     missing = [
         f"{class_name} in {split}"
         for split, counts in conversion.counts.items()
@@ -74,9 +72,15 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *changed_images(_lossy(conversion.reencoded)),
         *remarks_on(
             Kind.DOUBTFUL,
-            duplicates,
+            _side_by_side(conversion.duplicates),
             "picture is in more than one split, which makes scores look better than they are",
             "pictures are in more than one split, which makes scores look better than they are",
+        ),
+        *remarks_on(
+            Kind.DOUBTFUL,
+            _side_by_side(conversion.contradictions),
+            "picture is in more than one class",
+            "pictures are in more than one class",
         ),
         *remarks_on(Kind.DOUBTFUL, missing, "class has no image in a split", "classes have no image in a split"),
         *remarks_on(
@@ -88,6 +92,12 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *_on_validation(conversion, validation),
     )
     return tuple(sorted(remarks, key=lambda remark: list(Kind).index(remark.kind)))
+
+
+def _side_by_side(pictures: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
+    return [
+        " = ".join(f"{file} ({group})" for group, files in by_group.items() for file in files) for by_group in pictures
+    ]
 
 
 def _lossy(reencoded: Mapping[str, int]) -> dict[str, int]:

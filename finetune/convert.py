@@ -266,13 +266,14 @@ def _summarise(
     reports: Sequence[ShardReport],
 ) -> Conversion:
     counts: dict[str, list[int]] = {}
-    fingerprints: dict[str, dict[str, bytes]] = {}
+    of_splits: dict[str, dict[str, bytes]] = defaultdict(dict)
+    of_classes: dict[str, dict[str, bytes]] = defaultdict(dict)
     for report in reports:
         of_split = counts.setdefault(report.task.split, [0] * len(classes))
-        prints = fingerprints.setdefault(report.task.split, {})
         for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
-            of_split[report.task.labels[index]] += 1
-            prints[report.task.files[index]] = fingerprint
+            label, file = report.task.labels[index], report.task.files[index]
+            of_split[label] += 1
+            of_splits[report.task.split][file] = of_classes[classes[label]][file] = fingerprint
     for class_name, number in zip(classes, counts["train"], strict=True):
         if not number and class_name != BACKGROUND:
             raise UserError(f"No image of class {class_name} can be read, of those to train on.", "Mend its files.")
@@ -285,7 +286,8 @@ def _summarise(
         reencoded=_total(report.reencoded for report in reports),
         corrupt=tuple(_all_corrupt(reports)),
         ignored=found.ignored,
-        duplicates=find_duplicates(fingerprints, found.root),
+        duplicates=find_duplicates(of_splits, found.root),
+        contradictions=find_duplicates(of_classes, found.root),
         remarks=(),
     )
     remarks = remarks_of(conversion, found, validation=_validation_asked(found, settings))
@@ -329,6 +331,7 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         "ignored": conversion.ignored,
         "remarks": [remark.as_json() for remark in conversion.remarks],
         "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},
+        "contradictions": {"count": len(conversion.contradictions), "pictures": conversion.contradictions},
     }
     write_json(staging / FILE_NAME, description)
     write_labels(staging / LABELS_FILE_NAME, conversion.classes)

@@ -495,6 +495,7 @@ def test_mistakes_in_a_folder_that_is_split(tmp_path):
         {"num_shards": 0},
         {"workers": 0},
         {"on_corrupt": "ignore"},
+        {"layout": "neither"},
         {"dataset_name": "a/b"},
     ],
     ids=str,

@@ -136,6 +136,13 @@ def test_the_same_folders_in_every_class_are_classes_when_the_user_says_so(tmp_p
     assert "no folder" in mistake(tmp_path, layout="splits")
 
 
+def test_classes_that_hold_splits(tmp_path):
+    for name in ("cat/train/1.jpg", "cat/test/2.jpg", "dog/train/3.jpg", "dog/test/4.jpg"):
+        write_file(tmp_path / name, encode(picture()))
+    assert "cat, dog, and each of them folders for splits: test, train" in mistake(tmp_path)
+    assert sizes(scan_images(tmp_path, layout="classes")) == {"train": {"cat": 2, "dog": 2}}
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -420,6 +427,15 @@ def test_strict_keeps_the_data_set_that_is_there(tmp_path, capsys):
     assert main([*words, "--overwrite"]) == 2
     assert "Left out: 1 file that is no image (a/notes.txt)" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_picture_in_two_classes_is_doubtful(tmp_path):
+    images = write_class_folders(tmp_path / "images", cat=3, dog=3)
+    write_file(images / "dog/copy.jpg", (images / "cat/000.jpg").read_bytes())
+    result = convert(ConvertSettings(tmp_path / "out", images, validation_fraction=0))
+    assert result.contradictions == ({"cat": ["cat/000.jpg"], "dog": ["dog/copy.jpg"]},)
+    told = "Doubtful: 1 picture is in more than one class (cat/000.jpg (cat) = dog/copy.jpg (dog))"
+    assert [str(remark) for remark in result.remarks] == [told]
 
 
 def test_classes_that_differ_in_case_are_doubtful(tmp_path):

@@ -11,6 +11,7 @@
     ignored            files and folders left out for other reasons
     remarks            what was left out, changed, guessed or looks doubtful: kind, what, count, and some examples
     duplicates         count and files of each picture that is in more than one split
+    contradictions     count and files of each picture that is in more than one class
 
 File names are relative, with forward slashes; there is no path of the machine in it.
 """
