@@ -52,7 +52,7 @@ class ImageFolder:
 
     def leave_out(self, found: Found, reason: Reason | None = None) -> None:
         """Notes that something is left out, for the reason that it carries or for this one."""
-        name = readable_name(self.relative(found.path)) + ("/" if found.path.is_dir() else "")
+        name = readable_name(self.relative(found.path)) + ("/" if found.is_folder else "")
         self.left_out.setdefault(reason or found.reason or Reason.NO_IMAGE, []).append(name)
 
     def relative(self, path: Path) -> str:
@@ -232,7 +232,7 @@ class _Scan:
             if file.path.suffix.lower() in SUFFIXES:
                 self.found.leave_out(file, Reason.LOOSE)
         for item in listing.left_out:
-            if item.path.is_dir() or item.reason is Reason.BROKEN_LINK:
+            if item.is_folder or item.reason is Reason.BROKEN_LINK:
                 self.found.leave_out(item)
         return self._folders(folder)
 

@@ -52,12 +52,14 @@ class Found(NamedTuple):
         path: How the walk came to it.
         real: Where it is, when all links are followed; as `path` for what is left out.
         is_link: Whether it is a link itself.
+        is_folder: Whether it is a folder, or a link to one.
         reason: Why it is left out; None for images and for folders to walk.
     """
 
     path: Path
     real: str
     is_link: bool = False
+    is_folder: bool = False
     reason: Reason | None = None
 
 
@@ -75,7 +77,7 @@ class Listing(NamedTuple):
 
 def found_folder(path: Path) -> Found:
     """A folder to start from."""
-    return Found(path, os.path.realpath(path))
+    return Found(path, os.path.realpath(path), is_folder=True)
 
 
 def walk_images(folder: Found, *, skip: str | None = None) -> Iterator[Found]:
@@ -98,12 +100,15 @@ def walk_images(folder: Found, *, skip: str | None = None) -> Iterator[Found]:
             yield current._replace(reason=Reason.SEEN_FOLDER)
             continue
         seen.add(current.real)
-        listing = list_folder(current)
-        yield from listing.left_out
-        for file in listing.files:
-            yield file if looks_like_image(file.path) else file._replace(reason=Reason.NO_IMAGE)
-        to_walk.extend(reversed([within for within in listing.folders if not within.is_link]))
-        behind_links.extend(within for within in listing.folders if within.is_link)
+        within: list[Found] = []
+        for item in _scan(current):
+            if item.reason is None and item.is_folder:
+                (behind_links if item.is_link else within).append(item)
+            elif item.reason is not None or looks_like_image(item.path):
+                yield item
+            else:
+                yield item._replace(reason=Reason.NO_IMAGE)
+        to_walk.extend(reversed(within))
 
 
 def list_folder(folder: Found) -> Listing:
@@ -113,13 +118,11 @@ def list_folder(folder: Found) -> Listing:
         UserError: The folder can't be read.
     """
     listing = Listing([], [], [])
-    try:
-        with os.scandir(folder.path) as scanned:
-            entries = sorted(scanned, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"The folder {folder.path} can't be read: {error.strerror}.") from error
-    for entry in entries:
-        _sort_in(listing, folder, entry)
+    for item in _scan(folder):
+        if item.reason is not None:
+            listing.left_out.append(item)
+        else:
+            (listing.folders if item.is_folder else listing.files).append(item)
     return listing
 
 
@@ -133,26 +136,31 @@ def is_system_name(name: str) -> bool:
     return name.lower() in SYSTEM_NAMES or name.startswith(SYSTEM_PREFIX)
 
 
-def _sort_in(listing: Listing, folder: Found, entry: "os.DirEntry[str]") -> None:
+def _scan(folder: Found) -> Iterator[Found]:
+    """What lies directly in a folder, sorted by name, a little at a time: a folder may hold a million images."""
+    try:
+        with os.scandir(folder.path) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"The folder {folder.path} can't be read: {error.strerror}.") from error
+    return (_find(folder, entry) for entry in entries)
+
+
+def _find(folder: Found, entry: "os.DirEntry[str]") -> Found:
     path = folder.path / entry.name
-    if is_system_name(entry.name):
-        listing.left_out.append(Found(path, str(path), reason=Reason.SYSTEM))
-        return
-    if entry.name.startswith("."):
-        listing.left_out.append(Found(path, str(path), reason=Reason.HIDDEN))
-        return
+    if is_system_name(entry.name) or entry.name.startswith("."):
+        reason = Reason.SYSTEM if is_system_name(entry.name) else Reason.HIDDEN
+        return Found(path, str(path), is_folder=entry.is_dir(follow_symlinks=False), reason=reason)
     is_link = entry.is_symlink()
     real = os.path.realpath(path) if is_link else f"{folder.real.rstrip(os.sep)}{os.sep}{entry.name}"
-    found = Found(path, real, is_link)
     kind = _kind(path if is_link else entry)
-    if kind == stat.S_IFDIR and is_link and _is_within(folder.real, real):
-        listing.left_out.append(found._replace(reason=Reason.SEEN_FOLDER))
-    elif kind == stat.S_IFDIR:
-        listing.folders.append(found)
-    elif kind == stat.S_IFREG or (kind is None and path.suffix.lower() in SUFFIXES):
-        listing.files.append(found)  # A broken link that is called like an image is an image that can't be read.
-    else:
-        listing.left_out.append(found._replace(reason=Reason.BROKEN_LINK if kind is None else Reason.SPECIAL))
+    found = Found(path, real, is_link, kind == stat.S_IFDIR)
+    if found.is_folder:
+        return found._replace(reason=Reason.SEEN_FOLDER) if is_link and _is_within(folder.real, real) else found
+    # A broken link that is called like an image is an image that can't be read.
+    if kind == stat.S_IFREG or (kind is None and path.suffix.lower() in SUFFIXES):
+        return found
+    return found._replace(reason=Reason.BROKEN_LINK if kind is None else Reason.SPECIAL)
 
 
 def _kind(entry: "Path | os.DirEntry[str]") -> int | None:
