@@ -73,9 +73,14 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
 
 
 def _read(filename: str) -> bytes:
+    path = Path(filename)
     try:
-        return Path(filename).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: what is no file name, such as one with a zero byte.
+        if path.exists() and not (
+            path.is_file() or path.is_dir()
+        ):  # To open a pipe is to wait for whoever writes to it.
+            raise ValueError("it is a pipe, a socket or a device")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: also what is no file name, as one with a zero byte.
         raise BrokenImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 

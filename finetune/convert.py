@@ -3,20 +3,28 @@
 As a function: `convert(ConvertSettings(dataset_dir=..., images_dir=...))`.
 """
 
+import contextlib
+import dataclasses
 import logging
 import re
+import shlex
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.command import run_command
+from finetune.conversion import BACKGROUND, DEFAULT_VALIDATION_FRACTION, Conversion, print_summary, remarks_of
 from finetune.datasets.description import FILE_NAME, LABELS_FILE_NAME, VERSION, write_json, write_labels
 from finetune.datasets.duplicates import find_duplicates
-from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, canonical_name, scan_images
+from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, scan_images
+from finetune.datasets.image_walk import found_folder, list_folder
+from finetune.datasets.label_table import find_label_table, read_label_table
+from finetune.datasets.remarks import Remark
 from finetune.datasets.shards import ShardReport, ShardTask, write_shards
+from finetune.datasets.split_folders import LAYOUTS, NoClassesError
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import files_to_replace, publish, staging_folder
 from finetune.errors import UserError
@@ -24,13 +32,10 @@ from finetune.flags import flag
 
 log = logging.getLogger("finetune")
 
-DEFAULT_VALIDATION_FRACTION = 0.2
 MIN_SHARDS = 5  # Slim's number.
 MAX_IMAGES_PER_SHARD = 1000
 MOST_SHARDS = 99_999
-MOST_NAMED = 10
-# slim's labels of ImageNet begin at 1: 0 is the background, which no picture shows.
-IMAGENET, BACKGROUND = "imagenet", "background"
+IMAGENET = "imagenet"
 ON_CORRUPT = ("fail", "skip")
 
 
@@ -41,6 +46,14 @@ class ConvertSettings:
     dataset_dir: Path = flag(help="where the shards go; the images are looked for there too without --images-dir")
     images_dir: Path | None = flag(
         None, help="folder of class folders, or of train/validation(/test) folders of class folders"
+    )
+    layout: str | None = flag(
+        None, choices=LAYOUTS, help="what the folders there are; not given: told by their names and what they hold"
+    )
+    labels_csv: Path | None = flag(
+        None,
+        metavar="FILE",
+        help="CSV with the file and class of each image, and its split if known, in place of class folders",
     )
     dataset_name: str | None = flag(None, help="first part of the shards' names; not given: the name of --dataset-dir")
     validation_fraction: float | None = flag(
@@ -60,34 +73,8 @@ class ConvertSettings:
     on_corrupt: str = flag(
         "fail", choices=ON_CORRUPT, help="files that can't be read: name them and stop, or leave them out"
     )
+    strict: bool = flag(False, help="write nothing if anything is left out, changed or guessed, or looks doubtful")
     overwrite: bool = flag(False, help="replace the data set if it exists")
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What was written.
-
-    Attributes:
-        dataset_dir: The folder of the shards.
-        name: The data set's.
-        classes: The index is the label.
-        counts: For each split the number of images of each class, in the order of the labels.
-        num_shards: For each split.
-        reencoded: How many images were encoded anew, by what they were before.
-        corrupt: File and reason of each that was left out.
-        ignored: Files that are no images, or lie outside the class folders.
-        duplicates: For each picture that is in more than one split, its files by split.
-    """
-
-    dataset_dir: Path
-    name: str
-    classes: tuple[str, ...]
-    counts: dict[str, tuple[int, ...]]
-    num_shards: dict[str, int]
-    reencoded: dict[str, int]
-    corrupt: tuple[tuple[str, str], ...]
-    ignored: tuple[str, ...]
-    duplicates: tuple[dict[str, list[str]], ...]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,61 +93,34 @@ def convert(settings: ConvertSettings) -> Conversion:
 
     Raises:
         UserError: A setting out of its range; no images, a class without images; files that can't be read (with
-            `on_corrupt="fail"`); a data set that exists (without `overwrite`); a folder that can't be written.
+            `on_corrupt="fail"`); anything to remark (with `strict`); a data set that exists (without `overwrite`); a
+            folder that can't be written.
     """
     from finetune.progress import progress
 
     _check_settings(settings)
     name = settings.dataset_name or _name_of_folder(settings.dataset_dir)
     replaced = files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)
-    images_dir = _find_images_dir(settings)
-    found = scan_images(images_dir, skip=settings.dataset_dir)
-    for split, folder in found.split_folders.items():
-        if folder != split:
-            log.info("The folder %s is taken as the %s split.", folder, split)
-    splits = _divide(found, settings)
-    classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
-    tasks = _plan_shards(splits, classes, name, settings)
-    num_images = sum(len(task.files) for task in tasks)
-    start = time.monotonic()
-    with staging_folder(settings.dataset_dir, name) as staging:
-        with progress("Converting", num_images) as advance:
-            reports = write_shards(tasks, images_dir, staging, num_workers=settings.workers, on_progress=advance)
-        _refuse_corrupt(reports, num_images, settings.on_corrupt)
-        conversion = _summarise(settings.dataset_dir, name, classes, found, reports)
-        _describe(staging, conversion, reports, settings.seed)
-        publish(staging, settings.dataset_dir, replaced)
+    with _images_dir(settings) as images_dir:
+        found = _find_images(images_dir, settings)
+        splits = _divide(found, settings)
+        classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
+        tasks = _plan_shards(splits, classes, name, settings)
+        num_images = sum(len(task.files) for task in tasks)
+        start = time.monotonic()
+        with staging_folder(settings.dataset_dir, name) as staging:
+            with progress("Converting", num_images) as advance:
+                reports = write_shards(tasks, found.root, staging, num_workers=settings.workers, on_progress=advance)
+            _refuse_corrupt(reports, num_images, settings.on_corrupt)
+            conversion = _summarise(settings, name, classes, found, reports)
+            if settings.strict and conversion.remarks:
+                _refuse_remarks(conversion.remarks)
+            _describe(staging, conversion, reports, settings.seed)
+            publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
     rate = num_images / seconds
     log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_images, settings.dataset_dir, seconds, rate)
-    _warn(conversion)
     return conversion
-
-
-def print_summary(conversion: Conversion) -> None:
-    """Prints how many images each class has in each split, to standard output."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"{conversion.name}: images per class and split", title_justify="left")
-    table.add_column("label", justify="right")
-    table.add_column("class", overflow="fold")
-    for split in conversion.counts:
-        table.add_column(split, justify="right")
-    rows = list(zip(*conversion.counts.values(), strict=True))
-    for label, (name, row) in enumerate(zip(conversion.classes, rows, strict=True)):
-        table.add_row(str(label), Text(_printable(name)), *map(str, row))
-    table.add_section()
-    table.add_row("", "all", *(str(sum(counts)) for counts in conversion.counts.values()))
-    table.add_row("", "shards", *(str(conversion.num_shards[split]) for split in conversion.counts))
-    console = Console()
-    console.print(table)
-    if conversion.reencoded:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(conversion.reencoded.items()))
-        console.print(Text(f"Encoded anew: {kinds}; all others keep their bytes."))
-    if conversion.corrupt:
-        console.print(Text(f"Left out, can't be read: {len(conversion.corrupt)} (listed in dataset.json)."))
 
 
 def _check_settings(settings: ConvertSettings) -> None:
@@ -181,23 +141,55 @@ def _check_settings(settings: ConvertSettings) -> None:
         raise UserError(f"--num-shards is {settings.num_shards}; a shard's number has five digits.")
     if settings.on_corrupt not in ON_CORRUPT:
         raise UserError(f"on_corrupt is {settings.on_corrupt!r}; it must be {' or '.join(ON_CORRUPT)}.")
+    if settings.layout not in (None, *LAYOUTS):
+        raise UserError(f"layout is {settings.layout!r}; it must be {' or '.join(LAYOUTS)}.")
+    if settings.layout is not None and settings.labels_csv is not None:
+        raise UserError("--layout and --labels-csv are both given.", "Leave out --layout: the table says the classes.")
     name = settings.dataset_name
     if name is not None and (name != Path(name).name or name.startswith(".")):
         raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
 
 
-def _find_images_dir(settings: ConvertSettings) -> Path:
-    """As told, else the class folders in --dataset-dir, else what is published under --dataset-name, downloaded."""
-    from finetune.published.catalogue import DATASETS
-    from finetune.published.obtain import default_folder, obtain
+@contextlib.contextmanager
+def _images_dir(settings: ConvertSettings) -> Iterator[Path]:
+    """As told, else the class folders in --dataset-dir, else what is published under --dataset-name.
 
+    That is unpacked from its files in --dataset-dir where they are there, else downloaded.
+    """
+    from finetune.published.catalogue import DATASETS
+    from finetune.published.obtain import default_folder, find_published_files, obtain, unpacked_for_now
+
+    folder, name = settings.dataset_dir, settings.dataset_name
+    has_folders = folder.is_dir() and bool(list_folder(found_folder(folder)).folders)
     if settings.images_dir is not None:
-        return settings.images_dir
-    folder = settings.dataset_dir
-    has_folders = folder.is_dir() and any(path.is_dir() and path.name[0] != "." for path in folder.iterdir())
-    if not has_folders and settings.dataset_name in {dataset.name for dataset in DATASETS}:
-        return obtain(str(settings.dataset_name), default_folder())
-    return folder
+        yield settings.images_dir
+    elif has_folders or name is None or name not in {dataset.name for dataset in DATASETS}:
+        yield folder
+    elif files := find_published_files(name, folder):
+        log.info("Images from %s.", ", ".join(map(str, files)))
+        with unpacked_for_now(name, files, folder) as unpacked:
+            yield unpacked
+    else:
+        yield obtain(name, default_folder())
+
+
+def _find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
+    """The images and their classes: by a table where one is given, else by their folders."""
+    skip = settings.dataset_dir
+    if settings.labels_csv is not None:
+        return read_label_table(settings.labels_csv, images_dir, skip=skip)
+    try:
+        return scan_images(images_dir, skip=skip, layout=settings.layout)
+    except NoClassesError as error:
+        table = find_label_table(images_dir, skip=skip)
+        if table is None:
+            raise
+        words = ["--images-dir", str(table[1]), "--labels-csv", str(table[0]), "--dataset-dir", str(skip)]
+        words += ["--dataset-name", settings.dataset_name] if settings.dataset_name else []
+        raise UserError(
+            f"{error.message} But {table[0]} says the classes of images.",
+            f"Read them from it: finetune-convert {shlex.join(words)}",
+        ) from error
 
 
 def _name_of_folder(folder: Path) -> str:
@@ -228,8 +220,6 @@ def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFil
         # Of the whole class, so that a test split takes nothing from validation, as long as one is left to train on.
         validation = {name: min(n, rest[name] - 1) for name, n in share_by_fraction(sizes, fraction).items()}
     divided = divide(found.splits["train"], seed=settings.seed, validation=validation, test=test)
-    if (fraction or settings.validation_size) and "validation" not in divided:
-        log.warning("There is no validation split: no class has enough images to spare one.")
     return {**found.splits, **divided}
 
 
@@ -261,32 +251,53 @@ def _refuse_corrupt(reports: Sequence[ShardReport], num_images: int, on_corrupt:
         )
 
 
-def _summarise(
-    dataset_dir: Path, name: str, classes: tuple[str, ...], found: ImageFolder, reports: Sequence[ShardReport]
-) -> Conversion:
+def _refuse_remarks(remarks: Sequence[Remark]) -> None:
+    lines = "".join(f"\n  {remark}" for remark in remarks)
+    raise UserError(
+        f"--strict: nothing was written, as not all is plain:{lines}", "Mend that, or accept it: leave out --strict."
+    )
 
+
+def _summarise(
+    settings: ConvertSettings,
+    name: str,
+    classes: tuple[str, ...],
+    found: ImageFolder,
+    reports: Sequence[ShardReport],
+) -> Conversion:
     counts: dict[str, list[int]] = {}
-    fingerprints: dict[str, dict[str, bytes]] = {}
+    of_splits: dict[str, dict[str, bytes]] = defaultdict(dict)
+    of_classes: dict[str, dict[str, bytes]] = defaultdict(dict)
     for report in reports:
         of_split = counts.setdefault(report.task.split, [0] * len(classes))
-        prints = fingerprints.setdefault(report.task.split, {})
         for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
-            of_split[report.task.labels[index]] += 1
-            prints[report.task.files[index]] = fingerprint
+            label, file = report.task.labels[index], report.task.files[index]
+            of_split[label] += 1
+            of_splits[report.task.split][file] = of_classes[classes[label]][file] = fingerprint
     for class_name, number in zip(classes, counts["train"], strict=True):
         if not number and class_name != BACKGROUND:
             raise UserError(f"No image of class {class_name} can be read, of those to train on.", "Mend its files.")
-    return Conversion(
-        dataset_dir=dataset_dir,
+    conversion = Conversion(
+        dataset_dir=settings.dataset_dir,
         name=name,
         classes=classes,
         counts={split: tuple(of_split) for split, of_split in counts.items()},
         num_shards=dict(Counter(report.task.split for report in reports)),
         reencoded=_total(report.reencoded for report in reports),
         corrupt=tuple(_all_corrupt(reports)),
-        ignored=tuple(sorted(map(canonical_name, found.ignored))),
-        duplicates=find_duplicates(fingerprints, found.root),
+        ignored=found.ignored,
+        duplicates=find_duplicates(of_splits, found.root),
+        contradictions=find_duplicates(of_classes, found.root),
+        remarks=(),
     )
+    remarks = remarks_of(conversion, found, validation=_validation_asked(found, settings))
+    return dataclasses.replace(conversion, remarks=remarks)
+
+
+def _validation_asked(found: ImageFolder, settings: ConvertSettings) -> bool | None:
+    """Whether validation images are asked for, by the settings or where they say nothing; None: nobody says."""
+    asked = [value for value in (settings.validation_fraction, settings.validation_size) if value is not None]
+    return any(asked) if asked else None if found.is_split else True
 
 
 def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardReport], seed: int) -> None:
@@ -318,39 +329,12 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         "reencoded": conversion.reencoded,
         "corrupt": [{"file": file, "reason": reason} for file, reason in conversion.corrupt],
         "ignored": conversion.ignored,
+        "remarks": [remark.as_json() for remark in conversion.remarks],
         "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},
+        "contradictions": {"count": len(conversion.contradictions), "pictures": conversion.contradictions},
     }
     write_json(staging / FILE_NAME, description)
     write_labels(staging / LABELS_FILE_NAME, conversion.classes)
-
-
-def _warn(conversion: Conversion) -> None:
-    if conversion.duplicates:
-        log.warning(
-            "%d pictures are in more than one split, which makes scores look better than they are:\n%s",
-            len(conversion.duplicates),
-            _first_of([" = ".join(_files_of(by_split)) for by_split in conversion.duplicates]),
-        )
-    if conversion.ignored:
-        log.warning(
-            "%d files are no images, or lie outside the class folders, and were left out:\n%s",
-            len(conversion.ignored),
-            _first_of(conversion.ignored),
-        )
-    for split, counts in conversion.counts.items():
-        without = [name for name, number in zip(conversion.classes, counts, strict=True) if not number]
-        if without:
-            log.warning("The %s split has no image of %s.", split, ", ".join(without))
-
-
-def _files_of(by_split: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f"{file} ({split})" for split, files in by_split.items() for file in files]
-
-
-def _first_of(lines: Sequence[str]) -> str:
-    shown = [f"  {line}" for line in lines[:MOST_NAMED]]
-    more = [f"  and {len(lines) - MOST_NAMED} more, all listed in dataset.json"] if len(lines) > MOST_NAMED else []
-    return "\n".join(shown + more)
 
 
 def _all_corrupt(reports: Sequence[ShardReport]) -> list[tuple[str, str]]:
@@ -359,8 +343,3 @@ def _all_corrupt(reports: Sequence[ShardReport]) -> list[tuple[str, str]]:
 
 def _total(counters: Iterable[Counter[str]]) -> dict[str, int]:
     return dict(sorted(sum(counters, Counter()).items()))
-
-
-def _printable(name: str) -> str:
-    """File names may hold bytes that are no text."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -2,12 +2,13 @@
 
 import glob
 import io
-import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.datasets.images import SUFFIXES, is_image
+from finetune.datasets.image_walk import Reason, found_folder, is_system_name, walk_images
+from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.errors import UserError, nearest_siblings
 
 STANDARD_INPUT = "-"
@@ -16,8 +17,9 @@ STANDARD_INPUT = "-"
 def find_images(words: Sequence[str]) -> Iterator[str]:
     """The files that the words stand for, in the order of the words, found as they are asked for.
 
-    A folder stands for the images in it and in the folders within, sorted; hidden ones are passed over. A glob is
-    expanded here where the shell did not: `**` is any depth. `-` is read from standard input, a path a line.
+    A folder stands for the images that finetune-convert finds in it and in the folders within, sorted, those behind
+    links last. A glob is expanded here where the shell did not: `**` is any depth. `-` is read from standard input, a
+    path a line.
 
     Raises:
         UserError: There are no words; a word that stands for nothing. Told before the first file is handed out.
@@ -29,15 +31,30 @@ def find_images(words: Sequence[str]) -> Iterator[str]:
     return (path for word in words for path in _expand(word))
 
 
+def left_out(words: Sequence[str]) -> tuple[Remark, ...]:
+    """A remark for each kind of thing that the folders among the words hold beside the images of `find_images`."""
+    by_reason: dict[Reason, list[str]] = defaultdict(list)
+    for word in words:
+        if word != STANDARD_INPUT and Path(word).is_dir():
+            for item in walk_images(found_folder(Path(word))):
+                if item.reason is not None:
+                    by_reason[item.reason].append(str(item.path))
+    return tuple(remark for reason in Reason for remark in remarks_on(Kind.LEFT_OUT, by_reason[reason], *reason.value))
+
+
 def _check(word: str) -> None:
     if word == STANDARD_INPUT or Path(word).is_file():
         return
     if Path(word).is_dir():
         if next(_images_under(word), None) is None:
-            raise UserError(f"The folder {word} holds no images.")
+            raise UserError(f"The folder {word} holds no images.", "\n  ".join(map(str, left_out([word]))) or None)
     elif glob.has_magic(word):
         if not _matches(word):
             raise UserError(f"Nothing matches {word!r}.")
+    elif Path(word).exists():
+        raise UserError(
+            f"{word} is a pipe, a socket or a device; an image file was expected.", "Name a file or a folder."
+        )
     else:
         raise UserError(f"There is no file or folder {word}.", nearest_siblings(Path(word)))
 
@@ -55,16 +72,18 @@ def _expand(word: str) -> Iterator[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute patterns.
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute patterns.
+    return sorted(match for match in matches if not _is_beside_the_point(Path(match), pattern))
+
+
+def _is_beside_the_point(path: Path, pattern: str) -> bool:
+    """Whether a match is nothing to open, or among what a file manager keeps, which the pattern doesn't name."""
+    is_special = path.exists() and not (path.is_file() or path.is_dir())
+    return is_special or any(is_system_name(part) and part not in pattern for part in path.parts)
 
 
 def _images_under(folder: str) -> Iterator[str]:
-    for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(directory, name)
-            if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or is_image(path)):
-                yield str(path)
+    return (str(item.path) for item in walk_images(found_folder(Path(folder))) if item.reason is None)
 
 
 def _paths_from_standard_input() -> Iterator[str]:

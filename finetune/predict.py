@@ -17,7 +17,7 @@ from finetune.classifier import ClassifierSettings, restore_classifier
 from finetune.command import EXIT_DONE, run_command
 from finetune.errors import UserError
 from finetune.flags import flag
-from finetune.image_files import STANDARD_INPUT, find_images
+from finetune.image_files import STANDARD_INPUT, find_images, left_out
 from finetune.predictions import WRITERS, Prediction
 from finetune.progress import progress
 from finetune.tensorflow_start import start_tensorflow
@@ -92,6 +92,8 @@ def _predict_and_write(settings: PredictSettings) -> int:
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
         write(tally.count(predictions, advance), file, settings.top_k)
+    for remark in left_out(settings.images):
+        log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
 

@@ -150,7 +150,7 @@ def test_folder_that_is_split(tmp_path, capsys, validation):
     }
     assert counts == {"train": {"a": 4, "b": 4}, "validation": {"a": 2, "b": 1}, "test": {"a": 1, "b": 1}}
     assert {r["filename"].split("/")[0] for r in records_of(tmp_path / "out", "validation")} == {validation}
-    said = "The folder val is taken as the validation split." in capsys.readouterr().err
+    said = "Guessed: 1 folder is taken as a split (val as validation)" in capsys.readouterr().out
     assert said == (validation == "val")
 
 
@@ -195,9 +195,10 @@ def test_every_class_keeps_an_image_to_train_on(tmp_path, capsys):
         "validation": [0, 0, 5],
         "test": [0, 1, 4],
     }
-    assert "The validation split has no image of a, b." in capsys.readouterr().err
+    told = "Doubtful: 3 classes have no image in a split (a in validation, b in validation, a in test)"
+    assert told in capsys.readouterr().out
     assert main([*argv, "--overwrite", "--validation-fraction=0.01"]) == 0
-    assert "There is no validation split" in capsys.readouterr().err
+    assert "Doubtful: there is no validation split: no class has enough images" in capsys.readouterr().out
 
 
 # Formats
@@ -379,7 +380,7 @@ def test_a_picture_in_two_splits_is_reported(tmp_path, capsys):
             {"train": ["train/a/001.jpg"], "validation": ["validation/a/same_pixels.jpg"]},
         ],
     }
-    assert "2 pictures are in more than one split" in capsys.readouterr().err
+    assert "Doubtful: 2 pictures are in more than one split" in capsys.readouterr().out
 
 
 # All or nothing
@@ -494,6 +495,7 @@ def test_mistakes_in_a_folder_that_is_split(tmp_path):
         {"num_shards": 0},
         {"workers": 0},
         {"on_corrupt": "ignore"},
+        {"layout": "neither"},
         {"dataset_name": "a/b"},
     ],
     ids=str,

@@ -133,6 +133,30 @@ def test_a_file_whose_name_is_a_glob_is_itself(tmp_path, monkeypatch):
     assert list(find_images(["a[1].jpg"])) == ["a[1].jpg"]
 
 
+def test_what_a_folder_holds_beside_images_is_told(run, tmp_path, capsys):
+    write_file(tmp_path / "real/1.jpg", encode(picture()))
+    write_file(tmp_path / "images/@eaDir/1.jpg", encode(picture()))
+    write_file(tmp_path / "images/notes.txt", b"text")
+    (tmp_path / "images/linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real/loop").symlink_to(tmp_path)
+    assert predict.main([f"--checkpoint={run}", str(tmp_path / "images")]) == 0
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == [str(tmp_path / "images/linked/1.jpg")]
+    for line in (
+        f"Left out: 1 file that is no image ({tmp_path}/images/notes.txt)",
+        f"Left out: 1 file or folder of a file manager ({tmp_path}/images/@eaDir)",
+        f"Left out: 1 link to a folder that is walked already ({tmp_path}/images/linked/loop)",
+    ):
+        assert line in told.err
+
+
+def test_a_pipe_on_standard_input_is_an_error_row(run, tmp_path, monkeypatch, capsys):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{tmp_path}/pipe.jpg\n"))
+    (row,) = predict_json(capsys, run, "-", status=4)
+    assert row["error"] == "can't be read: it is a pipe, a socket or a device"
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

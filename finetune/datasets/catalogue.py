@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.datasets.known import SPLIT_WORDS, canonical_split, is_split_word
+from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 from finetune.notices import few, tell_once
 
@@ -236,11 +236,10 @@ def _no_shards(dataset_dir: Path) -> UserError:
     files = list(_files(dataset_dir))
     nameless = _without_split(files)
     if nameless:
-        words = "; ".join(", ".join(words) for words in SPLIT_WORDS.values())
         return UserError(
             f"{dataset_dir} holds files of records whose names tell no split: {few(nameless)}.",
             f"Call them NAME_train_00000-of-00005.tfrecord or train.tfrecord, or put them into a folder train "
-            f"(words for splits: {words}).",
+            f"({split_words_in_words()}).",
         )
     archives = [path.name for path in files if path.name.lower().endswith(ARCHIVE_SUFFIXES)]
     if archives:

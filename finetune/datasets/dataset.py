@@ -19,9 +19,10 @@ from finetune.datasets.description import (
     read_description,
     read_labels,
 )
-from finetune.datasets.known import KNOWN_DATASETS, KnownDataset, canonical_split
+from finetune.datasets.known import KNOWN_DATASETS, KnownDataset
 from finetune.datasets.records import BYTES, ENCODED, FILENAME, INT64, LABEL, read_feature, read_features
 from finetune.datasets.schema import LabelError, RecordSchema, find_schema
+from finetune.datasets.split_words import canonical_split
 from finetune.datasets.tfrecord import RecordFileError, count_records, find_compression, hash_content, read_records
 from finetune.errors import UserError
 from finetune.notices import tell_once

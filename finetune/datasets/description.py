@@ -8,8 +8,10 @@
     formats            how many records of each format ("jpg", "png")
     reencoded          how many images were encoded anew, by what they were before
     corrupt            files left out, with the reason
-    ignored            files that are no images, or lie outside the class folders
+    ignored            files and folders left out for other reasons
+    remarks            what was left out, changed, guessed or looks doubtful: kind, what, count, and some examples
     duplicates         count and files of each picture that is in more than one split
+    contradictions     count and files of each picture that is in more than one class
 
 File names are relative, with forward slashes; there is no path of the machine in it.
 """

@@ -1,49 +1,42 @@
-"""The same picture in two splits: it makes the score on the second look better than it is."""
+"""The same picture twice: in two splits it makes scores look better than they are, in two classes one is wrong."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.datasets.folders import canonical_name
+from finetune.datasets.folders import readable_name
 from finetune.datasets.images import pixel_hash
 
-# From the files of a split, relative to the image folder, to the fingerprints of their images.
+# From the files of a split or a class, relative to the image folder, to the fingerprints of their images.
 Fingerprints = Mapping[str, bytes]
 
 
-def find_duplicates(splits: Mapping[str, Fingerprints], images_dir: Path) -> tuple[dict[str, list[str]], ...]:
-    """Finds pictures that are in more than one split: files with the same bytes, or of one kind with the same pixels.
+def find_duplicates(groups: Mapping[str, Fingerprints], images_dir: Path) -> tuple[dict[str, list[str]], ...]:
+    """Finds pictures that are in more than one group: files with the same bytes, or of one kind with the same pixels.
 
     Args:
-        splits: For each split the fingerprint of each file.
+        groups: For each group, a split or a class, the fingerprint of each file.
         images_dir: What the files are relative to. Files whose fingerprints agree are read again, to be sure.
 
     Returns:
-        For each such picture its files by split, sorted.
+        For each such picture its files by group, sorted.
     """
-    shared = _in_several_splits([set(fingerprints.values()) for fingerprints in splits.values()])
+    num_groups = Counter(fingerprint for fingerprints in groups.values() for fingerprint in set(fingerprints.values()))
     suspects: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
-    for split, fingerprints in splits.items():
+    for name, fingerprints in groups.items():
         for file, fingerprint in fingerprints.items():
-            if fingerprint in shared:
-                suspects[fingerprint].append((split, file))
+            if num_groups[fingerprint] > 1:
+                suspects[fingerprint].append((name, file))
     duplicates = []
-    for group in suspects.values():
-        for same in _equal_pictures(group, images_dir):
-            by_split: dict[str, list[str]] = defaultdict(list)
-            for split, file in same:
-                by_split[split].append(canonical_name(file))
-            if len(by_split) > 1:
-                duplicates.append({split: sorted(files) for split, files in by_split.items()})
-    return tuple(sorted(duplicates, key=lambda by_split: list(by_split.values())))
-
-
-def _in_several_splits(fingerprints_of_splits: list[set[bytes]]) -> set[bytes]:
-    shared: set[bytes] = set()
-    for number, fingerprints in enumerate(fingerprints_of_splits):
-        shared.update(*(fingerprints & others for others in fingerprints_of_splits[number + 1 :]))
-    return shared
+    for alike in suspects.values():
+        for same in _equal_pictures(alike, images_dir):
+            by_group: dict[str, list[str]] = defaultdict(list)
+            for name, file in same:
+                by_group[name].append(readable_name(file))
+            if len(by_group) > 1:
+                duplicates.append({name: sorted(files) for name, files in by_group.items()})
+    return tuple(sorted(duplicates, key=lambda by_group: list(by_group.values())))
 
 
 def _equal_pictures(group: list[tuple[str, str]], images_dir: Path) -> list[list[tuple[str, str]]]:

@@ -2,21 +2,18 @@
 
 import os
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.datasets.images import SUFFIXES, is_image
+from finetune.datasets.catalogue import ARCHIVE_SUFFIXES
+from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
+from finetune.datasets.images import SUFFIXES
+from finetune.datasets.remarks import Kind, Remark, remarks_on
+from finetune.datasets.split_folders import Layout, NoClassesError, recognise
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 
 SPLITS = ("train", "validation", "test")
-SPLIT_FOLDERS = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-}
+MOST_NAMED = 5
 
 ClassFiles = dict[str, list[str]]
 
@@ -28,21 +25,57 @@ class ImageFolder:
     Attributes:
         root: The folder.
         splits: From split to class to its files. A folder of class folders has all in "train", to be divided.
-        is_split: Whether the folder itself has a folder for each split.
-        split_folders: The folder's name for each split, where it has such folders.
-        ignored: Files that are no images and aren't called like images, and images outside the class folders.
+        is_split: Whether the folder itself says the split of each image.
+        split_folders: For each split the folder that is taken for it, relative to the folder that was asked about.
+        left_out: By reason, the files and folders that are left out.
+        renamed: Folders whose names are no text, and what their classes are called instead.
+        guesses: What was guessed.
     """
 
     root: Path
     splits: dict[str, ClassFiles] = field(default_factory=dict)
     is_split: bool = False
     split_folders: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
+    left_out: dict[Reason, list[str]] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
+    guesses: list[Remark] = field(default_factory=list)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes in the order of their labels: sorted by code point, whatever the machine's language."""
         return tuple(sorted(self.splits["train"]))
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """All that is left out, sorted."""
+        return tuple(sorted(name for names in self.left_out.values() for name in names))
+
+    def leave_out(self, found: Found, reason: Reason | None = None) -> None:
+        """Notes that something is left out, for the reason that it carries or for this one."""
+        name = readable_name(self.relative(found.path)) + ("/" if found.is_folder else "")
+        self.left_out.setdefault(reason or found.reason or Reason.NO_IMAGE, []).append(name)
+
+    def relative(self, path: Path) -> str:
+        """A path's name relative to the folder, with forward slashes."""
+        try:
+            return path.relative_to(self.root).as_posix()
+        except ValueError:  # It lies beside the folder, as the loose images around a `dataset/train` do.
+            return Path(os.path.relpath(path, self.root)).as_posix()
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """A remark for each kind of thing that was left out, changed or guessed."""
+        left_out = [
+            remarks_on(Kind.LEFT_OUT, sorted(self.left_out.get(reason, ())), *reason.value) for reason in Reason
+        ]
+        renamed = remarks_on(
+            Kind.CHANGED,
+            self.renamed,
+            "class name that is not UTF-8: its bytes are written as escapes",
+            "class names that are not UTF-8: their bytes are written as escapes",
+        )
+        taken = [f"{folder} as {split}" for split, folder in self.split_folders.items() if folder != split]
+        splits = remarks_on(Kind.GUESSED, taken, "folder is taken as a split", "folders are taken as splits")
+        return (*(remark for remarks in left_out for remark in remarks), *renamed, *splits, *self.guesses)
 
 
 def canonical_name(name: str) -> str:
@@ -50,89 +83,183 @@ def canonical_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def scan_images(root: Path, *, skip: Path | None = None) -> ImageFolder:
-    """Finds the images under `root`: class folders, or train/validation(/test) folders of class folders.
+def readable_name(name: str) -> str:
+    """The name as text that can be written anywhere: bytes of a file's name that are no UTF-8 become escapes."""
+    return canonical_name(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
-    Images may lie in folders within a class folder. Names that start with a dot are passed over.
+
+def is_no_text(name: str) -> bool:
+    """Whether a file's name holds bytes that are no UTF-8."""
+    return any("\udc80" <= character <= "\udcff" for character in name)
+
+
+def class_name(name: str) -> str:
+    """A class's name out of a folder's, or out of a table.
+
+    Raises:
+        UserError: labels.txt can't hold it.
+    """
+    readable = readable_name(name)
+    if readable.splitlines() != [readable]:
+        raise UserError(f"The class {readable!r} has a line break in its name, which labels.txt can't hold.")
+    return readable
+
+
+def scan_images(root: Path, *, skip: Path | None = None, layout: str | None = None) -> ImageFolder:
+    """Finds the images under `root`: class folders, or folders for splits that hold class folders.
+
+    Images may lie in folders within a class folder, and behind links. What is left out is noted.
 
     Args:
         root: The folder of images.
         skip: A folder that is not looked into, where it lies in `root`.
+        layout: "classes" or "splits" where the user says what the folders are; None: it is found out.
 
     Raises:
-        UserError: No such folder; no class folders; a class with no images; splits that disagree about the classes.
+        UserError: No such folder; a class with no images; splits that disagree about the classes; folders that may be
+            splits or classes; an image in two classes.
+        NoClassesError: No class folders, or one only.
     """
-    if not root.is_dir():
-        raise UserError(f"The image folder {root} doesn't exist.", nearest_siblings(root, only_folders=True))
-    found = ImageFolder(root)
-    folders = [path for path in _folders(root) if skip is None or path.resolve() != skip.resolve()]
-    if not folders:
+    check_folder(root)
+    scan = _Scan(found_folder(root), str(skip.resolve()) if skip else None, layout)
+    _check_classes(scan.found)
+    return scan.found
+
+
+def check_folder(root: Path) -> None:
+    """Makes sure that there is a folder of images.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if root.is_dir():
+        return
+    if root.exists():
+        is_archive = root.name.lower().endswith(ARCHIVE_SUFFIXES)
         raise UserError(
-            f"{root} holds no class folders: one folder of images for each class was expected.",
-            "Give the folder that holds them with --images-dir.",
+            f"{root} is a file; a folder of images was expected.",
+            "Unpack it, and give the folder with --images-dir." if is_archive else "Give the folder that holds it.",
         )
-    _note_loose_images(found, root)
-    split_of = {path: SPLIT_FOLDERS.get(path.name.lower()) for path in folders}
-    found.is_split = "train" in split_of.values() and all(_folders(path) for path in folders if split_of[path])
-    if not found.is_split:
-        found.splits["train"] = _scan_classes(found, folders)
-    else:
-        _scan_splits(found, split_of)
-    _check_classes(found)
-    return found
+    raise UserError(f"The image folder {root} doesn't exist.", nearest_siblings(root, only_folders=True))
 
 
-def _scan_splits(found: ImageFolder, split_of: Mapping[Path, str | None]) -> None:
-    strangers = [path.name for path, split in split_of.items() if split is None]
-    if strangers:
-        raise UserError(
-            f"{found.root} holds folders for splits and, beside them, {', '.join(strangers)}.",
-            "Move what belongs to no split elsewhere, or rename the class folder that is called like a split.",
-        )
-    for path, split in split_of.items():
-        if split in found.splits:
-            raise UserError(f"{path} and {found.root / found.split_folders[split]} are both the {split} split.")
-        found.split_folders[str(split)] = path.name
-        found.splits[str(split)] = _scan_classes(found, _folders(path))
-        _note_loose_images(found, path)
+class _Scan:
+    """One look through a folder."""
+
+    def __init__(self, root: Found, skip: str | None, wanted: str | None) -> None:
+        self._skip = skip
+        self._class_of: dict[str, tuple[str, str]] = {}
+        self.found = ImageFolder(root.path)
+        folders = self._folders(root)
+        if not folders:
+            raise NoClassesError(
+                f"{root.path} holds no class folders: one folder of images for each class was expected.",
+                "Give the folder that holds them with --images-dir.",
+            )
+        layout = recognise(root, folders, wanted)
+        self.found.root = layout.root.path
+        self._list(root)
+        if layout.root != root:
+            self._list(layout.root)
+        if layout.splits:
+            self._scan_splits(layout, root)
+        else:
+            self.found.splits["train"] = self._scan_classes(layout.classes)
+
+    def _scan_splits(self, layout: Layout, asked: Found) -> None:
+        self.found.is_split = True
+        for split, folder in layout.splits.items():
+            self.found.split_folders[split] = readable_name(folder.path.relative_to(asked.path).as_posix())
+            if folder.path.parent != layout.root.path:
+                self._list(folder._replace(path=folder.path.parent))
+            self.found.splits[split] = self._scan_classes(self._list(folder))
+        for folder in layout.unlabelled:
+            self._leave_out_images(folder, Reason.UNLABELLED)
+        for folder in layout.others:
+            self.found.leave_out(folder, Reason.NO_SPLIT)
+
+    def _scan_classes(self, folders: list[Found]) -> ClassFiles:
+        classes: ClassFiles = {}
+        for folder in folders:
+            name = class_name(folder.path.name)
+            if name in classes:
+                raise UserError(
+                    f"{folder.path.parent} holds two folders for the class {name}, whose names differ in bytes only.",
+                    "Rename one of them, or put the images of both into one.",
+                )
+            if is_no_text(folder.path.name):
+                self.found.renamed.append(f"{name} for what reads {_as_latin_1(folder.path.name)} in Latin-1")
+            classes[name] = self._files_of_class(name, folder)
+        return classes
+
+    def _files_of_class(self, name: str, folder: Found) -> list[str]:
+        images: list[Found] = []
+        for item in walk_images(folder, skip=self._skip):
+            if item.reason is None:
+                images.append(item)
+            else:
+                self.found.leave_out(item)
+        of_class: dict[str, str] = {}
+        for image in sorted(images, key=lambda image: image.is_link):  # Its own name before those of links to it.
+            if image.real in of_class:
+                self.found.leave_out(image, Reason.SEEN_FILE)
+            else:
+                of_class[image.real] = self.found.relative(image.path)
+                self._check_class(image.real, name, of_class[image.real])
+        return sorted(of_class.values())
+
+    def _check_class(self, real: str, name: str, file: str) -> None:
+        other_name, other_file = self._class_of.setdefault(real, (name, file))
+        if other_name != name:
+            raise UserError(
+                f"An image is in two classes, by a link: {readable_name(other_file)} is {readable_name(file)}.",
+                "Remove one of the two: it is wrong.",
+            )
+
+    def _folders(self, folder: Found) -> list[Found]:
+        return [within for within in list_folder(folder).folders if within.real != self._skip]
+
+    def _list(self, folder: Found) -> list[Found]:
+        """The folders in a folder; images that lie beside them are noted, and folders that are passed over."""
+        listing = list_folder(folder)
+        for file in listing.files:
+            if file.path.suffix.lower() in SUFFIXES:
+                self.found.leave_out(file, Reason.LOOSE)
+        for item in listing.left_out:
+            if item.is_folder or item.reason is Reason.BROKEN_LINK:
+                self.found.leave_out(item)
+        return self._folders(folder)
+
+    def _leave_out_images(self, folder: Found, reason: Reason) -> None:
+        images = [item for item in walk_images(folder, skip=self._skip) if item.reason is None]
+        for image in images:
+            self.found.leave_out(image, reason)
+        if not images:
+            self.found.leave_out(folder, Reason.EMPTY)
 
 
-def _scan_classes(found: ImageFolder, folders: list[Path]) -> ClassFiles:
-    classes: ClassFiles = {}
-    for folder in folders:
-        name = canonical_name(folder.name)
-        if name in classes:
-            raise UserError(f"{folder.parent} holds two folders for the class {name} that only differ in Unicode form.")
-        if name.splitlines() != [name]:
-            raise UserError(f"The class folder {name!r} has a line break in its name, which labels.txt can't hold.")
-        classes[name] = _files_under(found, folder)
-    return classes
+def check_classes_of_splits(found: ImageFolder) -> None:
+    """Makes sure that no split has a class that train lacks.
 
-
-def _files_under(found: ImageFolder, folder: Path) -> list[str]:
-    files: list[str] = []
-    for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-        for name in sorted(names):
-            if _is_hidden(name):
-                continue
-            path = Path(directory, name)
-            file = path.relative_to(found.root).as_posix()
-            is_meant = path.suffix.lower() in SUFFIXES
-            (files if is_meant or is_image(path) else found.ignored).append(file)
-    return files
-
-
-def _note_loose_images(found: ImageFolder, folder: Path) -> None:
-    loose = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    found.ignored.extend(sorted(path.relative_to(found.root).as_posix() for path in loose))
+    Raises:
+        UserError: One has.
+    """
+    train = found.splits["train"]
+    for split, classes in found.splits.items():
+        unknown = sorted(set(classes) - set(train))
+        if unknown:
+            raise UserError(
+                f"The {split} split has {_plural('class', unknown)} that train lacks: {', '.join(unknown)}.",
+                did_you_mean(unknown[0], sorted(train)),
+            )
 
 
 def _check_classes(found: ImageFolder) -> None:
     train = found.splits["train"]
+    left_out = "".join(f"\n  {remark}" for remark in found.remarks() if remark.kind is Kind.LEFT_OUT)
     if not any(train.values()):
         raise UserError(
-            f"{found.root} holds no images.",
+            f"{found.root} holds no images.{left_out}",
             f"Expected {found.root}/CLASS/*.jpg, or /train/CLASS/*.jpg where it is split.",
         )
     for split, classes in found.splits.items():
@@ -140,29 +267,20 @@ def _check_classes(found: ImageFolder) -> None:
         if empty:
             raise UserError(
                 f"No images for {_plural('class', empty)} {', '.join(empty)}"
-                + (f" in {split}." if found.is_split else "."),
+                + (f" in {split}.{left_out}" if found.is_split else f".{left_out}"),
                 "Put images there, or remove the folder.",
             )
-        unknown = sorted(set(classes) - set(train))
-        if unknown:
-            raise UserError(
-                f"The {split} split has {_plural('class', unknown)} that train lacks: {', '.join(unknown)}.",
-                did_you_mean(unknown[0], sorted(train)),
-            )
+    check_classes_of_splits(found)
     if len(train) == 1:
         only = next(iter(train))
-        raise UserError(
+        raise NoClassesError(
             f"{found.root} holds one class only, {only}: a classifier needs two or more.",
             f"If the classes are folders in {only}, give --images-dir {found.root / only}.",
         )
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child.name))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def _as_latin_1(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _plural(word: str, items: list[str]) -> str:

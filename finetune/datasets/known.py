@@ -1,18 +1,10 @@
-"""The data sets that slim knows by name, and the words that splits are called by.
+"""The data sets that slim knows by name.
 
 The numbers of classes and channels are slim's (datasets/*.py). How many records there are is
 counted from the files.
 """
 
 from dataclasses import dataclass
-
-# From a split to the words that files and folders call it by.
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "eval", "dev"),
-    "test": ("test", "testing"),
-}
-_SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 
 
 @dataclass(frozen=True)
@@ -40,13 +32,3 @@ KNOWN_DATASETS = {
         KnownDataset("visualwakewords", num_classes=2, channels=3),
     )
 }
-
-
-def is_split_word(word: str) -> bool:
-    """Whether files or folders that are called so are a split's, in any letter case."""
-    return word.lower() in _SPLIT_OF_WORD
-
-
-def canonical_split(word: str) -> str:
-    """What a word for a split stands for, such as "validation" for val; another word as it is."""
-    return _SPLIT_OF_WORD.get(word.lower(), word)

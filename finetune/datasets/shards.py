@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.datasets.folders import canonical_name
+from finetune.datasets.folders import canonical_name, readable_name
 from finetune.datasets.images import BrokenImageError, prepare_image
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
@@ -73,7 +73,7 @@ def write_shard(task: ShardTask, images_dir: Path, output_dir: Path, on_image: C
             try:
                 image = prepare_image(_read(images_dir / file))
             except BrokenImageError as error:
-                report.corrupt.append((canonical_name(file), str(error)))
+                report.corrupt.append((readable_name(file), str(error)))
             else:
                 name = canonical_name(file)
                 writer.write(encode_record(Record(image.encoded, image.format, label, image.height, image.width, name)))

@@ -17,6 +17,7 @@ Array = np.ndarray[Any, Any]
 CIFAR_SIDE_PIXELS = 32
 # What an IDX file of bytes begins with: two zeros, the type, the number of dimensions.
 IDX_HEADER_BYTES = 4
+GZIP_MARK = b"\x1f\x8b"
 
 
 def write_cifar10(unpacked: Path, folder: Path) -> None:
@@ -37,12 +38,13 @@ def write_cifar10(unpacked: Path, folder: Path) -> None:
         with _damage_told(batches):
             records = np.concatenate([np.fromfile(file, np.uint8) for file in files])
             records = records.reshape(-1, 1 + 3 * CIFAR_SIDE_PIXELS**2)
+        _check_labels(batches, len(records), records[:, 0], len(class_names))
         images = records[:, 1:].reshape(-1, 3, CIFAR_SIDE_PIXELS, CIFAR_SIDE_PIXELS).transpose(0, 2, 3, 1)
         _write_images(images, records[:, 0], class_names, folder / split)
 
 
 def write_mnist(files: Sequence[Path], folder: Path) -> None:
-    """Writes the images of MNIST's four IDX files (LeCun et al., 1998) as grey files; the classes are the digits.
+    """Writes the images of MNIST's four IDX files (LeCun et al., 1998), compressed or not, as grey files, by digit.
 
     Args:
         files: Images and labels of the training split, images and labels of the test split.
@@ -51,16 +53,29 @@ def write_mnist(files: Sequence[Path], folder: Path) -> None:
     Raises:
         UserError: A file is damaged.
     """
-    for split, (images, labels) in {"train": files[:2], "test": files[2:]}.items():
-        _write_images(_read_idx(images), _read_idx(labels), "0123456789", folder / split)
+    for split, (images_file, labels_file) in {"train": files[:2], "test": files[2:]}.items():
+        images, labels = _read_idx(images_file), _read_idx(labels_file)
+        _check_labels(labels_file, len(images), labels, num_classes=10)
+        _write_images(images, labels, "0123456789", folder / split)
 
 
 def _read_idx(path: Path) -> Array:
     with _damage_told(path):
-        content = gzip.decompress(path.read_bytes())
+        content = path.read_bytes()
+        if content.startswith(GZIP_MARK):
+            content = gzip.decompress(content)
         num_dimensions = content[IDX_HEADER_BYTES - 1]
         shape = np.frombuffer(content, ">u4", num_dimensions, IDX_HEADER_BYTES)
         return np.frombuffer(content, np.uint8, offset=IDX_HEADER_BYTES * (1 + num_dimensions)).reshape(shape)
+
+
+def _check_labels(path: Path, num_images: int, labels: Array, num_classes: int) -> None:
+    if len(labels) != num_images or not (labels < num_classes).all():
+        raise UserError(
+            f"{path} is not as it was published: {num_images:,} images and {len(labels):,} labels, up to "
+            f"{labels.max(initial=0)} where {num_classes - 1} is the highest.",
+            "Download it again.",
+        )
 
 
 def _write_images(images: Iterable[Array], labels: Iterable[int], class_names: Sequence[str], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """From a name to a checkpoint or a folder of images on this machine."""
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from finetune.published.catalogue import get_published
 
 # Where the downloaded files are kept, beside the unpacked ones.
 ARCHIVES_FOLDER = "archives"
+
+log = logging.getLogger("finetune")
 
 
 def default_folder() -> Path:
@@ -62,7 +65,39 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _appearing_whole(folder: Path) -> Iterator[Path]:
+def unpacked_for_now(name: str, files: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """The images of a published data set out of files that are here already; gone afterwards.
+
+    Args:
+        name: Of the data set.
+        files: As `find_published_files` gives them.
+        folder: Where the images are unpacked.
+
+    Raises:
+        UserError: A file is damaged, or there is no room.
+    """
+    unpacked = folder / f".{name}.unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)  # What a killed run left.
+    try:
+        with _appearing_whole(unpacked, "--dataset-dir") as partial:
+            _unpack(name, files, partial)
+        yield _only_folder(unpacked)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def find_published_files(name: str, folder: Path) -> list[Path]:
+    """The files that a data set was published in, where a folder holds all of them, compressed or not; else none."""
+    names = [url.rsplit("/", 1)[-1] for url in get_published(name).urls]
+    files = [folder / file if (folder / file).is_file() else (folder / file).with_suffix("") for file in names]
+    missing = [file for file, path in zip(names, files, strict=True) if not path.is_file()]
+    if missing and len(missing) < len(names):
+        log.info("%s holds files of %s, but not %s.", folder, name, ", ".join(missing))
+    return [] if missing else files
+
+
+@contextlib.contextmanager
+def _appearing_whole(folder: Path, flag_name: str = "--output-dir") -> Iterator[Path]:
     """Another folder to write in, which becomes this one at the end; after an error there is neither."""
     partial = folder.with_name(f"{folder.name}.partial")
     try:
@@ -71,7 +106,7 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
         yield partial
         partial.replace(folder)
     except OSError as error:
-        raise UserError(f"{folder} can't be written: {error.strerror}.", "Choose another --output-dir.") from error
+        raise UserError(f"{folder} can't be written: {error.strerror}.", f"Choose another {flag_name}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

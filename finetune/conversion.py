@@ -1,0 +1,156 @@
+"""What a conversion came to, and that as a table."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.datasets.folders import ImageFolder
+from finetune.datasets.remarks import Kind, Remark, changed_images, remarks_on
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+# slim's labels of ImageNet begin at 1: 0 is the background, which no picture shows.
+BACKGROUND = "background"
+DEFAULT_VALIDATION_FRACTION = 0.2
+# Of what is encoded anew, what isn't the same afterwards.
+LOSSY = "turned JPEG"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        dataset_dir: The folder of the shards.
+        name: The data set's.
+        classes: The index is the label.
+        counts: For each split the number of images of each class, in the order of the labels.
+        num_shards: For each split.
+        reencoded: How many images were encoded anew, by what they were before.
+        corrupt: File and reason of each that was left out.
+        ignored: Files and folders that were left out for other reasons.
+        duplicates: For each picture that is in more than one split, its files by split.
+        contradictions: For each picture that is in more than one class, its files by class.
+        remarks: What was left out, changed, guessed or looks doubtful.
+    """
+
+    dataset_dir: Path
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    num_shards: dict[str, int]
+    reencoded: dict[str, int]
+    corrupt: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...]
+    duplicates: tuple[dict[str, list[str]], ...]
+    contradictions: tuple[dict[str, list[str]], ...]
+    remarks: tuple[Remark, ...]
+
+
+def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool | None) -> tuple[Remark, ...]:
+    """All that is to be told of a conversion, in the order of the kinds.
+
+    Args:
+        conversion: What was written, without its remarks.
+        found: What it was written from.
+        validation: Whether a validation split was asked for; None: nobody said.
+    """
+    corrupt = [f"{file}: {reason}" for file, reason in conversion.corrupt]
+    missing = [
+        f"{class_name} in {split}"
+        for split, counts in conversion.counts.items()
+        for class_name, number in zip(conversion.classes, counts, strict=True)
+        if not number and class_name != BACKGROUND
+    ]
+    remarks = (
+        *found.remarks(),
+        *remarks_on(Kind.LEFT_OUT, corrupt, "file that can't be read", "files that can't be read"),
+        *changed_images(_lossy(conversion.reencoded)),
+        *remarks_on(
+            Kind.DOUBTFUL,
+            _side_by_side(conversion.duplicates),
+            "picture is in more than one split, which makes scores look better than they are",
+            "pictures are in more than one split, which makes scores look better than they are",
+        ),
+        *remarks_on(
+            Kind.DOUBTFUL,
+            _side_by_side(conversion.contradictions),
+            "picture is in more than one class",
+            "pictures are in more than one class",
+        ),
+        *remarks_on(Kind.DOUBTFUL, missing, "class has no image in a split", "classes have no image in a split"),
+        *remarks_on(
+            Kind.DOUBTFUL,
+            _alike(conversion.classes),
+            "pair of classes whose names differ in case or blanks only",
+            "pairs of classes whose names differ in case or blanks only",
+        ),
+        *_on_validation(conversion, validation),
+    )
+    return tuple(sorted(remarks, key=lambda remark: list(Kind).index(remark.kind)))
+
+
+def _side_by_side(pictures: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
+    return [
+        " = ".join(f"{file} ({group})" for group, files in by_group.items() for file in files) for by_group in pictures
+    ]
+
+
+def _lossy(reencoded: Mapping[str, int]) -> dict[str, int]:
+    return {"turned upright and encoded anew as JPEG": reencoded[LOSSY]} if LOSSY in reencoded else {}
+
+
+def _alike(classes: Sequence[str]) -> list[str]:
+    by_folded: dict[str, str] = {}
+    pairs = []
+    for name in classes:
+        other = by_folded.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            pairs.append(f"{other!r} and {name!r}")
+    return pairs
+
+
+def _on_validation(conversion: Conversion, validation: bool | None) -> tuple[Remark, ...]:
+    if "validation" in conversion.counts or validation is False:
+        return ()
+    if validation:
+        return (Remark(Kind.DOUBTFUL, "there is no validation split: no class has enough images to spare one"),)
+    what = f"there is no validation split: --validation-fraction {DEFAULT_VALIDATION_FRACTION} takes one out of train"
+    return (Remark(Kind.DOUBTFUL, what + (", and leaves test alone" if "test" in conversion.counts else "")),)
+
+
+def print_summary(conversion: Conversion) -> None:
+    """Prints how many images each class has in each split, and a line for each remark, to standard output."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{conversion.name}: images per class and split", title_justify="left")
+    table.add_column("label", justify="right")
+    table.add_column("class", overflow="fold")
+    for split in conversion.counts:
+        table.add_column(split, justify="right")
+    rows = list(zip(*conversion.counts.values(), strict=True))
+    for label, (name, row) in enumerate(zip(conversion.classes, rows, strict=True)):
+        table.add_row(str(label), Text(name), *map(str, row))
+    table.add_section()
+    table.add_row("", "all", *(str(sum(counts)) for counts in conversion.counts.values()))
+    table.add_row("", "shards", *(str(conversion.num_shards[split]) for split in conversion.counts))
+    console = Console()
+    console.print(table)
+    if conversion.reencoded:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(conversion.reencoded.items()))
+        console.print(Text(f"Encoded anew: {kinds}; all others keep their bytes."))
+    for remark in conversion.remarks:
+        console.print(Text(_folded(str(remark), console)), soft_wrap=True)
+
+
+def _folded(line: str, console: "Console") -> str:
+    """A line in the width of the terminal; whole where programs read it."""
+    if not console.is_terminal:
+        return line
+    return textwrap.fill(line, console.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

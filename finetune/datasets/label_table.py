@@ -1,0 +1,347 @@
+"""A folder of images with a table beside it that says their classes: CSV in any of its dialects."""
+
+import contextlib
+import csv
+import io
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.datasets.folders import (
+    SPLITS,
+    ImageFolder,
+    canonical_name,
+    check_classes_of_splits,
+    check_folder,
+    class_name,
+)
+from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
+from finetune.datasets.remarks import Kind, Remark, remarks_on
+from finetune.datasets.split_folders import known_split_words, split_called
+from finetune.errors import UserError
+
+TABLE_SUFFIXES = (".csv", ".tsv")
+DELIMITERS = (",", ";", "\t", "|")
+# Names of columns, in any case, with blanks or dashes for underscores; the first ones count where there are several.
+FILE_COLUMNS = (
+    *("filename", "file_name", "filenames", "file", "files", "filepath", "file_path", "filepaths", "path", "paths"),
+    *("image", "images", "image_name", "image_file", "image_filename", "image_path", "image_id", "imageid", "img"),
+    *("img_name", "img_path", "img_id", "photo", "picture", "id", "uuid", "name"),
+)
+LABEL_COLUMNS = (
+    *("label_name", "class_name", "classname", "category_name", "label", "labels", "class", "classes", "category"),
+    *("target", "species", "breed", "diagnosis", "tag", "annotation"),
+)
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data_set", "dataset")
+MOST_LINES_TRIED = 20
+BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table: its number, and what it says."""
+
+    line: int
+    file: str
+    label: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.file or '?'}"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The index of the column that says what."""
+
+    file: int
+    label: int
+    split: int | None = None
+    has_names: bool = True
+
+
+def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None) -> ImageFolder:
+    """Finds the images that a table names, with the classes that it gives them.
+
+    A row names an image by its path, relative to `images_dir` or to the table, by its file name, or by either without
+    the ending.
+
+    Args:
+        table: CSV: separated by commas, semicolons, tabs or bars; UTF-8 or UTF-16; with a line of column names, or
+            of two columns.
+        images_dir: The folder of the images; they may lie in folders within.
+        skip: A folder that is not looked into, where it lies in `images_dir`.
+
+    Raises:
+        UserError: No such table or folder; columns that aren't known; rows without a class, or that name no image, or
+            several; images with two classes or splits.
+    """
+    check_folder(images_dir)
+    found = ImageFolder(images_dir)
+    images = _Images(found, table.absolute().parent, str(skip.resolve()) if skip else None)
+    lines = _read_lines(table, found)
+    columns = _columns_by_name(lines, images, found) or _columns_by_content(lines, images, found)
+    if columns is None:
+        raise UserError(
+            f"--labels-csv: {table} has the columns {', '.join(lines[0][1])}: it isn't known which of them names the "
+            "file and which the class.",
+            "Call them filename and label in its first line.",
+        )
+    rows = _rows(lines, columns)
+    found.is_split = columns.split is not None
+    _refuse(table, [row for row in rows if not row.file], rows, "name no file", "Name it, or take the rows out.")
+    _refuse(table, [row for row in rows if not row.label], rows, "have no class", "Name it, or take the rows out.")
+    row_of = _match(table, rows, images, found)
+    for file, item in images.items.items():
+        if file not in row_of:
+            found.leave_out(item, Reason.NOT_LISTED)
+    _divide(table, found, row_of)
+    return found
+
+
+def find_label_table(folder: Path, *, skip: Path | None = None) -> tuple[Path, Path] | None:
+    """A table that says the classes of images, and their folder, for `read_label_table`; None where there is none.
+
+    Args:
+        folder: The table lies in it or in the one above; the images in it, or in one of the folders within.
+        skip: A folder that is not looked into.
+    """
+    tables = sorted(folder.iterdir()) + sorted(folder.absolute().parent.iterdir())
+    images_dirs = [folder, *(within.path for within in list_folder(found_folder(folder)).folders)]
+    for table in tables:
+        if table.suffix.lower() in TABLE_SUFFIXES:
+            for images_dir in images_dirs:
+                with contextlib.suppress(UserError):
+                    read_label_table(table, images_dir, skip=skip)
+                    return table, images_dir
+    return None
+
+
+class _Images:
+    """The images in a folder, to be found by what a table may call them."""
+
+    def __init__(self, found: ImageFolder, table_folder: Path, skip: str | None) -> None:
+        self._root = os.path.realpath(found.root)
+        self._table_folder = os.path.realpath(table_folder)
+        self._by_path: dict[str, list[str]] = defaultdict(list)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self.items: dict[str, Found] = {}
+        for item in walk_images(found_folder(found.root), skip=skip):
+            if item.reason is None:
+                self._add(found.relative(item.path), item)
+            elif item.reason is not Reason.NO_IMAGE or item.path.parent != found.root:  # There the table may lie.
+                found.leave_out(item)
+
+    def find(self, cell: str) -> list[str]:
+        """The images that a cell may mean, by its path or by its file name alone: one, where all is well."""
+        name = _path_in(cell)
+        from_table = os.path.relpath(f"{self._table_folder}/{name}", self._root)
+        matches = self._by_path.get(name) or self._by_path.get(from_table)
+        return matches or (self._by_name.get(name, []) if "/" not in name else [])
+
+    def find_by_end(self, cell: str) -> list[str]:
+        """The images that a cell may mean whose path begins elsewhere: those that share most of its end."""
+        parts = _path_in(cell).split("/")
+        ends = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        return next((self._by_path[end] for end in ends if end in self._by_path), self._by_name.get(parts[-1], []))
+
+    def _add(self, file: str, item: Found) -> None:
+        self.items[file] = item
+        path = Path(canonical_name(file))
+        for spelling in dict.fromkeys((path, path.with_suffix(""))):
+            self._by_path[spelling.as_posix()].append(file)
+            self._by_name[spelling.name].append(file)
+
+
+def _path_in(cell: str) -> str:
+    return os.path.normpath(canonical_name(cell.replace("\\", "/")))
+
+
+def _read_lines(table: Path, found: ImageFolder) -> list[tuple[int, list[str]]]:
+    """The table's lines with their numbers, without empty ones."""
+    text = _read_text(table, found)
+    delimiter = max(DELIMITERS, key=lambda delimiter: _rate(text, delimiter))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise UserError(f"--labels-csv: {table}, line {reader.line_num}: {error}.", "Save it as CSV.") from error
+    lines = [(number, cells) for number, cells in lines if any(cells)]
+    if not lines:
+        raise UserError(f"--labels-csv: {table} is empty.", "Expected a line for each image: its file and its class.")
+    return lines
+
+
+def _read_text(table: Path, found: ImageFolder) -> str:
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise UserError(f"--labels-csv: {table} can't be read: {error.strerror}.") from error
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+        found.guesses.append(Remark(Kind.GUESSED, f"{table.name} is read as Latin-1, as it is not UTF-8"))
+    if "\0" in text:
+        raise UserError(f"--labels-csv: {table} is no text.", "Save it as CSV, in UTF-8.")
+    return text
+
+
+def _rate(text: str, delimiter: str) -> tuple[int, int]:
+    """How well a delimiter fits: known names of columns in the first line, and the number of columns."""
+    cells = next(csv.reader(text.splitlines()[:1], delimiter=delimiter), [])
+    names = [_column_name(cell) for cell in cells]
+    known = (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
+    return sum(not set(names).isdisjoint(of_role) for of_role in known), len(cells)
+
+
+def _column_name(cell: str) -> str:
+    return "_".join(cell.lower().replace("-", " ").replace("_", " ").split())
+
+
+def _columns_by_name(lines: list[tuple[int, list[str]]], images: _Images, found: ImageFolder) -> _Columns | None:
+    header = lines[0][1]
+    names = [_column_name(cell) for cell in header]
+    files = [names.index(name) for name in FILE_COLUMNS if name in names]
+    labels = [names.index(name) for name in LABEL_COLUMNS if name in names]
+    splits = [names.index(name) for name in SPLIT_COLUMNS if name in names]
+    first = [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
+    files.sort(key=lambda column: not any(_finds(images, cells, column) for cells in first))
+    split = next((column for column in splits if _says_splits(column, names, lines)), None)
+    rest = [column for column in range(len(names)) if column not in (*files[:1], *labels[:1], split)]
+    if len(rest) == 1 and bool(files) != bool(labels):
+        files, labels = files or rest, labels or rest
+        rest = []
+    elif not (files and labels):
+        return None
+    elif len(files) == 1 and len(labels) == 1:
+        return _Columns(files[0], labels[0], split)
+    found.guesses.append(
+        Remark(Kind.GUESSED, f"the column {header[files[0]]} names the file, {header[labels[0]]} the class")
+    )
+    return _Columns(files[0], labels[0], split)
+
+
+def _columns_by_content(lines: list[tuple[int, list[str]]], images: _Images, found: ImageFolder) -> _Columns | None:
+    """Of a table of two columns without their names: one of them names an image in the very first line."""
+    first = lines[0][1]
+    files = [column for column in range(len(first)) if _finds(images, first, column)]
+    if len(first) != 2 or not files:
+        return None
+    file = files[0]
+    found.guesses.append(Remark(Kind.GUESSED, f"the table has no column names; column {file + 1} names the file"))
+    return _Columns(file, 1 - file, has_names=False)
+
+
+def _finds(images: _Images, cells: list[str], column: int) -> bool:
+    return column < len(cells) and bool(images.find(cells[column]) or images.find_by_end(cells[column]))
+
+
+def _says_splits(column: int, names: list[str], lines: list[tuple[int, list[str]]]) -> bool:
+    """Whether a column holds splits: one that is called so must, others do where any of them is known."""
+    return names[column] == SPLIT_COLUMNS[0] or any(_split_of(_cell(cells, column)) for _, cells in lines[1:])
+
+
+def _split_of(cell: str) -> str | None:
+    split = split_called(cell)
+    return split if split in SPLITS else None
+
+
+def _rows(lines: list[tuple[int, list[str]]], columns: _Columns) -> list[_Row]:
+    return [
+        _Row(
+            number,
+            _cell(cells, columns.file),
+            _cell(cells, columns.label),
+            "" if columns.split is None else _cell(cells, columns.split),
+        )
+        for number, cells in lines[columns.has_names :]
+    ]
+
+
+def _cell(cells: list[str], column: int) -> str:
+    return cells[column] if column < len(cells) else ""
+
+
+def _match(table: Path, rows: list[_Row], images: _Images, found: ImageFolder) -> dict[str, _Row]:
+    """From each image that the table names to its row."""
+    missing: list[_Row] = []
+    ambiguous: list[_Row] = []
+    by_end: list[str] = []
+    rows_of: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        matches = images.find(row.file)
+        if not matches and (matches := images.find_by_end(row.file)):
+            by_end.append(row.file)
+        if len(matches) == 1:
+            rows_of[matches[0]].append(row)
+        else:
+            (ambiguous if matches else missing).append(row)
+    some = ", ".join(list(images.items)[:MOST_NAMED]) or "no images"
+    where = f"name no image in {found.root}"
+    mend = f"It holds {some}. Give the folder that the table is about with --images-dir, or take the rows out."
+    _refuse(table, missing, rows, where, mend)
+    where = f"name more than one image in {found.root}"
+    _refuse(table, ambiguous, rows, where, "Write the path from there, with the ending.")
+    _refuse_contradictions(table, rows_of)
+    found.guesses += remarks_on(
+        Kind.GUESSED,
+        by_end,
+        "row names a path that is not here; its end is taken",
+        "rows name paths that are not here; their ends are taken",
+    )
+    repeated = [f"line {row.line}" for same in rows_of.values() for row in same[1:]]
+    found.guesses += remarks_on(Kind.LEFT_OUT, repeated, "row that repeats another", "rows that repeat others")
+    return {file: same[0] for file, same in rows_of.items()}
+
+
+def _refuse(table: Path, refused: Sequence[_Row], rows: Sequence[_Row], what: str, mend: str) -> None:
+    if refused:
+        raise UserError(
+            f"--labels-csv: {len(refused):,} of the {len(rows):,} rows of {table} {what} ({_some(refused)}).", mend
+        )
+
+
+def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> None:
+    for what, mend in (("label", "classes"), ("split", "splits")):
+        contradicting = [
+            f"{file}: " + ", ".join(f"{getattr(row, what)} in line {row.line}" for row in same)
+            for file, same in rows_of.items()
+            if len({getattr(row, what) for row in same}) > 1
+        ]
+        if contradicting:
+            raise UserError(
+                f"--labels-csv: {table} gives different {mend} to {len(contradicting):,} "
+                f"{'image' if len(contradicting) == 1 else 'images'} ({_some(contradicting)}).",
+                "Keep one row for each image.",
+            )
+
+
+def _some(items: Sequence[object]) -> str:
+    more = f" and {len(items) - MOST_NAMED:,} more" if len(items) > MOST_NAMED else ""
+    return "; ".join(map(str, items[:MOST_NAMED])) + more
+
+
+def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None:
+    unknown = sorted({row.split for row in row_of.values() if found.is_split and not _split_of(row.split)})
+    if unknown:
+        raise UserError(
+            f"--labels-csv: {table} has splits that aren't known: {', '.join(repr(name) for name in unknown)}.",
+            f"{known_split_words()} Or call the column otherwise, to have it passed over.",
+        )
+    for file in sorted(row_of):
+        row = row_of[file]
+        classes = found.splits.setdefault(_split_of(row.split) or "train", {})
+        classes.setdefault(class_name(row.label), []).append(file)
+    if "train" not in found.splits:
+        raise UserError(f"--labels-csv: {table} has no image of the train split.", known_split_words())
+    if len(found.classes) == 1:
+        raise UserError(
+            f"--labels-csv: {table} has one class only, {found.classes[0]}: a classifier needs two or more.",
+            "Is that the column of the classes? It is the one called label.",
+        )
+    check_classes_of_splits(found)
