@@ -264,7 +264,8 @@ def _describe(
         "image_preparation": image_preparation(classifier, by_caller=settings.format != TAKES_FILES),
         "class_names": list(classifier.class_names),
         "labels_offset": classifier.network.labels_offset,
-        "classes_in_words": "Output i, from 0 on, is class_names[i]; in the records its label is i + labels_offset.",
+        "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "
+        "in the records its label is i + labels_offset.",
         "files": [
             {
                 "name": one.name,

@@ -141,7 +141,7 @@ def _refuse_difference(one: Exported, difference: float) -> None:
     if not np.isfinite(difference):
         raise UserError(
             f"{one.name}: its probabilities are not finite, the network's are. Nothing was written.",
-            "Its numbers are too narrow for these weights or activations: leave it out.",
+            "Its numbers are too narrow for these weights: leave it out of --quantize, or try another --format.",
         )
     if one.tolerance is not None and not difference <= one.tolerance:
         raise UserError(
