@@ -22,7 +22,7 @@ from finetune.datasets.pipeline import decode_image
 from finetune.exports import image_preparation
 from finetune.preprocessing import FAMILIES
 
-PAGE = Path(__file__).parents[1] / "docs/preparing_images.md"
+PAGE = Path(__file__).parents[1] / export.PREPARATION_PAGE
 # Of 255: Pillow's accurate transform beside TensorFlow's fast one.
 PILLOW_LEVELS = 8
 
@@ -266,7 +266,13 @@ def test_twenty_photographs(shared_dir, tmp_path, capsys, page, page_without_sim
     }
     same = {way: int((answers.argmax(axis=1) == expected.argmax(axis=1)).sum()) for way, answers in ways.items()}
     off = {way: float(np.abs(answers - expected).max()) for way, answers in ways.items()}
+    decoding = json.loads(said.read_text())["image_preparation"]["decoding"]
+    levels = [
+        np.abs(page.decode(data, decoding).astype(int) - page_without_simplejpeg.decode(data, decoding)).max()
+        for data in map(Path.read_bytes, files)
+    ]
     with capsys.disabled():
+        print(f"\nPillow's pixels beside TensorFlow's: up to {max(levels)} levels of 255", end="")
         for way in ways:
             print(f"\n{way:25} same class {same[way]} of {len(files)}, largest difference {off[way]:.1e}", end="")
     assert [same[way] for way in ways][:3] == [20, 20, 20]
