@@ -140,6 +140,32 @@ def test_the_jpeg_decoder_is_the_one_that_is_named():
         assert (named.numpy() != tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()).any()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_the_background_that_is_told(page, mode, channels):
+    colours = picture(1).convert(mode.removesuffix("A"))
+    alpha = picture(2, mode="L")
+    colours.putalpha(alpha)
+    data = encode(colours, "PNG")
+    values, shares = np.asarray(colours.convert("RGBA"))[..., :3] / 1.0, np.asarray(alpha)[..., np.newaxis] / 255
+    laid = np.round(values * shares + np.array([255, 128, 0]) * (1 - shares))
+    expected = laid if channels == 3 else laid @ np.array([[0.299], [0.587], [0.114]])
+    pixels = page.decode(data, image_preparation.decoding(channels, background=(255, 128, 0)))
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1 if channels == 3 else 2)  # Grey is rounded twice.
+    dropped = page.decode(data, image_preparation.decoding(channels))
+    np.testing.assert_array_equal(dropped, decode_image(tf.constant(data), channels))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_samples_of_16_bits_are_scaled_by_the_bits_that_are_told(page, bits):
+    values = np.linspace(0, (1 << bits) - 1, 300).astype(np.uint16).reshape(15, 20)
+    data = encode(Image.fromarray(values), "PNG")
+    pixels = page.decode(data, image_preparation.decoding(1, sample_bits=bits))
+    np.testing.assert_array_equal(pixels[..., 0], values // 2 ** (bits - 8))
+    beyond = page.decode(data, image_preparation.decoding(1, sample_bits=bits - 1))
+    assert beyond.max() == 255 and beyond[14, 19] == 255
+
+
 def write_files(folder):
     """Twenty image files: different pictures of odd sizes, then a picture in different kinds of file."""
     folder.mkdir()

@@ -44,8 +44,14 @@ def image_preparation(classifier: Classifier, *, by_caller: bool) -> dict[str, A
     }
 
 
-def decoding(channels: int) -> dict[str, Any]:
-    """From a file to uint8 [H,W,C], as `prepare_image` and then `decode_image` do it."""
+def decoding(channels: int, *, background: tuple[int, int, int] | None = None, sample_bits: int = 16) -> dict[str, Any]:
+    """From a file to uint8 [H,W,C], as `prepare_image` and then `decode_image` do it.
+
+    Args:
+        channels: 1 or 3.
+        background: Red, green and blue, 0 to 255, that transparency is laid on; None: it is dropped.
+        sample_bits: How many bits are used of the samples of files that have 16.
+    """
     rules = {
         "channels": channels,
         "channel_order": _channel_order(channels),
@@ -67,11 +73,17 @@ def decoding(channels: int) -> dict[str, Any]:
             "colours, which is what TensorFlow does by default. Most other programs take the accurate transform "
             "(JDCT_ISLOW): values then differ by a few levels of 255.",
         },
-        "bits_per_sample": {
-            "kept": 8,
-            "in_words": "Of samples of 16 bits the high byte is taken, value / 256 rounded down.",
+        "samples_of_16_bits": {
+            "bits_used": sample_bits,
+            "in_words": f"Of a sample of 16 bits take value / {1 << (sample_bits - 8)}, rounded down, at most 255.",
         },
-        "transparency": {"in_words": "The alpha channel is dropped, and the colours are taken as they are under it."},
+        "transparency": {
+            "background": background and list(background),
+            "in_words": "The alpha channel is dropped, and the colours are taken as they are under it."
+            if background is None
+            else "What is transparent is laid on the background: (colour * alpha + background * (255 - alpha)) / 255, "
+            "rounded to the nearest.",
+        },
     }
     if channels == 1:
         rules["grey"] = {
