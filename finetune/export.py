@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from finetune.exports.measure import Measured
 
 FORMATS = ("saved_model", "tflite", "onnx", "keras-weights")
+TAKES_FILES = "saved_model"
 QUANTIZATIONS = ("none", "float16", "int8")
 
 DESCRIPTION_FILE = "export.json"
 CALIBRATION_SPLIT = "train"
+PREPARATION_PAGE = "docs/preparing_images.md"
 
 log = logging.getLogger("finetune")
 
@@ -81,12 +83,14 @@ class ExportResult:
         measured: The network, then each exported classifier, on the same images.
         num_images: How many images they were measured on.
         split: Of these images; None: they were made up.
+        caution: Words on how the accuracy on them flatters the checkpoint; None where nothing is known.
     """
 
     output_dir: Path
     measured: "tuple[Measured, ...]"
     num_images: int
     split: str | None
+    caution: str | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,9 +123,10 @@ def export(settings: ExportSettings) -> ExportResult:
         classifier.model.compute_dtype = tf.float32
         dataset = _find_dataset(settings, classifier, settings.split) if settings.dataset_dir else None
         write_labels(folder / LABELS_FILE, classifier.class_names)
-        exported = _write(settings, classifier, folder)
+        calibration = _calibration_set(settings, classifier)
+        exported = _write(settings, classifier, folder, calibration)
         result = _measure(settings, classifier, dataset, exported)
-        description = json.dumps(_describe(settings, classifier, result), indent=1)
+        description = json.dumps(_describe(settings, classifier, calibration, exported, result), indent=1)
         (folder / DESCRIPTION_FILE).write_text(description + "\n", encoding="utf-8")
     return result
 
@@ -135,7 +140,14 @@ def _export_and_print(settings: ExportSettings) -> None:
         accuracy = "-" if one.accuracy is None else f"{one.accuracy:.4f}"
         difference = f"{one.largest_difference:.1e}" if one.file else ""
         print(f"{one.name:15} {one.num_bytes / 1e6:6.1f} MB  {accuracy:>8}  {difference}".rstrip())
+    if result.caution:
+        print(f"caution: {result.caution}")
     print(f"written to {result.output_dir}")
+    if settings.format != TAKES_FILES:
+        print(
+            f"It takes prepared images: {result.output_dir / DESCRIPTION_FILE} says how (image_preparation), "
+            f"{PREPARATION_PAGE} does it with NumPy and Pillow."
+        )
 
 
 def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str) -> "Dataset":
@@ -170,7 +182,9 @@ def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str
     return dataset
 
 
-def _write(settings: ExportSettings, classifier: "Classifier", folder: Path) -> "list[Exported]":
+def _write(
+    settings: ExportSettings, classifier: "Classifier", folder: Path, calibration: "Dataset | None"
+) -> "list[Exported]":
     if settings.format == "saved_model":
         from finetune.exports.saved_model import write_saved_model
 
@@ -185,18 +199,29 @@ def _write(settings: ExportSettings, classifier: "Classifier", folder: Path) -> 
         return [write_keras_weights_file(classifier, folder)]
     from finetune.exports.tflite_model import write_tflite
 
-    images = list(_calibration_images(settings, classifier)) if "int8" in settings.quantize else []
+    images = list(_calibration_images(settings, classifier, calibration)) if calibration is not None else []
     return [write_tflite(classifier, folder, quantization, images) for quantization in settings.quantize]
 
 
-def _calibration_images(settings: ExportSettings, classifier: "Classifier") -> "Iterator[Array]":
-    """Prepared images, float32 [1,H,W,C], drawn from all over the split: records may be sorted by class."""
+def _calibration_set(settings: ExportSettings, classifier: "Classifier") -> "Dataset | None":
+    """The split that int8 takes its ranges from; None where nothing is made in int8."""
     from finetune.datasets.dataset import find_splits
-    from finetune.datasets.pipeline import reading, training_batches
 
+    if "int8" not in settings.quantize:
+        return None
     assert settings.dataset_dir is not None
     has_training_split = CALIBRATION_SPLIT in find_splits(settings.dataset_dir, settings.dataset_name)
-    dataset = _find_dataset(settings, classifier, CALIBRATION_SPLIT if has_training_split else settings.split)
+    return _find_dataset(settings, classifier, CALIBRATION_SPLIT if has_training_split else settings.split)
+
+
+def _num_calibration_images(settings: ExportSettings, dataset: "Dataset") -> int:
+    return min(settings.num_calibration_images, dataset.num_examples)
+
+
+def _calibration_images(settings: ExportSettings, classifier: "Classifier", dataset: "Dataset") -> "Iterator[Array]":
+    """Prepared images, float32 [1,H,W,C], drawn from all over the split: records may be sorted by class."""
+    from finetune.datasets.pipeline import reading, training_batches
+
     batches = training_batches(
         dataset,
         dataclasses.replace(classifier.preprocessing, augmentation="none"),
@@ -206,7 +231,7 @@ def _calibration_images(settings: ExportSettings, classifier: "Classifier") -> "
         seed=0,
         labels_offset=classifier.network.labels_offset,
     )
-    num_images = min(settings.num_calibration_images, dataset.num_examples)
+    num_images = _num_calibration_images(settings, dataset)
     log.info("Calibrating on %d images of %s.", num_images, dataset.split)
     with reading(dataset, classifier.network.labels_offset):
         for images, _ in batches.take(num_images):
@@ -216,35 +241,65 @@ def _calibration_images(settings: ExportSettings, classifier: "Classifier") -> "
 def _measure(
     settings: ExportSettings, classifier: "Classifier", dataset: "Dataset | None", exported: "list[Exported]"
 ) -> ExportResult:
+    from finetune.datasets.dataset import content_hash
     from finetune.datasets.pipeline import reading
     from finetune.exports.measure import batches_of_split, fixed_batch, measure
     from finetune.progress import progress
+    from finetune.seen_images import caution
 
     if dataset is None:
         batch = fixed_batch(classifier)
         measured = measure(classifier, exported, [batch])
-        return ExportResult(settings.output_dir, tuple(measured), len(batch.encoded), None)
+        return ExportResult(settings.output_dir, tuple(measured), len(batch.encoded), None, None)
     num_images = dataset.num_examples
     if settings.max_num_batches is not None:
         num_images = min(num_images, settings.max_num_batches * settings.batch_size)
     batches = batches_of_split(classifier, dataset, settings.batch_size, settings.max_num_batches)
     with reading(dataset, classifier.network.labels_offset), progress("Measuring", num_images) as advance:
         measured = measure(classifier, exported, batches, advance)
-    return ExportResult(settings.output_dir, tuple(measured), num_images, dataset.split)
+    checkpoint = Path(classifier.checkpoint.prefix)
+    words = caution(checkpoint.parent, checkpoint.name, content_hash(dataset))
+    return ExportResult(settings.output_dir, tuple(measured), num_images, dataset.split, words)
 
 
-def _describe(settings: ExportSettings, classifier: "Classifier", result: ExportResult) -> dict[str, Any]:
-    """What export.json says."""
+def _describe(
+    settings: ExportSettings,
+    classifier: "Classifier",
+    calibration: "Dataset | None",
+    exported: "list[Exported]",
+    result: ExportResult,
+) -> dict[str, Any]:
+    """What export.json says: all that is needed to use the files without this package, and how they were measured."""
+    from finetune.exports.image_preparation import image_preparation
+
     model = classifier.model
     return {
         "format": settings.format,
         "model": model.spec.name,
         "checkpoint": Path(classifier.checkpoint.prefix).name,
         "step": classifier.checkpoint.step(),
+        "moving_average": classifier.network.use_moving_averages,
         "image_size": model.image_size,
         "channels": model.channels,
         "preprocessing": classifier.preprocessing.name,
+        "image_preparation": image_preparation(classifier, by_caller=settings.format != TAKES_FILES),
         "class_names": list(classifier.class_names),
-        "measured_on": {"split": result.split, "num_images": result.num_images},
+        "labels_offset": classifier.network.labels_offset,
+        "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "
+        "in the records its label is i + labels_offset.",
+        "files": [
+            {
+                "name": one.name,
+                "file": one.file,
+                "loading": one.loading,
+                "signatures": [dataclasses.asdict(signature) for signature in one.signatures],
+            }
+            for one in exported
+        ],
+        "calibrated_on": calibration
+        and {"split": calibration.split, "num_images": _num_calibration_images(settings, calibration)},
+        "measured_on": {"split": result.split, "num_images": result.num_images, "caution": result.caution},
+        "measured_in_words": "accuracy is the share of these images whose likeliest class is their label; "
+        "largest_difference is of a probability from the network's, on the same images.",
         "measured": [dataclasses.asdict(one) for one in result.measured],
     }

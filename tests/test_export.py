@@ -11,7 +11,11 @@ from image_files import encode, picture
 from tiny_runs import CLASSES, write_records, write_run
 
 from finetune import export, predict
-from finetune.exports import saved_model
+from finetune.checkpoint import Checkpoint, write_checkpoint
+from finetune.classifier import restore_classifier
+from finetune.exports import saved_model, tflite_model
+from finetune.nets import get_spec
+from finetune.scoring import inference_function
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def test_a_saved_model_takes_files_and_pixels_and_knows_the_names(run, records, 
     assert [name.decode() for name in served.signatures["class_names"]()["class_names"].numpy()] == list(CLASSES)
     assert (output / "assets/labels.txt").read_text() == "0:blue\n1:green\n2:red\n"
     description, measured = read_description(output)
-    assert description["measured_on"] == {"split": "validation", "num_images": 12}
+    assert description["measured_on"] == {"split": "validation", "num_images": 12, "caution": None}
     assert measured["saved_model"]["accuracy"] == measured["network"]["accuracy"]
     assert measured["network"]["accuracy"] == np.mean(expected.argmax(axis=1) == np.arange(12) % 3)
 
@@ -107,7 +111,8 @@ def test_tflite_in_three_precisions(run, records, tmp_path):
         "labels.txt",
         *["model_float16.tflite", "model_float32.tflite", "model_int8.tflite"],
     ]
-    _, measured = read_description(output)
+    description, measured = read_description(output)
+    assert description["calibrated_on"] == {"split": "train", "num_images": 20}
     assert measured["tflite float32"]["largest_difference"] <= 1e-4
     assert measured["tflite float32"]["accuracy"] == measured["network"]["accuracy"]
     assert 0 < measured["tflite float16"]["largest_difference"] < 0.05
@@ -117,6 +122,78 @@ def test_tflite_in_three_precisions(run, records, tmp_path):
     infer = Interpreter(model_path=str(output / "model_int8.tflite")).get_signature_runner()
     answers = infer(images=np.zeros([1, 32, 32, 3], np.float32))
     assert answers["probabilities"].shape == answers["logits"].shape == (1, 3)
+
+
+def test_int8_is_measured_on_what_it_was_calibrated_on_and_says_so(run, tmp_path):
+    records = write_records(tmp_path / "records")
+    words = ["--format=tflite", "--quantize=int8", f"--dataset-dir={records}", "--num-calibration-images=5"]
+    assert run_export(run, tmp_path / "lite", *words) == 0
+    description, _ = read_description(tmp_path / "lite")
+    assert description["calibrated_on"] == {"split": "validation", "num_images": 5}
+    assert description["measured_on"]["split"] == "validation"
+
+
+@pytest.mark.parametrize("words", [["--format=tflite"], ["--format=onnx"], []])
+def test_what_goes_in_and_out_is_said(run, tmp_path, words):
+    assert run_export(run, tmp_path / "out", *words) == 0
+    description, _ = read_description(tmp_path / "out")
+    assert description["calibrated_on"] is None
+    (file,) = description["files"]
+    assert (tmp_path / "out" / file["file"]).exists()
+    for signature in file["signatures"]:
+        for tensor in signature["inputs"] + signature["outputs"]:
+            assert tensor["in_words"]
+            assert all(size is None or size > 0 for size in tensor["shape"])
+    outputs = {one["name"]: one for one in file["signatures"][0]["outputs"]}
+    assert outputs["logits"]["shape"][1] == outputs["probabilities"]["shape"][1] == len(description["class_names"])
+    assert "softmax" in outputs["probabilities"]["in_words"]
+
+
+def test_labels_that_do_not_start_at_the_first_output(tmp_path):
+    run = write_run(tmp_path / "run", labels_offset=1)
+    (run / "labels.txt").write_text("0:background\n1:blue\n2:green\n3:red\n")
+    assert run_export(run, tmp_path / "out", "--format=tflite") == 0
+    description, _ = read_description(tmp_path / "out")
+    assert description["class_names"] == list(CLASSES)
+    assert description["labels_offset"] == 1
+
+
+def test_an_accuracy_on_the_images_that_trained_it_is_called_so(tmp_path, records, capsys):
+    from finetune.datasets.dataset import content_hash, find_dataset
+    from finetune.provenance import PROVENANCE_FILE
+
+    run = write_run(tmp_path / "run")
+    sha256 = content_hash(find_dataset(records, None, "train"))
+    (run / PROVENANCE_FILE).write_text(json.dumps({"data": {"split": "train", "sha256": sha256}}))
+    words = ["--format=tflite", f"--dataset-dir={records}"]
+    assert run_export(run, tmp_path / "train", *words, "--split=train") == 0
+    description, _ = read_description(tmp_path / "train")
+    assert description["measured_on"]["caution"].startswith("these images trained it")
+    assert f"caution: {description['measured_on']['caution']}" in capsys.readouterr().out
+    assert run_export(run, tmp_path / "validation", *words) == 0
+    assert read_description(tmp_path / "validation")[0]["measured_on"]["caution"] is None
+
+
+def test_what_gives_no_numbers_is_not_written(run, tmp_path, capsys, monkeypatch):
+    def runner(infer):
+        return lambda images, encoded: np.full([len(images), len(CLASSES)], np.nan)
+
+    monkeypatch.setattr(tflite_model, "_runner", runner)
+    assert run_export(run, tmp_path / "lite", "--format=tflite", "--quantize=float16") == 2
+    error = capsys.readouterr().err
+    assert "tflite float16: its probabilities are not finite" in error and "leave it out of --quantize" in error
+    assert names_in(tmp_path) == []
+
+
+def test_a_network_of_nan_is_not_exported(run, tmp_path, capsys):
+    checkpoint = Checkpoint(str(run / "model.ckpt-7"))
+    values = {name: checkpoint.read(name) for name in checkpoint.shapes}
+    values["CifarNet/logits/weights"] = values["CifarNet/logits/weights"] * np.float32("nan")
+    damaged = write_run(tmp_path / "run")
+    write_checkpoint(damaged / "model.ckpt-7", values)
+    assert run_export(damaged, tmp_path / "served") == 2
+    assert "not finite: its weights are damaged" in capsys.readouterr().err
+    assert names_in(tmp_path) == ["run"]
 
 
 def test_batch_norm_is_folded_into_convolutions(tmp_path):
@@ -193,6 +270,30 @@ def test_mistakes(run, tmp_path, capsys, words, parts):
     assert names_in(tmp_path) == ["records"]
 
 
+def loaded_as_said(output, run):
+    """By Keras alone, with the line in export.json: its logits are the network's."""
+    import keras
+
+    description, _ = read_description(output)
+    (file,) = description["files"]
+    call, _, remark = file["loading"].partition(".load_weights(file). ")
+    assert call == ("keras.applications.MobileNet(weights=None, classes=3, classifier_activation=None, alpha=0.25)")
+    assert "preprocess_input" in remark
+    network = eval(call, {"keras": keras})
+    network.load_weights(output / file["file"])
+    images = np.random.RandomState(0).uniform(-1, 1, [1, 224, 224, 3]).astype(np.float32)
+    classifier = restore_classifier(export.ExportSettings(checkpoint=run, output_dir=output, image_size=224))
+    expected = inference_function(classifier.model)(images)
+    np.testing.assert_allclose(network(images, training=False), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "has_remark"), [("nasnet_mobile", True), ("mobilenet_v2", False)])
+def test_where_kerass_own_network_differs_it_is_said(name, has_remark):
+    from finetune.foreign_weights.keras_weights import padding_remark
+
+    assert bool(padding_remark(get_spec(name))) == has_remark
+
+
 def test_keras_weights(tmp_path, capsys):
     run = write_run(tmp_path / "run", "mobilenet_v1_025", image_size=96)
     words = [f"--checkpoint={run}", f"--output-dir={tmp_path / 'out'}", "--format=keras-weights"]
@@ -201,6 +302,7 @@ def test_keras_weights(tmp_path, capsys):
     assert export.main([*words, "--image-size=224"]) == 0
     assert "Keras weights" in capsys.readouterr().out
     assert (tmp_path / "out/classifier.weights.h5").is_file()
+    loaded_as_said(tmp_path / "out", tmp_path / "run")
     resnet = write_run(tmp_path / "resnet", "resnet_v1_50", image_size=64)
     assert export.main([f"--checkpoint={resnet}", f"--output-dir={tmp_path / 'no'}", "--format=keras-weights"]) == 2
     assert "resnet" in capsys.readouterr().err.lower()

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.classifier import Classifier
+from finetune.exports.signatures import Signature
 
 Array = np.ndarray[Any, Any]
 Tensor = Any
@@ -26,6 +27,8 @@ class Exported:
         run: Runs it by the format's own interpreter: from prepared images, float32 [B,H,W,C], and the encoded images
             [B] that they were made of, of which a format takes one, to probabilities [B,num_classes].
         tolerance: How far a probability may be from the network's; None: any distance is only told.
+        signatures: What it takes and gives, as its format's own interpreter reads it from the file.
+        loading: How it is loaded and called, in words or a line of Python.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Exported:
     num_bytes: int
     run: Callable[[Array, list[bytes]], Array]
     tolerance: float | None
+    signatures: tuple[Signature, ...]
+    loading: str
 
 
 def answer(classifier: Classifier, images: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import tensorflow as tf
 from finetune.classifier import Classifier
 from finetune.errors import UserError
 from finetune.exports.exported import Array, Exported
-from finetune.foreign_weights.keras_weights import write_keras_weights
+from finetune.exports.signatures import Signature, describe_tensor
+from finetune.foreign_weights.keras_weights import application_call, padding_remark, write_keras_weights
 
 FILE = "classifier.weights.h5"
 # Keras's kernels add in another order than ours.
@@ -32,4 +33,24 @@ def write_keras_weights_file(classifier: Classifier, folder: Path) -> Exported:
     def run(images: Array, encoded: list[bytes]) -> Array:
         return np.asarray(tf.nn.softmax(application(images, training=False)))
 
-    return Exported("Keras weights", FILE, (folder / FILE).stat().st_size, run, TOLERANCE)
+    inputs = describe_tensor("images", "float32", application.input_shape)
+    outputs = describe_tensor("logits", "float32", application.output_shape)
+    return Exported(
+        "Keras weights",
+        FILE,
+        (folder / FILE).stat().st_size,
+        run,
+        TOLERANCE,
+        (Signature(None, (inputs,), (outputs,)),),
+        _loading(classifier),
+    )
+
+
+def _loading(classifier: Classifier) -> str:
+    spec = classifier.model.spec
+    words = [
+        f"{application_call(spec, classifier.model.num_classes)}.load_weights(file).",
+        "Not by its preprocess_input: the images are prepared as image_preparation says.",
+        *padding_remark(spec),
+    ]
+    return " ".join(words)

@@ -92,7 +92,7 @@ def measure(
     """Runs the network, which is the first in the result, and all exported classifiers on the same images.
 
     Raises:
-        UserError: One is further from the network than it may be.
+        UserError: One is further from the network than it may be, or gives no finite numbers; the network itself does.
     """
     function = tf.function(lambda images: answer(classifier, images)["probabilities"], autograph=False)
     infer = function.get_concrete_function(prepared_images(classifier, None))
@@ -100,6 +100,8 @@ def measure(
     network_tally = _Tally()
     for batch in batches:
         expected = infer(tf.constant(batch.images)).numpy()
+        if not np.isfinite(expected).all():
+            raise UserError("The network's logits are not finite: its weights are damaged, or of a failed training.")
         network_tally.add(expected, expected, batch.labels)
         for one, tally in zip(exported, tallies, strict=True):
             tally.add(one.run(batch.images, batch.encoded), expected, batch.labels)
@@ -136,6 +138,11 @@ class _Tally:
 
 
 def _refuse_difference(one: Exported, difference: float) -> None:
+    if not np.isfinite(difference):
+        raise UserError(
+            f"{one.name}: its probabilities are not finite, the network's are. Nothing was written.",
+            "Its numbers are too narrow for these weights: leave it out of --quantize, or try another --format.",
+        )
     if one.tolerance is not None and not difference <= one.tolerance:
         raise UserError(
             f"{one.name}: probabilities differ by up to {difference:.1e} from the network's, more than "

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,10 +17,15 @@ import tensorflow as tf
 from finetune.classifier import Classifier
 from finetune.errors import UserError
 from finetune.exports.exported import Array, Exported, answer, prepared_images
+from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
 
 FILE = "model.onnx"
 OPSET = 17
 TOLERANCE = 1e-4
+LOADING = "onnxruntime.InferenceSession(file).run(['logits', 'probabilities'], {'images': ...})"
+DTYPES = {"tensor(float)": "float32"}
+
+Session = Any
 
 
 def write_onnx(classifier: Classifier, folder: Path) -> Exported:
@@ -30,7 +36,7 @@ def write_onnx(classifier: Classifier, folder: Path) -> Exported:
     """
     try:
         import onnx
-        import onnxruntime  # noqa: F401
+        import onnxruntime
         import tf2onnx
     except ImportError as error:
         raise UserError(f"--format onnx: {error.name} is not installed.", "pip install 'finetune[onnx]'") from error
@@ -42,14 +48,18 @@ def write_onnx(classifier: Classifier, folder: Path) -> Exported:
     onnx.helper.set_model_props(graph, {"class_names": json.dumps(classifier.class_names)})
     path = folder / FILE
     onnx.save(graph, str(path))
-    return Exported("onnx", FILE, path.stat().st_size, _runner(path), TOLERANCE)
-
-
-def _runner(path: Path) -> Callable[[Array, list[bytes]], Array]:
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return Exported("onnx", FILE, path.stat().st_size, _runner(session), TOLERANCE, (_signature(session),), LOADING)
 
+
+def _signature(session: Session) -> Signature:
+    def describe(tensors: list[Any]) -> tuple[TensorDescription, ...]:
+        return tuple(describe_tensor(one.name, DTYPES[one.type], tuple(one.shape)) for one in tensors)
+
+    return Signature(None, describe(session.get_inputs()), describe(session.get_outputs()))
+
+
+def _runner(session: Session) -> Callable[[Array, list[bytes]], Array]:
     def run(images: Array, encoded: list[bytes]) -> Array:
         del encoded
         return np.asarray(session.run(["probabilities"], {"images": images})[0])

@@ -21,10 +21,12 @@ import tensorflow as tf
 
 from finetune.classifier import Classifier
 from finetune.exports.exported import LABELS_FILE, Array, Exported, answer, prepared_images
+from finetune.exports.signatures import PIXELS, Signature, TensorDescription, describe_tensor
 
 Tensor = Any
 
 TOLERANCE = 1e-5
+LOADING = "tf.saved_model.load(folder).signatures[name], called with the input's name, as in encoded=..."
 
 
 def write_saved_model(classifier: Classifier, folder: Path) -> Exported:
@@ -34,14 +36,16 @@ def write_saved_model(classifier: Classifier, folder: Path) -> Exported:
     served.weights = list(signatures["serving_default"].variables)
     served.labels_file = tf.saved_model.Asset(str(folder / LABELS_FILE))
     tf.saved_model.save(served, str(folder), signatures=signatures)
-    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    loaded = tf.saved_model.load(str(folder)).signatures
+    serve = loaded["serving_default"]
 
     def run(images: Array, encoded: list[bytes]) -> Array:
         del images
         return np.asarray(serve(encoded=tf.constant(encoded))["probabilities"])
 
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Exported("saved_model", ".", num_bytes, run, TOLERANCE)
+    descriptions = tuple(_describe(name, signature) for name, signature in loaded.items())
+    return Exported("saved_model", ".", num_bytes, run, TOLERANCE, descriptions, LOADING)
 
 
 def _signatures(classifier: Classifier) -> dict[str, Any]:
@@ -67,6 +71,18 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
         "images": _trace(classify_images, images=tf.TensorSpec([None, None, None, size[-1]], tf.uint8)),
         "class_names": _trace(class_names),
     }
+
+
+def _describe(name: str, signature: Any) -> Signature:
+    def describe(specs: dict[str, tf.TensorSpec]) -> tuple[TensorDescription, ...]:
+        return tuple(
+            describe_tensor(
+                key, spec.dtype.name, tuple(spec.shape), in_words=PIXELS if spec.dtype == tf.uint8 else None
+            )
+            for key, spec in sorted(specs.items())
+        )
+
+    return Signature(name, describe(signature.structured_input_signature[1]), describe(signature.structured_outputs))
 
 
 def _trace(function: Any, **inputs: tf.TensorSpec) -> Any:

@@ -8,14 +8,19 @@ convolution before it, which is exact but for rounding.
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from finetune.classifier import Classifier
 from finetune.exports.exported import Array, Exported, answer, prepared_images
+from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
 
 TOLERANCE = 1e-4
+LOADING = "ai_edge_litert.interpreter.Interpreter(model_path=file).get_signature_runner(), called with images=..."
+
+Infer = Any
 
 
 def write_tflite(classifier: Classifier, folder: Path, quantization: str, calibration: Iterable[Array]) -> Exported:
@@ -46,7 +51,9 @@ def write_tflite(classifier: Classifier, folder: Path, quantization: str, calibr
     path = folder / f"model_{precision}.tflite"
     path.write_bytes(content)
     tolerance = TOLERANCE if quantization == "none" else None
-    return Exported(f"tflite {precision}", path.name, len(content), _runner(path), tolerance)
+    infer = _load(path)
+    signatures = (_signature(infer),)
+    return Exported(f"tflite {precision}", path.name, len(content), _runner(infer), tolerance, signatures, LOADING)
 
 
 def _calibration_inputs(calibration: Iterable[Array]) -> Iterator[dict[str, Array]]:
@@ -54,11 +61,34 @@ def _calibration_inputs(calibration: Iterable[Array]) -> Iterator[dict[str, Arra
         yield {"images": images}
 
 
-def _runner(path: Path) -> Callable[[Array, list[bytes]], Array]:
+def _load(path: Path) -> Infer:
     from ai_edge_litert.interpreter import Interpreter
 
-    infer = Interpreter(model_path=str(path)).get_signature_runner()
+    return Interpreter(model_path=str(path)).get_signature_runner()
 
+
+def _signature(infer: Infer) -> Signature:
+    def describe(details: dict[str, dict[str, Any]]) -> tuple[TensorDescription, ...]:
+        return tuple(
+            describe_tensor(
+                name,
+                np.dtype(tensor["dtype"]).name,
+                tuple(tensor["shape"].tolist()),
+                tensor=tensor["name"],
+                quantization=_quantization(*tensor["quantization"]),
+            )
+            for name, tensor in details.items()
+        )
+
+    return Signature("serving_default", describe(infer.get_input_details()), describe(infer.get_output_details()))
+
+
+def _quantization(scale: float, zero_point: int) -> dict[str, float] | None:
+    """None where the interpreter's scale is 0, its word for numbers that are values themselves."""
+    return {"scale": float(scale), "zero_point": int(zero_point)} if scale else None
+
+
+def _runner(infer: Infer) -> Callable[[Array, list[bytes]], Array]:
     def run(images: Array, encoded: list[bytes]) -> Array:
         del encoded
         return np.concatenate([infer(images=image[np.newaxis])["probabilities"] for image in images])

@@ -61,7 +61,7 @@ class KerasFile(ForeignFile):
             self._model.load_weights(str(self._path))
         pairs = pair_variables(self._model, spec, shapes)
         values = {name: np.asarray(variable.value).reshape(shapes[name]) for name, variable in pairs.items()}
-        return FoundWeights(values, remarks=(NASNET_REMARK,) if _is_nasnet(spec) else ())
+        return FoundWeights(values, remarks=padding_remark(spec))
 
     def logits(self, images: Array) -> Array | None:
         """Keras's own, without the softmax."""
@@ -98,13 +98,28 @@ def build_application(spec: NetSpec, num_classes: int) -> KerasModel:
     """
     import keras
 
-    application = get_application(spec)
-    arguments = {}
-    if application.width_argument:
-        arguments[application.width_argument] = spec.arguments.get("depth_multiplier", 1.0)
-    build = getattr(keras.applications, application.name)
-    model = build(weights=None, classes=num_classes, classifier_activation=None, **arguments)
+    build = getattr(keras.applications, get_application(spec).name)
+    model = build(**_arguments(spec, num_classes))
     return _pad_as_slim(model) if _is_nasnet(spec) else model
+
+
+def application_call(spec: NetSpec, num_classes: int) -> str:
+    """The line of Python that makes the application, as Keras has it, for a network's weights."""
+    arguments = ", ".join(f"{name}={value!r}" for name, value in _arguments(spec, num_classes).items())
+    return f"keras.applications.{get_application(spec).name}({arguments})"
+
+
+def padding_remark(spec: NetSpec) -> tuple[str, ...]:
+    """In what Keras's application, as it is, differs from `build_application`'s; empty where in nothing."""
+    return (NASNET_REMARK,) if _is_nasnet(spec) else ()
+
+
+def _arguments(spec: NetSpec, num_classes: int) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"weights": None, "classes": num_classes, "classifier_activation": None}
+    width_argument = get_application(spec).width_argument
+    if width_argument:
+        arguments[width_argument] = spec.arguments.get("depth_multiplier", 1.0)
+    return arguments
 
 
 def _is_nasnet(spec: NetSpec) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import MODELS, get_spec
+from finetune.preprocessing.steps import Step
 
 Tensor = Any
 
@@ -78,6 +79,10 @@ class Preprocessing:
     def evaluate(self, image: Tensor, height: int, width: int) -> Tensor:
         """Preprocesses an image, uint8 [H,W,C], for evaluation, without any randomness: float32 [height,width,C]."""
         return self._functions.evaluate(image, height, width)
+
+    def evaluation_steps(self, height: int, width: int, channels: int) -> list[Step]:
+        """What `evaluate` does to an image of so many channels, as data for other programs."""
+        return self._functions.evaluation_steps(height, width, channels)
 
     @property
     def _cuts(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip
 from finetune.preprocessing.seeds import Decision, seed_for
 
@@ -43,6 +44,12 @@ def evaluate(image: Tensor, height: int, width: int) -> Tensor:
     float32 [height,width,C] of mean 0 and standard deviation 1.
     """
     return tf.image.per_image_standardization(tf.image.resize_with_crop_or_pad(image, height, width))
+
+
+def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
+    """What `evaluate` does, as data; the channels make no difference."""
+    del channels
+    return [steps.centre_crop_or_pad(height, width), steps.standardise()]
 
 
 def with_margin(image: Tensor, height: int, width: int) -> Tensor:

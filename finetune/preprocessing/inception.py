@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip, resize_bilinear
 from finetune.preprocessing.seeds import Decision, seed_for
 
@@ -21,6 +22,9 @@ AREA_RANGE = (0.05, 1.0)
 MAX_ATTEMPTS = 100
 MAX_BRIGHTNESS_CHANGE = 32.0  # of 255
 SATURATION_RANGE = (0.5, 1.5)
+# [0, 255] to [-1, 1]: multiplied, then added.
+SCALE = 2.0 / 255.0
+OFFSET = -1.0
 
 
 def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
@@ -56,6 +60,15 @@ def evaluate(image: Tensor, height: int, width: int) -> Tensor:
     return to_network_range(resize_bilinear(middle, height, width))
 
 
+def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
+    """What `evaluate` does, as data."""
+    return [
+        steps.central_crop(CENTRAL_FRACTION),
+        steps.resize(height, width),
+        steps.scale(SCALE, [OFFSET] * channels),
+    ]
+
+
 def random_colours(image: Tensor, seed: Tensor) -> Tensor:
     """Changes brightness, then saturation (of a grey image brightness alone) of float32 [H,W,C] in [0, 255]; clips."""
     image = tf.image.stateless_random_brightness(image, MAX_BRIGHTNESS_CHANGE, seed_for(Decision.BRIGHTNESS, seed))
@@ -66,4 +79,4 @@ def random_colours(image: Tensor, seed: Tensor) -> Tensor:
 
 def to_network_range(image: Tensor) -> Tensor:
     """[0, 255] to [-1, 1]."""
-    return image * (2.0 / 255.0) - 1.0
+    return image * SCALE + OFFSET

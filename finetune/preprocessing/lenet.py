@@ -7,7 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.preprocessing import steps
+
 Tensor = Any
+
+# [0, 255] to [-1, 1): multiplied, then added.
+SCALE = 1.0 / 128.0
+OFFSET = -1.0
 
 
 def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> None:
@@ -27,4 +33,9 @@ def evaluate(image: Tensor, height: int, width: int) -> Tensor:
     float32 [height,width,C] in [-1, 1).
     """
     middle = tf.image.resize_with_crop_or_pad(image, height, width)
-    return (tf.cast(middle, tf.float32) - 128.0) / 128.0
+    return tf.cast(middle, tf.float32) * SCALE + OFFSET
+
+
+def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
+    """What `evaluate` does, as data."""
+    return [steps.centre_crop_or_pad(height, width), steps.scale(SCALE, [OFFSET] * channels)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip, resize_bilinear
 from finetune.preprocessing.seeds import Decision, seed_for
 
@@ -63,6 +64,15 @@ def evaluate(image: Tensor, height: int, width: int) -> Tensor:
     return subtract_mean(tf.slice(resized, [y, x, 0], [height, width, image.shape[-1]]))
 
 
+def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
+    """What `evaluate` does, as data."""
+    return [
+        steps.resize_short_side(short_side(height, width)),
+        steps.centre_crop(height, width),
+        steps.scale(1.0, [-mean for mean in mean_colour(channels)]),
+    ]
+
+
 def short_side(height: int, width: int) -> int:
     """Pixels of the image's short side before [height,width] is cut out of it; in training the least.
 
@@ -76,6 +86,10 @@ def short_side(height: int, width: int) -> int:
 def subtract_mean(image: Tensor) -> Tensor:
     """Takes ImageNet's mean colour off an image float32 [H,W,3], or the grey of that colour off [H,W,1]."""
     _, width, channels = image.shape
-    mean = RGB_MEANS if channels == 3 else [GREY_MEAN]
     # A row of means, as TensorFlow takes five times as long to subtract a single pixel from an image.
-    return image - tf.tile([mean], [width, 1])
+    return image - tf.tile([mean_colour(channels)], [width, 1])
+
+
+def mean_colour(channels: int) -> tuple[float, ...]:
+    """ImageNet's mean, one number for each of 3 channels, or that of its grey for 1."""
+    return RGB_MEANS if channels == 3 else (GREY_MEAN,)
