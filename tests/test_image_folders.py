@@ -15,7 +15,8 @@ from finetune.convert import ConvertSettings, convert, main
 from finetune.datasets.folders import scan_images
 from finetune.datasets.image_walk import SYSTEM_NAMES
 from finetune.datasets.remarks import Kind, Remark, changed_images, remarks_on
-from finetune.datasets.split_folders import SPLIT_WORDS, split_called
+from finetune.datasets.split_folders import split_called
+from finetune.datasets.split_words import SPLIT_WORDS
 from finetune.errors import UserError
 from finetune.image_files import find_images, left_out
 
