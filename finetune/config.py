@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
-from finetune.flags import flag
+from finetune.flags import CommandSettings, flag
 from finetune.schedules import DECAY_TYPES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
@@ -47,7 +47,7 @@ def _only(default: Any, why: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(CommandSettings):
     """Settings of `finetune-train`; `config.toml` in a run's folder holds them as resolved."""
 
     dataset_dir: Path = flag(help="folder of the TFRecord shards")
@@ -145,6 +145,7 @@ class TrainSettings:
     quantize_delay: int = _only(-1, "quantised training left TensorFlow with version 1")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_positive(self, "batch_size", "max_steps", "image_size", "log_every", "max_to_keep", "num_clones")
         _require_positive(self, "learning_rate", "num_epochs_per_decay")
         _require_share(self, "label_smoothing", "moving_average_decay")
@@ -163,7 +164,7 @@ class TrainSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(CommandSettings):
     """Settings of `finetune-eval`; what is not given is known from the run, where the checkpoint is a run's."""
 
     dataset_dir: Path = flag(help="folder of the TFRecord shards")
@@ -205,6 +206,7 @@ class EvalSettings:
     quantize: bool = _only(False, "quantised training left TensorFlow with version 1")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_positive(self, "batch_size", "max_num_batches", "image_size", "average", "timeout")
         if self.assert_accuracy_at_least is not None and not 0 <= self.assert_accuracy_at_least <= 1:
             raise UserError(f"--assert-accuracy-at-least is {self.assert_accuracy_at_least}, but must lie in 0 to 1.")

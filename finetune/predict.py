@@ -34,7 +34,7 @@ class PredictSettings(ClassifierSettings):
     """Settings of `finetune-predict`."""
 
     images: tuple[str, ...] = flag(
-        (), positional=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
+        (), positional=True, is_path=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
     )
     top_k: int = flag(1, metavar="K", help="the K likeliest classes of each image")
     output: Path | None = flag(None, metavar="FILE.csv|.json|.txt", help="not given: standard output")
@@ -47,6 +47,7 @@ class PredictSettings(ClassifierSettings):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("top_k", "batch_size", "image_size", "num_preprocessing_threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:
