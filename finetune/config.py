@@ -52,7 +52,11 @@ class TrainSettings(CommandSettings):
 
     dataset_dir: Path = flag(help="folder of the TFRecord shards")
     train_dir: Path = flag(DEFAULT_RUN_DIR, help="folder of the run: checkpoints, logs, settings")
-    model: str = flag(DEFAULT_MODEL, slim=["model_name"], help="network; see finetune-inspect --models")
+    model: str = flag(
+        DEFAULT_MODEL,
+        slim=["model_name"],
+        help="network; see finetune-inspect --models, or package.module:SPEC where Python finds the package",
+    )
     checkpoint: Path | None = flag(
         None, slim=["checkpoint_path"], help="pretrained weights: a checkpoint's prefix, a V1 file, or a folder"
     )
@@ -125,10 +129,15 @@ class TrainSettings(CommandSettings):
     eval_every: int | None = flag(
         None, metavar="STEPS", help="validate so often; 0: at the end only; not given: ten times, once an epoch at most"
     )
-    log_every: int = flag(10, slim=["log_every_n_steps"], metavar="STEPS", help="a log line so often")
+    log_every: int = flag(
+        10,
+        slim=["log_every_n_steps"],
+        metavar="STEPS",
+        help="figures in metrics.jsonl and TensorBoard so often; log lines come every 5 seconds, into files every 10",
+    )
     save_interval_seconds: float = flag(600.0, slim=["save_interval_secs"], help="a checkpoint so often")
     save_summaries_seconds: float = flag(
-        0.0, slim=["save_summaries_secs"], help="TensorBoard scalars at most so often; 0: with every log line"
+        0.0, slim=["save_summaries_secs"], help="TensorBoard scalars at most so often; 0: every --log-every steps"
     )
     max_to_keep: int = flag(5, metavar="N", help="newest checkpoints kept, beside the best")
     num_clones: int = flag(1, metavar="N", help="devices to train on, each with a batch of its own")

@@ -11,6 +11,7 @@ from finetune.comparison import Comparison
 from finetune.config import EvalSettings
 from finetune.errors import UserError
 from finetune.metrics import Scores, wilson_interval
+from finetune.new_folders import gone_if_empty
 from finetune.result_files import (
     REPORT_FILE,
     EvalResult,
@@ -94,8 +95,9 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
     if first.class_names != second.class_names:
         raise UserError("--compare: the runs have different --labels-offset, so they can't be compared.")
     output_dir = settings.output_dir or Path(second.checkpoint.prefix).parent / f"compare_{settings.split}"
-    _make_writable(output_dir)
-    comparison = Comparison(first.score(), second.score())
+    with gone_if_empty(output_dir):
+        _make_writable(output_dir)
+        comparison = Comparison(first.score(), second.score())
     write_comparison(output_dir, [first.checkpoint.prefix, second.checkpoint.prefix], comparison)
     write_differences(output_dir, first.class_names, comparison)
     return comparison, output_dir
@@ -128,7 +130,9 @@ class _Evaluator:
         """Scores the split and writes the files."""
         prefix = self.checkpoint.prefix
         output_dir = self._settings.output_dir or Path(prefix).parent / f"eval_{self._settings.split}"
-        _make_writable(output_dir)
+        with gone_if_empty(output_dir):
+            _make_writable(output_dir)
+            scores = self.score()
         result = EvalResult(
             checkpoint=prefix,
             checkpoint_name=_name(self.checkpoint),
@@ -137,7 +141,7 @@ class _Evaluator:
             tta=self._settings.tta,
             dataset=self._dataset,
             data_sha256=self._data_sha256,
-            scores=self.score(),
+            scores=scores,
             class_names=self.class_names,
             output_dir=output_dir,
         )

@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 
 from finetune import __version__
 from finetune.errors import UserError, did_you_mean
+from finetune.text_files import read_text
 
 Settings = TypeVar("Settings")
 
@@ -150,10 +151,10 @@ def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
         UserError: No such file, no TOML, a key that is no setting, a value of the wrong kind.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"--config: {path} can't be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"--config: {path} is not TOML: {error}.") from error
     hints = typing.get_type_hints(settings_class)
     fields = {name: field for field in flag_fields(settings_class) for name in (field.name, *field.metadata["slim"])}

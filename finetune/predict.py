@@ -5,7 +5,6 @@ Exit status 4 says that all went well but for files that could not be read: they
 
 import contextlib
 import dataclasses
-import io
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ from finetune.image_files import STANDARD_INPUT, find_images
 from finetune.predictions import WRITERS, Prediction
 from finetune.progress import progress
 from finetune.tensorflow_start import start_tensorflow
+from finetune.text_files import whole_file
 
 EXIT_UNREADABLE_IMAGES = 4
 
@@ -87,6 +87,8 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
 
 def _predict_and_write(settings: PredictSettings) -> int:
     write = WRITERS[_choose_format(settings)]
+    if settings.output is not None and settings.output.is_dir():
+        raise UserError(f"--output: {settings.output} is a folder.", "Name a file in it.")
     find_images(settings.images)  # What isn't there is told before TensorFlow has started.
     start_tensorflow()
     predictions = predict(settings)
@@ -134,19 +136,14 @@ def _open_output(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield from _standard_output()
         return
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        # A file's name may be no valid Unicode: its bytes are kept.
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with whole_file(path, newline="") as file:
             yield file
-        partial.replace(path)
     except OSError as error:
         raise UserError(f"--output: {path} can't be written: {error.strerror}.") from error
 
 
 def _standard_output() -> Iterator[TextIO]:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         yield sys.stdout
         sys.stdout.flush()
