@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
 
 def read_text(path: Path) -> str:
     """The text of a file that should be UTF-8, without a byte-order mark; other bytes as lone surrogates."""
-    return path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    return path.read_bytes().decode("utf-8", KEEP_BYTES).removeprefix("\ufeff")
 
 
 def printable(text: str) -> str:
@@ -50,7 +50,7 @@ def printable(text: str) -> str:
 
 def _keep_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
-        raise error
+        return codecs.lookup_error("surrogateescape")(error)
     letter = error.object[error.start]
     byte = ord(letter) - 0xDC00
     kept: str | bytes = bytes([byte]) if 0x80 <= byte <= 0xFF else letter.encode("ascii", "backslashreplace").decode()
