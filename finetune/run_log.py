@@ -14,6 +14,7 @@ A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `num_examples`,
 
 import logging
 import math
+import os
 import sys
 import time
 from typing import Any
@@ -74,7 +75,7 @@ class RunLog:
         self._max_steps = max_steps
         self.images_per_step = images_per_step
         self._seconds_between_summaries = seconds_between_summaries
-        self._writer = tf.summary.create_file_writer(str(run.path), flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
+        self._writer = tf.summary.create_file_writer(os.fsencode(run.path), flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
         self._rate_of_rows = _Rate(images_per_step)
         self._rate_of_lines = _Rate(images_per_step)
         self._seconds_between_lines = (
