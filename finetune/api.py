@@ -19,7 +19,8 @@
     for prediction in predict(PredictSettings(checkpoint=run.train_dir, images=("photos",))):
         print(prediction.filename, prediction.guesses[0].name)
 
-Mistakes that the user can mend raise `UserError`. Importing this module loads no TensorFlow; the functions do.
+Mistakes that the user can mend raise `UserError`; Ctrl-C in a training raises `TrainingInterrupted`, which is a
+KeyboardInterrupt, once its checkpoint is written. Importing this module loads no TensorFlow; the functions do.
 """
 
 from finetune.classifier import Classifier, restore_classifier
@@ -32,7 +33,7 @@ from finetune.predict import PredictSettings, predict
 from finetune.predictions import Guess, Prediction
 from finetune.result_files import EvalResult
 from finetune.scopes import VariablePlan
-from finetune.train import TrainResult, plan, train
+from finetune.train import TrainingInterrupted, TrainResult, plan, train
 
 __all__ = [
     "Classifier",
@@ -47,6 +48,7 @@ __all__ = [
     "Prediction",
     "TrainResult",
     "TrainSettings",
+    "TrainingInterrupted",
     "UserError",
     "VariablePlan",
     "convert",

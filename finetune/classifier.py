@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import UserError
-from finetune.flags import flag
+from finetune.flags import CommandSettings, flag
 from finetune.run_folder import LABELS_FILE, settings_of_run
 from finetune.trained_network import NetworkSettings, network_settings, restore_network
 
@@ -21,7 +21,7 @@ log = logging.getLogger("finetune")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierSettings:
+class ClassifierSettings(CommandSettings):
     """Which checkpoint, and how its network is rebuilt; what is not given is known from a run's own settings."""
 
     checkpoint: Path = flag(

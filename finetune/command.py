@@ -1,21 +1,24 @@
 """What all commands share: logs on standard error, exit status, mistakes told without a traceback."""
 
+import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.errors import UserError
+from finetune.errors import Interrupted, UserError
 from finetune.flags import parse_flags
+from finetune.text_files import KEEP_BYTES
 
 Settings = TypeVar("Settings")
 
 EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_BY_SIGNAL = 128  # and the signal's number, as shells have it
 
 log = logging.getLogger("finetune")
 
@@ -31,8 +34,8 @@ def run_command(
 ) -> int:
     """Parses the command line, runs the command, and returns its exit status.
 
-    0: done; 2: a mistake that the user can mend, told on standard error; 130: interrupted from the keyboard. A fault of
-    the program itself keeps its traceback and ends with Python's own status 1.
+    0: done; 2: a mistake that the user can mend, told on standard error; 130 and 143: stopped by Ctrl-C and by
+    SIGTERM. A fault of the program itself keeps its traceback and ends with Python's own status 1.
 
     Args:
         settings_class: Whose fields are the flags.
@@ -56,6 +59,7 @@ def _run(
     argv: Sequence[str] | None,
     find_config: Callable[[Mapping[str, Any]], Path | None],
 ) -> int:
+    _take_all_letters()
     configure_logging()
     try:
         words = sys.argv[1:] if argv is None else argv
@@ -68,9 +72,12 @@ def _run(
         # Who read the output has seen enough, as `head` does; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except Interrupted as stop:
+        print(f"{prog}: {stop}", file=sys.stderr)
+        return EXIT_BY_SIGNAL + stop.signal_number
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_BY_SIGNAL + signal.SIGINT
 
 
 def _leave(status: int) -> None:
@@ -80,6 +87,13 @@ def _leave(status: int) -> None:
         sys.stderr.flush()
     finally:
         os._exit(status)
+
+
+def _take_all_letters() -> None:
+    """Whatever its encoding, output fails for want of no letter: names are anything, and so are terminals."""
+    for stream, errors in ((sys.stdout, KEEP_BYTES), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def configure_logging() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from finetune.datasets.class_matching import MATCH_LABELS_HELP, WAYS_TO_MATCH
 from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
-from finetune.flags import flag
+from finetune.flags import CommandSettings, flag
 from finetune.schedules import DECAY_TYPES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
@@ -49,12 +49,16 @@ def _only(default: Any, why: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(CommandSettings):
     """Settings of `finetune-train`; `config.toml` in a run's folder holds them as resolved."""
 
     dataset_dir: Path = flag(help="folder of the TFRecord shards")
     train_dir: Path = flag(DEFAULT_RUN_DIR, help="folder of the run: checkpoints, logs, settings")
-    model: str = flag(DEFAULT_MODEL, slim=["model_name"], help="network; see finetune-inspect --models")
+    model: str = flag(
+        DEFAULT_MODEL,
+        slim=["model_name"],
+        help="network; see finetune-inspect --models, or package.module:SPEC where Python finds the package",
+    )
     checkpoint: Path | None = flag(
         None, slim=["checkpoint_path"], help="pretrained weights: a checkpoint's prefix, a V1 file, or a folder"
     )
@@ -130,10 +134,15 @@ class TrainSettings:
     eval_every: int | None = flag(
         None, metavar="STEPS", help="validate so often; 0: at the end only; not given: ten times, once an epoch at most"
     )
-    log_every: int = flag(10, slim=["log_every_n_steps"], metavar="STEPS", help="a log line so often")
+    log_every: int = flag(
+        10,
+        slim=["log_every_n_steps"],
+        metavar="STEPS",
+        help="figures in metrics.jsonl and TensorBoard so often; log lines come every 5 seconds, into files every 10",
+    )
     save_interval_seconds: float = flag(600.0, slim=["save_interval_secs"], help="a checkpoint so often")
     save_summaries_seconds: float = flag(
-        0.0, slim=["save_summaries_secs"], help="TensorBoard scalars at most so often; 0: with every log line"
+        0.0, slim=["save_summaries_secs"], help="TensorBoard scalars at most so often; 0: every --log-every steps"
     )
     max_to_keep: int = flag(5, metavar="N", help="newest checkpoints kept, beside the best")
     num_clones: int = flag(1, metavar="N", help="devices to train on, each with a batch of its own")
@@ -150,6 +159,7 @@ class TrainSettings:
     quantize_delay: int = _only(-1, "quantised training left TensorFlow with version 1")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_positive(self, "batch_size", "max_steps", "image_size", "log_every", "max_to_keep", "num_clones")
         _require_positive(self, "learning_rate", "num_epochs_per_decay")
         _require_share(self, "label_smoothing", "moving_average_decay")
@@ -168,7 +178,7 @@ class TrainSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(CommandSettings):
     """Settings of `finetune-eval`; what is not given is known from the run, where the checkpoint is a run's."""
 
     dataset_dir: Path = flag(help="folder of the TFRecord shards")
@@ -213,6 +223,7 @@ class EvalSettings:
     quantize: bool = _only(False, "quantised training left TensorFlow with version 1")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_positive(self, "batch_size", "max_num_batches", "image_size", "average", "timeout")
         if self.assert_accuracy_at_least is not None and not 0 <= self.assert_accuracy_at_least <= 1:
             raise UserError(f"--assert-accuracy-at-least is {self.assert_accuracy_at_least}, but must lie in 0 to 1.")

@@ -28,7 +28,7 @@ from finetune.datasets.split_folders import LAYOUTS, NoClassesError
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import files_to_replace, publish, staging_folder
 from finetune.errors import UserError
-from finetune.flags import flag
+from finetune.flags import CommandSettings, flag
 
 log = logging.getLogger("finetune")
 
@@ -40,7 +40,7 @@ ON_CORRUPT = ("fail", "skip")
 
 
 @dataclass(frozen=True)
-class ConvertSettings:
+class ConvertSettings(CommandSettings):
     """What `finetune-convert` is told."""
 
     dataset_dir: Path = flag(help="where the shards go; the images are looked for there too without --images-dir")

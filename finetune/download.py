@@ -6,11 +6,11 @@ from pathlib import Path
 
 from finetune.command import run_command
 from finetune.errors import UserError
-from finetune.flags import flag
+from finetune.flags import CommandSettings, flag
 
 
 @dataclasses.dataclass(frozen=True)
-class DownloadSettings:
+class DownloadSettings(CommandSettings):
     """What `finetune-download` is told."""
 
     name: tuple[str, ...] = flag(

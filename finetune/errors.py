@@ -19,6 +19,18 @@ class UserError(Exception):
         super().__init__(f"{message}\n  {mend}" if mend else message)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work; the message says what was kept, and how to go on.
+
+    Attributes:
+        signal_number: SIGINT, of Ctrl-C, or SIGTERM; the exit status is 128 more.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 def nearest(name: str, candidates: Iterable[str], most: int = 3) -> list[str]:
     """The candidates that look most like `name`, best first; letter case is not held against them."""
     by_folded: dict[str, str] = {}

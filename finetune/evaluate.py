@@ -11,6 +11,7 @@ from finetune.comparison import Comparison
 from finetune.config import EvalSettings
 from finetune.errors import UserError
 from finetune.metrics import Scores, wilson_interval
+from finetune.new_folders import gone_if_empty
 from finetune.result_files import (
     REPORT_FILE,
     EvalResult,
@@ -98,8 +99,9 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
     first = _Evaluator(settings, open_checkpoint(settings.compare[0]))
     second = _Evaluator(settings, open_checkpoint(settings.compare[1]), class_names=first.class_names)
     output_dir = settings.output_dir or Path(second.checkpoint.prefix).parent / f"compare_{settings.split}"
-    _make_writable(output_dir)
-    comparison = Comparison(first.score(), second.score())
+    with gone_if_empty(output_dir):
+        _make_writable(output_dir)
+        comparison = Comparison(first.score(), second.score())
     write_comparison(output_dir, [first.checkpoint.prefix, second.checkpoint.prefix], comparison)
     write_differences(output_dir, first.class_names, comparison)
     return comparison, output_dir
@@ -157,7 +159,9 @@ class _Evaluator:
         """Scores the split and writes the files."""
         prefix = self.checkpoint.prefix
         output_dir = self._settings.output_dir or Path(prefix).parent / f"eval_{self._settings.split}"
-        _make_writable(output_dir)
+        with gone_if_empty(output_dir):
+            _make_writable(output_dir)
+            scores = self.score()
         result = EvalResult(
             checkpoint=prefix,
             checkpoint_name=_name(self.checkpoint),
@@ -166,7 +170,7 @@ class _Evaluator:
             tta=self._settings.tta,
             dataset=self._dataset,
             data_sha256=self._data_sha256,
-            scores=self.score(),
+            scores=scores,
             class_names=self.class_names,
             output_dir=output_dir,
         )

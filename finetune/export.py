@@ -61,6 +61,7 @@ class ExportSettings(ClassifierSettings):
     overwrite: bool = flag(False, help="replace an earlier export in --output-dir, the whole folder")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("batch_size", "max_num_batches", "num_calibration_images", "image_size"):
             value = getattr(self, name)
             if value is not None and value <= 0:

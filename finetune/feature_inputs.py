@@ -24,15 +24,15 @@ from finetune.image_inputs import (
 from finetune.metrics import Scores
 from finetune.model import Model
 from finetune.moving_averages import MovingAverages
-from finetune.run_folder import RunFolder
+from finetune.run_folder import FEATURES_FOLDER, RunFolder
 from finetune.run_log import NUM_SAMPLE_IMAGES
 from finetune.scopes import VariablePlan
 from finetune.scoring import score
 from finetune.split_model import SplitModel
 
 Tensor = Any
+Trunk = Callable[[Tensor], list[Tensor]]
 
-FEATURES_FOLDER = "features"
 MIB = 1 << 20
 # A head on pooled features takes less time than a call of TensorFlow from Python: several steps share one.
 STEPS_PER_CALL = 20
@@ -62,12 +62,13 @@ def feature_inputs(
     if folder is not None:
         _refuse_full_disk(folder, num_bytes)
     store = _FeatureStore(folder, settings, model, plan, data)
+    trunk = _function_of_images(split, model)
     validate = None
     try:
         if data.validation is not None and evaluation_split is not None:
             features = store.validation(data.validation, evaluation_split)
             validate = _validate_on(features, evaluation_split, data.validation, settings, averages)
-        views = [store.view(number, num_views, split) for number in range(num_views)]
+        views = [store.view(number, num_views, split, trunk) for number in range(num_views)]
     except OSError:
         if folder is not None:  # Checkpoints need the room.
             shutil.rmtree(folder, ignore_errors=True)
@@ -96,8 +97,8 @@ class _FeatureStore:
         self._options = image_options(settings, model)
         self._dependencies = self._find_dependencies(plan) if folder is not None else {}
 
-    def view(self, number: int, num_views: int, split: SplitModel) -> Features:
-        """Of the training images under one outcome of the augmentation."""
+    def view(self, number: int, num_views: int, split: SplitModel, trunk: Trunk) -> Features:
+        """Of the training images under one outcome of the augmentation; `trunk` is the split's, traced once for all."""
         batches = view_batches(
             self._data.training,
             self._data.preprocessing,
@@ -107,23 +108,25 @@ class _FeatureStore:
             **self._options,
         )
         what = f"view {number + 1} of {num_views}" if num_views > 1 else "the training images"
-        return self._compute(f"view_{number}", split, self._data.training, batches, what)
+        return self._compute(f"view_{number}", split, trunk, self._data.training, batches, what)
 
     def validation(self, dataset: Dataset, split: SplitModel) -> Features:
         """Of the validation images."""
         batches = evaluation_batches(
             dataset, self._data.preprocessing, batch_size=self._settings.batch_size, **self._options
         )
-        return self._compute("validation", split, dataset, batches, "the validation images")
+        trunk = _function_of_images(split, self._model)
+        return self._compute("validation", split, trunk, dataset, batches, "the validation images")
 
-    def _compute(self, name: str, split: SplitModel, dataset: Dataset, batches: tf.data.Dataset, what: str) -> Features:
+    def _compute(
+        self, name: str, split: SplitModel, trunk: Trunk, dataset: Dataset, batches: tf.data.Dataset, what: str
+    ) -> Features:
         folder, key = None, ""
         if self._folder is not None:
             folder = self._folder / name
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
             data = self._data.hashes[dataset.split]
             key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
-        trunk = _function_of_images(split, self._model)
         with reading(dataset, self._settings.labels_offset):
             return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)
 
@@ -160,11 +163,8 @@ def _validate_on(
 ) -> Callable[[], Scores]:
     """Scores the validation split by the head alone."""
     specs = [tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) for spec in split.frontier]
-    infer = tf.function(
-        lambda *values: split.head(list(values), tf.zeros([2], tf.int32)).logits,
-        autograph=False,
-        input_signature=specs,
-    )
+    function = tf.function(lambda *values: split.head(list(values), tf.zeros([2], tf.int32)).logits, autograph=False)
+    infer = function.get_concrete_function(*specs)
 
     def feature_rows() -> Iterator[tuple[Any, Any, Any]]:
         for start in range(0, dataset.num_examples, settings.batch_size):
@@ -174,9 +174,8 @@ def _validate_on(
     return validation(dataset, settings, averages, lambda: score(lambda values: infer(*values), feature_rows()))
 
 
-def _function_of_images(split: SplitModel, model: Model) -> Callable[[Tensor], list[Tensor]]:
+def _function_of_images(split: SplitModel, model: Model) -> Trunk:
+    """The trunk traced here, for batches of any size: a network's trace takes seconds."""
     shape = [None, model.image_size, model.image_size, model.channels]
-    function: Callable[[Tensor], list[Tensor]] = tf.function(
-        split.trunk, autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32)]
-    )
+    function: Trunk = tf.function(split.trunk, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.float32))
     return function

@@ -5,11 +5,15 @@ underscores, as `--flag value` or `--flag=value`; a boolean as `--flag`, `--flag
 `--noflag`; a tuple as a comma-separated list, or by giving the flag several times. TF-Slim's old names are aliases of
 the field that carries their meaning. `--config FILE.toml` gives defaults for all flags; what the command line says wins
 over it.
+
+A path that begins with `~` or `~user` lies in a home directory, wherever it comes from: the command line, also behind
+an equals sign where shells leave it as it is, a TOML file, or Python. `$HOME` and the like are the shell's affair.
 """
 
 import argparse
 import dataclasses
 import itertools
+import os
 import tomllib
 import types
 import typing
@@ -19,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 
 from finetune import __version__
 from finetune.errors import UserError, did_you_mean
+from finetune.text_files import read_text
 
 Settings = TypeVar("Settings")
 
@@ -37,6 +42,7 @@ def flag(
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    is_path: bool = False,
     num_values: int | None = None,
     is_recorded: bool = True,
     only_default: bool = False,
@@ -50,6 +56,7 @@ def flag(
         choices: The only values allowed.
         metavar: How the value is called in `--help`.
         positional: The words of the command line that are not flags; the field's type is `tuple[str, ...]`.
+        is_path: The values are paths though the field's type is a string, since some are globs, or `-`.
         num_values: How many words follow the flag, in place of a comma-separated list; the field's type is a tuple.
         is_recorded: Whether `to_toml_table` holds it: what a command does once, such as resuming, is no setting.
         only_default: The flag is accepted, for old command lines, but no other value than the default; `help` says why.
@@ -60,11 +67,25 @@ def flag(
         "choices": choices,
         "metavar": metavar,
         "positional": positional,
+        "is_path": is_path,
         "num_values": num_values,
         "is_recorded": is_recorded and not only_default,
         "only_default": only_default,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class CommandSettings:
+    """The base of all settings: their paths are expanded, also those of settings that Python code makes.
+
+    Raises:
+        UserError: A path begins with the name of a user whom the system doesn't know.
+    """
+
+    def __post_init__(self) -> None:
+        """To be called first by a subclass that has a `__post_init__` of its own."""
+        for name, value in _expand_paths(type(self), vars(self)).items():
+            object.__setattr__(self, name, value)  # The settings are frozen.
 
 
 def parse_flags(
@@ -94,7 +115,8 @@ def parse_flags(
         for name, value in arguments.items()
         if name != "config" and value is not None
     }
-    config = Path(arguments["config"]) if arguments.get("config") else find_config(given)
+    given = _expand_paths(settings_class, given)
+    config = _expand_home("--config", Path(arguments["config"])) if arguments.get("config") else find_config(given)
     if config is not None:
         given = {**read_toml(settings_class, config), **given}
     _refuse_dead_values(settings_class, given)
@@ -129,10 +151,10 @@ def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
         UserError: No such file, no TOML, a key that is no setting, a value of the wrong kind.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"--config: {path} can't be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"--config: {path} is not TOML: {error}.") from error
     hints = typing.get_type_hints(settings_class)
     fields = {name: field for field in flag_fields(settings_class) for name in (field.name, *field.metadata["slim"])}
@@ -225,7 +247,11 @@ def _tuple_options(num_values: int | None, hint: Any) -> dict[str, Any]:
     base = _base_type(hint)
     if typing.get_origin(base) is not tuple:
         return {}
-    return {"action": "extend"} if num_values is None else {"nargs": num_values, "type": typing.get_args(base)[0]}
+    return (
+        {"action": "extend"}
+        if num_values is None
+        else {"nargs": num_values, "type": _converter(typing.get_args(base)[0])}
+    )
 
 
 def _converter(hint: Any) -> Any:
@@ -240,7 +266,7 @@ def _converter(hint: Any) -> Any:
         return convert_items
     if base is bool:
         return _parse_bool
-    return base
+    return _parse_path if base is Path else base
 
 
 def _base_type(hint: Any) -> Any:
@@ -256,6 +282,45 @@ def _parse_bool(text: str) -> bool:
     if text.lower() in FALSE_WORDS:
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _parse_path(text: str) -> Path:
+    path = Path(text)
+    # What says that it is here is no home directory; a path forgets the dot.
+    return path.absolute() if str(path).startswith("~") and not text.startswith("~") else path
+
+
+def _expand_paths(settings_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with home directories in place of `~` and `~user` in all that are paths."""
+    hints = typing.get_type_hints(settings_class)
+    expanded = dict(values)
+    for field in flag_fields(settings_class):
+        base = _base_type(hints[field.name])
+        is_path = field.metadata["is_path"] or base is Path or base == tuple[Path, ...]
+        value = values.get(field.name)
+        if not is_path or value is None:
+            continue
+        name = field.metadata["metavar"] if field.metadata["positional"] else _dashed(field.name)
+        expanded[field.name] = (
+            tuple(_expand_home(name, item) for item in value) if isinstance(value, tuple) else _expand_home(name, value)
+        )
+    return expanded
+
+
+def _expand_home(name: str, path: Any) -> Any:
+    """A path or string with a home directory in place of the `~` or `~user` that it begins with."""
+    text = str(path)
+    if not text.startswith("~"):
+        return path
+    expanded = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser takes no globs.
+    if expanded == text:
+        user = text.partition("/")[0][1:]
+        why = f"there is no user {user!r}" if user else "no home directory is known"
+        raise UserError(
+            f"{name}: {text} begins with ~, but {why}.",
+            f"If that is a name of its own, write the path in full: {Path.cwd() / text}.",
+        )
+    return type(path)(expanded)
 
 
 def _boolean_options(settings_class: type) -> set[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.command import run_command
 from finetune.errors import UserError
-from finetune.flags import flag
+from finetune.flags import CommandSettings, flag
 from finetune.nets import get_spec
 from finetune.nets.spec import NetSpec
 from finetune.scopes import in_any_scope
@@ -35,11 +35,15 @@ log = logging.getLogger("finetune")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImportSettings:
+class ImportSettings(CommandSettings):
     """What `finetune-import` is told."""
 
     file: tuple[str, ...] = flag(
-        (), help="frozen graph, Keras or TensorFlow Lite file, .npz, or checkpoint", positional=True, metavar="FILE"
+        (),
+        help="frozen graph, Keras or TensorFlow Lite file, .npz, or checkpoint",
+        positional=True,
+        is_path=True,
+        metavar="FILE",
     )
     model: str = flag(help="the network whose weights these are", metavar="NAME")
     output: Path = flag(help="checkpoint to write: its path without .index", metavar="PREFIX")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.command import run_command
 from finetune.errors import UserError
-from finetune.flags import flag
+from finetune.flags import CommandSettings, flag
 from finetune.nets import MODELS, get_spec
 from finetune.nets.spec import NetSpec
 from finetune.scopes import VariablePlan, plan_variables
@@ -24,11 +24,11 @@ Description = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectSettings:
+class InspectSettings(CommandSettings):
     """What `finetune-inspect` is told."""
 
     checkpoints: tuple[str, ...] = flag(
-        (), help="one: what it holds; two: how they differ", positional=True, metavar="CHECKPOINT"
+        (), help="one: what it holds; two: how they differ", positional=True, is_path=True, metavar="CHECKPOINT"
     )
     models: bool = flag(False, help="the table of networks")
     model: str | None = flag(None, metavar="NAME", help="the plan of training this network from the checkpoint")

@@ -7,19 +7,29 @@ from collections.abc import Iterator
 from types import FrameType
 
 from finetune.command import log
+from finetune.errors import Interrupted
 
 
 class StopRequest:
-    """Whether the user asked to stop."""
+    """Whether the user asked to stop.
+
+    Attributes:
+        signal_number: Of the signal that asked; None: nobody did.
+    """
 
     def __init__(self) -> None:
-        self.is_made = False
+        self.signal_number: int | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there was a signal."""
+        return self.signal_number is not None
 
     def make(self, signal_number: int, frame: FrameType | None) -> None:
         """Takes a signal; a second one stops at once."""
         if self.is_made:
-            raise KeyboardInterrupt
-        self.is_made = True
+            raise Interrupted("stopped at once, without a checkpoint of the last steps", signal_number)
+        self.signal_number = signal_number
         log.info("Stopping after this step; once more to stop at once.")
 
 

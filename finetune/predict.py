@@ -5,7 +5,6 @@ Exit status 4 says that all went well but for files that could not be read: they
 
 import contextlib
 import dataclasses
-import io
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ from finetune.image_files import STANDARD_INPUT, find_images, left_out
 from finetune.predictions import WRITERS, Prediction
 from finetune.progress import progress
 from finetune.tensorflow_start import start_tensorflow
+from finetune.text_files import whole_file
 
 EXIT_UNREADABLE_IMAGES = 4
 
@@ -34,7 +34,7 @@ class PredictSettings(ClassifierSettings):
     """Settings of `finetune-predict`."""
 
     images: tuple[str, ...] = flag(
-        (), positional=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
+        (), positional=True, is_path=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
     )
     top_k: int = flag(1, metavar="K", help="the K likeliest classes of each image")
     output: Path | None = flag(None, metavar="FILE.csv|.json|.txt", help="not given: standard output")
@@ -47,6 +47,7 @@ class PredictSettings(ClassifierSettings):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("top_k", "batch_size", "image_size", "num_preprocessing_threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -86,6 +87,8 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
 
 def _predict_and_write(settings: PredictSettings) -> int:
     write = WRITERS[_choose_format(settings)]
+    if settings.output is not None and settings.output.is_dir():
+        raise UserError(f"--output: {settings.output} is a folder.", "Name a file in it.")
     find_images(settings.images)  # What isn't there is told before TensorFlow has started.
     start_tensorflow()
     predictions = predict(settings)
@@ -135,19 +138,14 @@ def _open_output(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield from _standard_output()
         return
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        # A file's name may be no valid Unicode: its bytes are kept.
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with whole_file(path, newline="") as file:
             yield file
-        partial.replace(path)
     except OSError as error:
         raise UserError(f"--output: {path} can't be written: {error.strerror}.") from error
 
 
 def _standard_output() -> Iterator[TextIO]:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         yield sys.stdout
         sys.stdout.flush()

@@ -46,7 +46,7 @@ def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> No
 
 
 def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
-    """A list with an object for each file: `filename`, and `predictions` or `error`."""
+    """A list with an object for each file: `filename`, and `guesses` (`class`, `name`, `probability`) or `error`."""
     del top_k  # The guesses say how many they are.
     separator = "[\n"
     for prediction in predictions:
@@ -81,4 +81,4 @@ def _as_object(prediction: Prediction) -> dict[str, object]:
     guesses = [
         {"class": guess.class_id, "name": guess.name, "probability": guess.probability} for guess in prediction.guesses
     ]
-    return {"filename": prediction.filename, "predictions": guesses}
+    return {"filename": prediction.filename, "guesses": guesses}

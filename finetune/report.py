@@ -19,6 +19,7 @@ from finetune.provenance import read_provenance, software_versions
 from finetune.result_files import REPORT_FILE, EvalResult
 from finetune.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.scopes import PlannedVariable, VariablePlan
+from finetune.text_files import printable, write_text
 from finetune.thumbnails import read_thumbnails
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_report(result: EvalResult) -> None:
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u202f%"
     html = environment.get_template(TEMPLATE).render(_content(result))
-    (result.output_dir / REPORT_FILE).write_text(html, encoding="utf-8")
+    write_text(result.output_dir / REPORT_FILE, printable(html))
 
 
 def _content(result: EvalResult) -> dict[str, Any]:

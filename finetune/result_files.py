@@ -12,6 +12,7 @@ from finetune.comparison import Comparison
 from finetune.datasets.dataset import Dataset
 from finetune.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.seen_images import caution
+from finetune.text_files import whole_file, write_text
 
 if TYPE_CHECKING:
     from finetune.trained_network import NetworkSettings
@@ -110,7 +111,7 @@ def write_predictions(result: EvalResult) -> None:
     label_probabilities = scores.label_probabilities
     header = ["filename", "label", "prediction", "label_name", "prediction_name", "probability", "rank"]
     logit_columns = [f"logit_{index}" for index in range(scores.num_classes)] if scores.logits is not None else []
-    with (result.output_dir / PREDICTIONS_FILE).open("w", newline="", encoding="utf-8") as file:
+    with whole_file(result.output_dir / PREDICTIONS_FILE, newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*header, "label_probability", *logit_columns])
         for index, filename in enumerate(scores.filenames):
@@ -122,7 +123,7 @@ def write_predictions(result: EvalResult) -> None:
 
 def write_confusion_matrix(result: EvalResult) -> None:
     """Writes confusion_matrix.csv: a line for each true class, a column for each predicted one."""
-    with (result.output_dir / CONFUSION_FILE).open("w", newline="", encoding="utf-8") as file:
+    with whole_file(result.output_dir / CONFUSION_FILE, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["label \\ prediction", *result.class_names])
         for name, row in zip(result.class_names, confusion_matrix(result.scores), strict=True):
@@ -160,7 +161,7 @@ def write_comparison(folder: Path, runs: Sequence[str], comparison: Comparison) 
 def write_differences(folder: Path, class_names: Sequence[str], comparison: Comparison) -> None:
     """Writes differences.csv: a line for each image that the two runs, a and b, take for different classes."""
     first, second = comparison.first, comparison.second
-    with (folder / DIFFERENCES_FILE).open("w", newline="", encoding="utf-8") as file:
+    with whole_file(folder / DIFFERENCES_FILE, newline="") as file:
         writer = csv.writer(file)
         header = ["filename", "label", "prediction_a", "prediction_b", "label_name", "prediction_name_a"]
         writer.writerow([*header, "prediction_name_b", "probability_a", "probability_b", "right"])
@@ -175,4 +176,4 @@ def write_differences(folder: Path, class_names: Sequence[str], comparison: Comp
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -1,8 +1,10 @@
 """The files of a run beside its checkpoints: settings, plan, labels, metrics. TensorFlow is not needed."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import tomli_w
 from finetune.config import TrainSettings
 from finetune.errors import UserError
 from finetune.flags import read_toml, to_toml_table
+from finetune.new_folders import gone_if_empty
 from finetune.scopes import VariablePlan
+from finetune.text_files import write_text
 
 CONFIG_FILE = "config.toml"
 PLAN_FILE = "plan.json"
 LABELS_FILE = "labels.txt"
 METRICS_FILE = "metrics.jsonl"
+FEATURES_FOLDER = "features"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +30,53 @@ class RunFolder:
 
     path: Path
 
-    def start(self, *, resume: bool) -> None:
-        """Makes the folder.
+    @contextlib.contextmanager
+    def begun(self, *, resume: bool) -> Iterator[None]:
+        """Makes the folder; a run that fails before its first checkpoint takes with it what it made.
+
+        So the next try is not refused. Features that lie in files stay, for they are taken up.
 
         Raises:
-            UserError: It can't be made, or it isn't empty and the run is not to be resumed.
+            UserError: It can't be made; it isn't empty and the run is not to be resumed; it holds no checkpoint and is.
         """
+        found = self._content()
+        if resume and not self._has_checkpoint():
+            elsewhere = ", in another --train-dir" if found else ""
+            raise UserError(
+                f"--resume: {self.path} holds no whole checkpoint.", f"Start the run anew, without --resume{elsewhere}."
+            )
+        if found and not resume:
+            self._refuse(found)
+        with gone_if_empty(self.path):
+            self._make()
+            try:
+                yield
+            except BaseException:
+                if not self._has_checkpoint():
+                    self._remove_all_but(found)
+                raise
+
+    def _content(self) -> list[str]:
+        """What lies in the folder and isn't a run's to take over: hidden files and features don't count."""
+        if not self.path.is_dir():
+            return []
+        names = sorted(path.name for path in self.path.iterdir())
+        return [name for name in names if not name.startswith(".") and name != FEATURES_FOLDER]
+
+    def _has_checkpoint(self) -> bool:
+        return any(self.path.glob("*.index"))
+
+    def _refuse(self, found: Sequence[str]) -> None:
+        if self._has_checkpoint():
+            mend = "Go on with that run by --resume, or give another --train-dir."
+        elif CONFIG_FILE in found:
+            mend = "That run ended before its first checkpoint: remove the folder, or give another --train-dir."
+        else:
+            mend = "Give another --train-dir."
+        more = " and more" if len(found) > 3 else ""
+        raise UserError(f"--train-dir: {self.path} is not empty: it holds {', '.join(found[:3])}{more}.", mend)
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -40,28 +86,26 @@ class RunFolder:
             raise UserError(
                 f"--train-dir: {self.path} can't be written: {error.strerror}.", "Give another --train-dir."
             ) from error
-        found = sorted(other.name for other in self.path.iterdir() if not other.name.startswith("."))
-        if found and not resume:
-            raise UserError(
-                f"--train-dir: {self.path} is not empty: it holds {', '.join(found[:3])}"
-                f"{' and more' if len(found) > 3 else ''}.",
-                "Go on with that run by --resume, or give another --train-dir.",
-            )
+
+    def _remove_all_but(self, found: Sequence[str]) -> None:
+        for name in set(self._content()) - set(found):
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def write_settings(self, settings: TrainSettings, plan: VariablePlan, class_names: Sequence[str] | None) -> None:
         """Writes the settings as resolved, the plan, and the names of the classes."""
-        with (self.path / CONFIG_FILE).open("wb") as file:
-            tomli_w.dump(to_toml_table(settings), file)
+        write_text(self.path / CONFIG_FILE, tomli_w.dumps(to_toml_table(settings)))
         self.write_json(PLAN_FILE, {"variables": [dataclasses.asdict(variable) for variable in plan.variables]})
         if class_names is not None:
             lines = "".join(f"{label}:{name}\n" for label, name in enumerate(class_names))
-            (self.path / LABELS_FILE).write_text(lines, encoding="utf-8")
+            write_text(self.path / LABELS_FILE, lines)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a file of the run, whole or not at all."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.path / name)
+        write_text(self.path / name, json.dumps(content, indent=1) + "\n")
 
     def write_metrics(self, step: int, figures: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
@@ -78,7 +122,7 @@ class RunFolder:
     def forget_metrics_after(self, step: int) -> None:
         """Drops what was logged after the checkpoint that the run goes on from: it is about to be logged again."""
         lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
-        (self.path / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
+        write_text(self.path / METRICS_FILE, "".join(lines))
 
 
 def settings_of_run(folder: Path) -> dict[str, Any] | None:

@@ -13,14 +13,15 @@ from finetune.model import Model
 Tensor = Any
 
 
+class NotFiniteError(UserError):
+    """A network whose logits are not finite."""
+
+
 def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
-    """The model's evaluation pass, traced once: from images [B,H,W,C], any B, to logits [B,num_classes]."""
+    """The model's evaluation pass, traced here and once: from images [B,H,W,C], any B, to logits [B,num_classes]."""
     shape = [None, model.image_size, model.image_size, model.channels]
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32)])
-    def infer(images: Tensor) -> Tensor:
-        return model(images, is_training=False).logits
-
+    function = tf.function(lambda images: model(images, is_training=False).logits, autograph=False)
+    infer: Callable[[Tensor], Tensor] = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
     return infer
 
 
@@ -47,14 +48,17 @@ def score(
         on_batch: Told the number of images after each batch.
 
     Raises:
-        UserError: There are no images, or a logit is not finite.
+        UserError: There are no images.
+        NotFiniteError: A logit is not finite.
     """
     parts = []
     for images, labels, filenames in batches:
         logits = np.asarray(infer(images))
         if not np.isfinite(logits).all():
-            raise UserError("The network's logits are not finite: its weights are damaged, or of a failed training.")
-        names = [name.decode("utf-8", "replace") for name in np.asarray(filenames)]
+            raise NotFiniteError(
+                "The network's logits are not finite: its weights are damaged, or of a failed training."
+            )
+        names = [name.decode("utf-8", "surrogateescape") for name in np.asarray(filenames)]
         parts.append(score_batch(logits, np.asarray(labels), names, keep_logits=keep_logits))
         on_batch(len(names))
     if not parts:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.new_folders import gone_if_empty
 
 
 @contextlib.contextmanager
@@ -23,15 +24,16 @@ def staged_output(output_dir: Path, mark: str, *, overwrite: bool) -> Iterator[P
     output_dir = output_dir.absolute()
     _refuse_to_replace(output_dir, mark, overwrite)
     staging = output_dir.with_name(f".{output_dir.name}.partial")
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield staging
-        _swap(staging, output_dir)
-    except OSError as error:
-        raise UserError(f"--output-dir: {output_dir} can't be written: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with gone_if_empty(output_dir):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            yield staging
+            _swap(staging, output_dir)
+        except OSError as error:
+            raise UserError(f"--output-dir: {output_dir} can't be written: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _refuse_to_replace(output_dir: Path, mark: str, overwrite: bool) -> None:

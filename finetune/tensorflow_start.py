@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator
 
 LOG_LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+SILENT_LEVEL = "3"
 ONEDNN_VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, in silence unless it fails or `TF_CPP_MIN_LOG_LEVEL` is set.
+    """Imports TensorFlow and looks for devices, in silence unless it fails or `TF_CPP_MIN_LOG_LEVEL` is below 3.
 
+    The variable means what it means to TensorFlow: 0 to 2 show its lines, 3 is silence, which is the default here.
     TensorFlow's libraries write lines about absent CUDA drivers before any setting can stop them; a user who asked for
     an accuracy takes them for errors.
 
@@ -20,15 +22,19 @@ def start_tensorflow() -> None:
     only on processors with certain units, but they are faster without these as well (scripts/benchmarks/full.py).
     """
     os.environ.setdefault(ONEDNN_VARIABLE, "1")
-    if LOG_LEVEL_VARIABLE in os.environ:
+    if not _is_silence_wanted(os.environ.setdefault(LOG_LEVEL_VARIABLE, SILENT_LEVEL)):
         import tensorflow  # noqa: F401
 
         return
-    os.environ[LOG_LEVEL_VARIABLE] = "3"
     with silent_standard_error():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+
+
+def _is_silence_wanted(level: str) -> bool:
+    """What is no number shows all lines, as TensorFlow has it."""
+    return level.strip().isdecimal() and int(level) >= int(SILENT_LEVEL)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.command import run_command
 from finetune.config import TrainSettings, parse_multipliers
-from finetune.errors import UserError
+from finetune.errors import Interrupted, UserError
 from finetune.provenance import PROVENANCE_FILE, describe_run
 from finetune.run_folder import CONFIG_FILE, RunFolder
 from finetune.schedules import make_schedule
@@ -50,6 +51,23 @@ class TrainResult:
     best_accuracy: float | None
 
 
+class TrainingInterrupted(Interrupted):
+    """A signal stopped training between two steps; a checkpoint of the last one is written.
+
+    From Python, too, Ctrl-C ends what comes after a training, such as the next one in a loop, unless this is caught.
+
+    Attributes:
+        result: What the run came to so far.
+    """
+
+    def __init__(self, result: TrainResult, signal_number: int) -> None:
+        command = shlex.join(["finetune-train", "--resume", "--train-dir", str(result.train_dir)])
+        super().__init__(
+            f"stopped after step {result.step}, kept in {result.checkpoint}\n  Go on by {command}", signal_number
+        )
+        self.result = result
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     return run_command(
@@ -68,28 +86,33 @@ def train(settings: TrainSettings) -> TrainResult:
 
     Raises:
         UserError: What the user can mend: a setting, a scope, the checkpoint, the data, a loss that isn't finite.
+        TrainingInterrupted: A first Ctrl-C or SIGTERM, once the step is made and the checkpoint is written.
+        Interrupted: A second one, at once.
     """
+    from finetune.devices import choose_strategy
+
+    data = _find_data(settings)
+    strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
+    _refuse_large_batch(settings.batch_size * strategy.num_replicas_in_sync, data.training)
+    run = RunFolder(settings.train_dir)
+    with run.begun(resume=settings.resume):
+        return _train_in(run, settings, data, strategy)
+
+
+def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
     from finetune.datasets.pipeline import reading
-    from finetune.devices import choose_strategy, uses_xla
+    from finetune.devices import uses_xla
     from finetune.loss_scaling import LossScale
     from finetune.model import variable_name
     from finetune.optimizers import Optimizer
     from finetune.run_log import RunLog
-    from finetune.training_classes import match_to_restored_head, match_to_run
+    from finetune.training_classes import match_to_restored_head
     from finetune.training_inputs import make_inputs
     from finetune.training_loop import TrainingLoop
     from finetune.training_state import TrainingState
     from finetune.training_step import TrainingStep
 
-    data = _find_data(settings)
-    if settings.resume:
-        data = match_to_run(settings, data)
-    strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
     images_per_step = settings.batch_size * strategy.num_replicas_in_sync
-    _refuse_large_batch(images_per_step, data.training)
-    run = RunFolder(settings.train_dir)
-    run.start(resume=settings.resume)
-
     with strategy.scope():
         model = _make_model(settings, data.training)
         source = _open_weights(settings)
@@ -148,7 +171,10 @@ def train(settings: TrainSettings) -> TrainResult:
             run_log.sample_images(first_step, inputs.sample_images())
         newest = loop.run(inputs.batches(first_step))
     best = loop.best
-    return TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
+    result = TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
+    if loop.stopped_by is not None:
+        raise TrainingInterrupted(result, loop.stopped_by)
+    return result
 
 
 def plan(settings: TrainSettings) -> "VariablePlan":
@@ -159,11 +185,9 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     """
     import tensorflow as tf
 
-    from finetune.training_classes import match_to_restored_head, match_to_run
+    from finetune.training_classes import match_to_restored_head
 
     data = _find_data(settings)
-    if settings.resume:
-        data = match_to_run(settings, data)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
         model = _make_model(settings, data.training)
     source = _open_weights(settings)
@@ -192,15 +216,19 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     from finetune.image_inputs import TrainingData
     from finetune.nets import get_spec
     from finetune.preprocessing import get_preprocessing
+    from finetune.training_classes import match_to_run
 
     fitting = get_spec(settings.model).preprocessing
     preprocessing = get_preprocessing(settings.preprocessing or fitting, settings.augmentation)
     training = _find_split(settings, settings.split)
+    validation = None
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
     if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
         log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
-        return TrainingData(training, None, preprocessing, training.class_names)
-    return TrainingData(training, _find_split(settings, eval_split), preprocessing, training.class_names)
+    else:
+        validation = _find_split(settings, eval_split)
+    data = TrainingData(training, validation, preprocessing, training.class_names)
+    return match_to_run(settings, data) if settings.resume else data
 
 
 def _find_split(settings: TrainSettings, split: str) -> "Dataset":

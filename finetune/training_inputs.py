@@ -6,11 +6,11 @@ import tensorflow as tf
 
 from finetune.config import TrainSettings
 from finetune.errors import UserError
-from finetune.feature_inputs import FEATURES_FOLDER, MIB, feature_inputs
+from finetune.feature_inputs import MIB, feature_inputs
 from finetune.image_inputs import TrainingData, TrainingInputs, image_inputs
 from finetune.model import Model
 from finetune.moving_averages import MovingAverages
-from finetune.run_folder import RunFolder
+from finetune.run_folder import FEATURES_FOLDER, RunFolder
 from finetune.scopes import VariablePlan
 from finetune.split_model import SplitModel
 

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from finetune.metrics import Scores
 from finetune.run_folder import RunFolder
 from finetune.run_log import RunLog
 from finetune.schedules import Schedule
+from finetune.scoring import NotFiniteError
 from finetune.training_state import TrainingState, first_not_finite
 from finetune.training_step import TrainingStep
 
@@ -41,6 +42,7 @@ class TrainingLoop:
     Attributes:
         step: Number of updates made.
         best: The best checkpoint so far; None without validation.
+        stopped_by: Number of the signal that ended it; None: it came to its end.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class TrainingLoop:
             steps_per_call: Updates made at a time, where nothing is to be done between them.
         """
         self.step = first_step
+        self._first_step = first_step
         self.best = _read_best(run)
+        self.stopped_by: int | None = None
         self._settings = settings
         self._run = run
         self._run_log = run_log
@@ -103,20 +107,25 @@ class TrainingLoop:
             The prefix of the newest checkpoint.
 
         Raises:
-            UserError: A loss or a weight is not finite. The last good checkpoint stays the newest.
+            UserError: A loss, a weight or a validation's logit isn't finite. The last good checkpoint stays the newest.
+            Interrupted: The user asked a second time to stop.
         """
-        with self._writer, stop_request() as stop:
+        # The request holds until all is written: a first Ctrl-C in the meantime mustn't cut the last checkpoint off.
+        with stop_request() as stop, self._writer:
             while not self._is_finished() and not stop.is_made:
                 self._make_steps(batches)
-                if self.step % self._settings.log_every == 0 or self._is_finished():
-                    self._log_training()
+                are_figures_due = self.step % self._settings.log_every == 0 or self._is_finished()
+                if are_figures_due or self._run_log.is_line_due():
+                    self._log_training(to_files=are_figures_due)
                 if self._eval_every and self.step % self._eval_every == 0:
                     self._validate_and_keep_best()
                 if time.monotonic() - self._last_save >= self._settings.save_interval_seconds:
                     self._save()
             if self._is_finished():
                 self._validate_and_keep_best()
-            return self._save()
+            newest = self._save()
+        self.stopped_by = stop.signal_number
+        return newest
 
     def _is_finished(self) -> bool:
         return self._settings.max_steps is not None and self.step >= self._settings.max_steps
@@ -144,11 +153,12 @@ class TrainingLoop:
             due.append(self._settings.max_steps - self.step)
         return min(self._steps_per_call, *due)
 
-    def _log_training(self) -> None:
+    def _log_training(self, *, to_files: bool) -> None:
         with self._watch.working():
             loss, decay = self._check_losses()
         self._watch.report()
-        self._run_log.training(self.step, float(loss + decay), float(decay), self._schedule(self.step - 1))
+        rate = self._schedule(self.step - 1)
+        self._run_log.training(self.step, float(loss + decay), float(decay), rate, to_files=to_files)
 
     def _check_losses(self) -> Any:
         """Waits for the losses of the steps since the last check, and returns those of the last one."""
@@ -160,10 +170,11 @@ class TrainingLoop:
                 self._refuse_to_go_on(f"The loss is {step_losses.sum()} at step {number}.")
         return losses[-1] if len(losses) else None
 
-    def _refuse_to_go_on(self, what: str) -> None:
-        newest = "no checkpoint was written yet" if self._saved_step is None else f"step {self._saved_step} is kept"
+    def _refuse_to_go_on(self, what: str) -> NoReturn:
+        kept_step = self._saved_step or self._first_step
+        newest = f"step {kept_step} is kept" if kept_step else "no checkpoint was written yet, so nothing is kept"
         raise UserError(
-            f"{what} Training stopped; {newest}.",
+            f"{what} Training diverged and was stopped; {newest}.",
             f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images.",
         )
 
@@ -171,7 +182,11 @@ class TrainingLoop:
         if self._validate is None or self._validated_step == self.step:
             return
         self._validated_step = self.step
-        scores = self._validate()
+        self._check_losses()
+        try:
+            scores = self._validate()
+        except NotFiniteError:
+            self._refuse_to_go_on(f"In the validation after step {self.step} the network's logits are not finite.")
         self._run_log.validation(self.step, self._eval_split, scores)
         if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
             self._save()

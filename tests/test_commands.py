@@ -1,20 +1,29 @@
 """The commands as a user gives them, on tiny data: convert, train, resume, evaluate, and the mistakes on the way."""
 
 import csv
+import io
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiny_runs import write_run
 
-from finetune import convert, evaluate, train
+from finetune import convert, evaluate, export, run_log, train
 from finetune.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from finetune.config import TrainSettings
+from finetune.run_folder import RunFolder
+from finetune.tensorflow_start import _is_silence_wanted
+from finetune.training_loop import TrainingLoop
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 IMAGES_PER_CLASS = 24
@@ -221,7 +230,9 @@ def run_cases(dataset_dir, trained, tmp_path):
 @pytest.mark.parametrize("number", range(20))
 def test_mistakes_end_with_status_2_and_say_what_mends_them(dataset_dir, trained, tmp_path, capsys, number):
     words, parts = run_cases(dataset_dir, trained, tmp_path)[number]
-    assert run_train(dataset_dir, tmp_path / "run", "--max-steps=3", *words) == 2
+    assert run_train(dataset_dir, tmp_path / "made/for/run", "--max-steps=3", *words) == 2
+    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "new").exists()
     error = capsys.readouterr().err
     assert "Traceback" not in error
     for part in parts:
@@ -246,13 +257,239 @@ def test_evaluating_with_the_wrong_network_or_classes(dataset_dir, trained, tmp_
     assert "validation" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
-def test_onednn_is_asked_for_unless_the_user_says_otherwise(given, expected):
+def environment_with(**variables):
+    """The tests' own environment, without what they have set for TensorFlow."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    return {**kept, **variables}
+
+
+@pytest.mark.parametrize(
+    ("given", "onednn", "is_silent"),
+    [
+        ({}, "1", True),
+        ({"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}, "0", True),
+        ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "1", False),
+    ],
+)
+def test_tensorflow_starts_with_onednn_and_in_silence_unless_the_user_says_otherwise(given, onednn, is_silent):
     script = (
-        "from finetune.tensorflow_start import *; import os; start_tensorflow(); print(os.environ[ONEDNN_VARIABLE])"
+        "from finetune.tensorflow_start import *; import os; start_tensorflow(); print(os.environ[ONEDNN_VARIABLE]); "
+        "import tensorflow as tf; tf.constant(1)"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment | given, check=True, capture_output=True, text=True
+    environment = environment_with(**given)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == onednn
+    assert (done.stderr == "") == is_silent, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("level", "is_silent"), [("0", False), ("2", False), ("3", True), ("4", True), ("", False), ("all", False)]
+)
+def test_a_log_level_means_what_it_means_to_tensorflow(level, is_silent):
+    assert _is_silence_wanted(level) == is_silent
+
+
+HEAD = ["--exclude-scopes=CifarNet/logits", "--trainable-scopes=CifarNet/logits"]
+
+
+def test_a_command_stopped_by_ctrl_c_in_a_shell(dataset_dir, trained, tmp_path):
+    """Features of several views and of a validation are computed: TensorFlow complained of a trunk traced for each."""
+    run = tmp_path / "run [1] of mine"
+    words = [f"--dataset-dir={dataset_dir}", f"--train-dir={run}", f"--checkpoint={trained}", *TRAIN, *HEAD]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from finetune.train import main; main()",
+            *words,
+            "--batch-size=7",
+            "--cache-features=5",
+        ],
+        env=environment_with(TF_CPP_MIN_LOG_LEVEL="3"),
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert done.stdout.strip() == expected
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if re.search(r"^step \d+ .*loss", line):
+            process.send_signal(signal.SIGINT)
+            break
+    lines.append(process.stderr.read())
+    process.stderr.close()
+    said = "".join(lines)
+    assert process.wait() == 130, said
+    for word in ("retracing", "cuda", "I0000", "E0000", "WARNING"):
+        assert word not in said
+    assert said.splitlines()[-1].strip() == f"Go on by finetune-train --resume --train-dir '{run}'"
+
+
+class Signals:
+    """Sends signals to this process after some steps, as if from outside."""
+
+    def __init__(self, monkeypatch, *signals, after):
+        self.made = 0
+        make_steps = TrainingLoop._make_steps
+
+        def make_and_signal(loop, batches):
+            make_steps(loop, batches)
+            self.made += 1
+            if self.made == after:
+                for number in signals:
+                    os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(TrainingLoop, "_make_steps", make_and_signal)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_with_its_status_and_the_command_that_is_said_goes_on(
+    dataset_dir, trained, tmp_path, monkeypatch, capsys, number, status
+):
+    run = tmp_path / "a run"
+    Signals(monkeypatch, number, after=17)
+    options = ["--max-steps=30", "--eval-every=15", "--moving-average-decay=0.8"]
+    assert run_train(dataset_dir, run, *options) == status
+    said = capsys.readouterr().err
+    assert f"finetune-train: stopped after step 17, kept in {run}/model.ckpt-17" in said
+    program, *words = shlex.split(said.splitlines()[-1].partition("Go on by ")[2])
+    assert program == "finetune-train"
+    assert train.main(words) == 0
+    assert read_metrics(run)[0] == read_metrics(trained)[0]
+
+
+def test_a_second_signal_stops_at_once_and_nothing_refuses_the_next_try(dataset_dir, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        Signals(patch, signal.SIGINT, signal.SIGINT, after=2)
+        assert run_train(dataset_dir, tmp_path / "run", "--max-steps=4") == 130
+    assert "stopped at once" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert run_train(dataset_dir, tmp_path / "run", "--max-steps=4") == 0
+
+
+def test_from_python_a_stopped_training_stops_what_comes_after_it(dataset_dir, tmp_path, monkeypatch):
+    Signals(monkeypatch, signal.SIGINT, after=2)
+    settings = TrainSettings(dataset_dir=dataset_dir, train_dir=tmp_path / "run", model="cifarnet", batch_size=8)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train.train(settings)
+    assert isinstance(stop.value, train.TrainingInterrupted)
+    assert (stop.value.result.step, stop.value.signal_number) == (2, signal.SIGINT)
+    assert open_checkpoint(tmp_path / "run").step() == 2
+
+
+@pytest.mark.parametrize("words", [[], [*HEAD, "--cache-features=1"]], ids=["images", "features"])
+def test_divergence_that_a_validation_meets_is_called_so(dataset_dir, tmp_path, capsys, words):
+    run, weights = tmp_path / "run", write_run(tmp_path / "weights")
+    words = [f"--checkpoint={weights}", *words, "--optimizer=sgd", "--log-every=100", "--eval-every=1", "--max-steps=2"]
+    # The first step's loss is computed before its update overflows.
+    assert run_train(dataset_dir, run, *words, "--learning-rate=3e38") == 2
+    error = capsys.readouterr().err
+    assert "In the validation after step 1 the network's logits are not finite. Training diverged" in error
+    assert "no checkpoint was written yet" in error
+    assert "Lower --learning-rate (now 3e+38)" in error
+    assert not run.exists()
+    assert run_train(dataset_dir, run, *words, "--learning-rate=0.001") == 0
+    assert train.main([f"--train-dir={run}", "--resume", "--max-steps=4", "--learning-rate=3e38"]) == 2
+    assert "step 2 is kept" in capsys.readouterr().err
+    assert open_checkpoint(run).step() == 2
+
+
+def test_a_fault_before_the_first_step_leaves_nothing_but_what_was_there(dataset_dir, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".hidden").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "forget_metrics_after", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_train(dataset_dir, run, "--max-steps=2")
+    assert [path.name for path in run.iterdir()] == [".hidden"]
+    assert run_train(dataset_dir, run, "--max-steps=2") == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "mend"),
+    [
+        (["config.toml", "metrics.jsonl"], "remove the folder"),
+        (["photo.jpg"], "Give another --train-dir"),
+        (["config.toml", "model.ckpt-3.index"], "--resume"),
+    ],
+)
+def test_a_folder_that_is_not_empty_is_refused_with_what_mends_it(dataset_dir, tmp_path, capsys, names, mend):
+    for name in names:
+        (tmp_path / name).touch()
+    assert run_train(dataset_dir, tmp_path) == 2
+    assert mend in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_features_that_a_failed_run_left_do_not_refuse_the_next(dataset_dir, trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = [f"--checkpoint={trained}", *HEAD, "--max-steps=4", "--cache-features=1", "--cache-memory=0"]
+    assert run_train(dataset_dir, run, *words, "--learning-rate=1e38", "--optimizer=sgd") == 2
+    assert [path.name for path in run.iterdir()] == ["features"]
+    assert run_train(dataset_dir, run, *words) == 0
+    assert "holds them already" in capsys.readouterr().err
+
+
+def test_refused_evaluations_and_exports_leave_no_folder(dataset_dir, trained, tmp_path):
+    records = shutil.copytree(dataset_dir, tmp_path / "records")
+    for path in records.glob("*_validation_*"):
+        path.write_bytes(path.read_bytes()[:-20] + bytes(20))
+    output = f"--output-dir={tmp_path}/made/for/it"
+    assert run_eval(records, trained, output) == 2
+    assert export.main([f"--dataset-dir={records}", f"--checkpoint={trained}", output]) == 2
+    assert not (tmp_path / "made").exists()
+
+
+class Clock:
+    """Stands in for the module `time`: every look takes a tenth of a second."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def monotonic(self):
+        self.seconds += 0.1
+        return self.seconds
+
+
+@pytest.mark.parametrize(("is_terminal", "most"), [(True, 5.0), (False, 10.0)])
+def test_lines_come_every_few_seconds_and_rows_every_so_many_steps(tmp_path, monkeypatch, is_terminal, most):
+    clock = Clock()
+    monkeypatch.setattr(run_log, "time", clock)
+    monkeypatch.setattr("sys.stderr", type("Screen", (io.StringIO,), {"isatty": lambda self: is_terminal})())
+    lines = []
+    monkeypatch.setattr(run_log.log, "info", lambda message, *values: lines.append(message % values))
+    log = run_log.RunLog(RunFolder(tmp_path), max_steps=3000, images_per_step=8, seconds_between_summaries=0)
+    for step in range(1, 3001):
+        if step % 10 == 0 or log.is_line_due():
+            log.training(step, 1.25, 0.25 if step < 3000 else 0.0, 0.01, to_files=step % 10 == 0)
+    log.close()
+    assert lines[0].startswith("step 1/3000  loss 1.2500 (weight decay 0.2500 of it)  rate 0.01")
+    assert lines[-1].startswith("step 3000/3000  loss 1.2500  rate")
+    assert len(lines) == pytest.approx(clock.seconds / most, rel=0.1)
+    rows = RunFolder(tmp_path).read_metrics()
+    assert [row["step"] for row in rows] == list(range(10, 3001, 10))
+    assert set(rows[0]) == {"step", "loss", "weight_decay_loss", "learning_rate", "images_per_second"}
+
+
+def test_a_network_in_the_current_folder_is_found_as_the_message_says(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/nets.py").write_text("from finetune.nets.table import SPECS\nSPEC = SPECS[0]\n")
+    script = (
+        "from finetune.nets import get_spec; from finetune.errors import UserError\n"
+        "for name in ('mine.nets:SPEC', 'nowhere.nets:SPEC'):\n"
+        "    try: print(get_spec(name).name)\n"
+        "    except UserError as error: print(str(error).splitlines()[-1])"
+    )
+
+    def printed(path):
+        variables = environment_with(PYTHONPATH=path, PYTHONSAFEPATH="1")
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=variables, check=True, capture_output=True
+        )
+        return done.stdout.decode().splitlines()
+
+    here = str(Path(train.__file__).parents[1])
+    first, second = printed(here)
+    assert "mine lies in the current folder, which is searched with PYTHONPATH=. before the command" in first
+    assert "PYTHONPATH" in second
+    assert printed(f".:{here}")[0] == "lenet"

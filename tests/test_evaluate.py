@@ -51,7 +51,7 @@ def dataset_dir(tmp_path_factory):
 
 def make_run(folder, weights, steps=STEPS, **settings):
     run = RunFolder(folder)
-    run.start(resume=False)
+    folder.mkdir(parents=True, exist_ok=True)
     plan = plan_variables(Model(get_spec("lenet"), len(CLASSES)).network_variables(), checkpoint_shapes=None)
     run.write_settings(TrainSettings(dataset_dir=folder, model="lenet", **settings), plan, CLASSES)
     for step in steps:

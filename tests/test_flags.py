@@ -1,12 +1,15 @@
 """Flags: every way of writing them, TOML files, and mistakes."""
 
 import dataclasses
+import os
+import pwd
 import tomllib
 from pathlib import Path
 
 import pytest
 import tomli_w
 
+from finetune import convert, download, evaluate, export, import_weights, inspect, predict, train
 from finetune.config import EvalSettings, TrainSettings
 from finetune.errors import UserError
 from finetune.flags import flag, parse_flags, read_toml, to_toml_table
@@ -156,3 +159,73 @@ class WordSettings:
 def test_words_and_flags_may_be_mixed(line):
     settings = parse(*line.split(), settings_class=WordSettings)
     assert settings == WordSettings(words=("a", "b", "c"), top_k=2, loud=True)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_a_home_directory_takes_the_place_of_a_tilde_in_every_path(home, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('dataset_dir = "~/d"\ncheckpoint = "~"\ntrain_dir = "a/~/b"\n')
+    from_file = parse("--config=~/c.toml")
+    assert (from_file.dataset_dir, from_file.checkpoint, from_file.train_dir) == (home / "d", home, Path("a/~/b"))
+    assert parse("--dataset-dir=~/d", "--train_dir", "~/x").train_dir == home / "x"
+    evaluation = parse("--dataset-dir=~/d", "--checkpoint=~/a,b", "--checkpoint=~/c", settings_class=EvalSettings)
+    assert evaluation.checkpoint == (home / "a", Path("b"), home / "c")
+    compared = parse("--dataset-dir=d", "--compare", "~/a,b", "c", settings_class=EvalSettings)
+    assert compared.compare == (home / "a,b", Path("c"))
+    assert TrainSettings(dataset_dir=Path("~/d")).dataset_dir == home / "d"
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (convert, ["--dataset-dir=~/x", "--images-dir=~/x"]),
+        (download, ["--output-dir=~/x", "mnist"]),
+        (evaluate, ["--dataset-dir=~/x", "--checkpoint=~/x", "--output-dir=~/x"]),
+        (export, ["--checkpoint=~/x", "--labels=~/x", "--output-dir=~/x", "--dataset-dir=~/x"]),
+        (import_weights, ["~/x", "--model=lenet", "--output=~/x"]),
+        (inspect, ["~/x", "~/x"]),
+        (predict, ["~/x", "-", "~/x", "--checkpoint=~/x", "--labels=~/x", "--output=~/x"]),
+        (train, ["--dataset-dir=~/x", "--checkpoint=~/x", "--train-dir=~/x"]),
+    ],
+    ids=lambda value: value.__name__ if hasattr(value, "__name__") else None,
+)
+def test_every_path_of_every_command_is_expanded(home, monkeypatch, module, words):
+    parsed = []
+    monkeypatch.setattr(
+        module, "run_command", lambda cls, function, **options: parsed.append(parse(*words, settings_class=cls))
+    )
+    module.main(words)
+    assert str(parsed[0]).count(f"{home}/x") == sum("~/x" in word for word in words)
+    assert "~" not in str(parsed[0])
+
+
+def test_a_user_without_a_home_directory_is_refused_and_the_full_path_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--train-dir: ~nobody-here/x .* no user 'nobody-here'") as error:
+        parse("--dataset-dir=d", "--train-dir=~nobody-here/x")
+    full = str(error.value).rsplit(": ", 1)[1].removesuffix(".")
+    assert parse("--dataset-dir=d", f"--train-dir={full}").train_dir == tmp_path / "~nobody-here/x"
+    assert parse("--dataset-dir=d", "--train-dir=./~nobody-here/x").train_dir == tmp_path / "~nobody-here/x"
+    with pytest.raises(UserError, match="--dataset-dir: ~nobody-here"):
+        TrainSettings(dataset_dir=Path("~nobody-here"))
+
+
+def test_a_user_is_found_by_name():
+    user = pwd.getpwuid(os.getuid())
+    assert parse(f"--dataset-dir=~{user.pw_name}/d").dataset_dir == Path(user.pw_dir) / "d"
+
+
+def test_what_only_shells_expand_stays_as_it_is(home):
+    assert parse("--dataset-dir=$HOME/d").dataset_dir == Path("$HOME/d")
+
+
+def test_a_resumed_run_is_found_in_a_home_directory(home):
+    (home / "run").mkdir()
+    (home / "run/config.toml").write_text('dataset_dir = "d"\nmodel = "lenet"\n')
+    settings = parse("--resume", "--train-dir=~/run", find_config=train._config_of_run)
+    assert (settings.model, settings.train_dir) == ("lenet", home / "run")

@@ -69,7 +69,7 @@ def test_what_pillow_reads_is_predicted_and_the_rest_are_error_rows(run, tmp_pat
     write_file(tmp_path / "g_grey.webp", encode(picture(1), "WEBP"))
     results = predict_json(capsys, run, tmp_path, "--batch-size=2", status=predict.EXIT_UNREADABLE_IMAGES)
     assert [result["filename"] for result in results] == [str(path) for path in sorted(tmp_path.iterdir())]
-    assert ["predictions" in result for result in results] == [True, False, False, False, True, True, True]
+    assert ["guesses" in result for result in results] == [True, False, False, False, True, True, True]
     assert "truncated" in results[1]["error"].lower()
     assert "not an image" in results[2]["error"]
     assert "empty" in results[3]["error"]
@@ -78,11 +78,11 @@ def test_what_pillow_reads_is_predicted_and_the_rest_are_error_rows(run, tmp_pat
 def test_top_k_names_the_likeliest_classes_first(run, records, capsys):
     results = predict_json(capsys, run, records / "images", "--top-k=3")
     for result in results:
-        probabilities = [guess["probability"] for guess in result["predictions"]]
+        probabilities = [guess["probability"] for guess in result["guesses"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1.0)
-        assert {guess["name"] for guess in result["predictions"]} == set(CLASSES)
-        assert all(CLASSES[guess["class"]] == guess["name"] for guess in result["predictions"])
+        assert {guess["name"] for guess in result["guesses"]} == set(CLASSES)
+        assert all(CLASSES[guess["class"]] == guess["name"] for guess in result["guesses"])
 
 
 def test_the_three_formats_say_the_same(run, records, tmp_path, capsys):
@@ -94,7 +94,7 @@ def test_the_three_formats_say_the_same(run, records, tmp_path, capsys):
         assert predict.main(arguments) == 4
     with (tmp_path / "table.csv").open() as file:
         good_row, bad_row = csv.DictReader(file)
-    first, second = good_result["predictions"]
+    first, second = good_result["guesses"]
     assert [good_row["prediction"], good_row["prediction_2"]] == [str(first["class"]), str(second["class"])]
     assert [good_row["prediction_name"], good_row["prediction_name_2"]] == [first["name"], second["name"]]
     assert float(good_row["probability_2"]) == pytest.approx(second["probability"])
@@ -189,7 +189,7 @@ def test_a_missing_file_on_standard_input_is_an_error_row(run, records, monkeypa
     monkeypatch.setattr("sys.stdin", io.StringIO(f"nowhere.jpg\n{records}/images/validation_00.jpg\n"))
     missing, found = predict_json(capsys, run, "-", status=4)
     assert "No such file" in missing["error"]
-    assert found["predictions"]
+    assert found["guesses"]
 
 
 def test_a_checkpoint_that_is_no_runs_is_recognised(run, records, tmp_path, capsys):
@@ -197,10 +197,10 @@ def test_a_checkpoint_that_is_no_runs_is_recognised(run, records, tmp_path, caps
     for path in run.glob("model.ckpt-7.*"):
         shutil.copy(path, tmp_path)
     found = predict_json(capsys, tmp_path / "model.ckpt-7", records / "images")
-    assert [[guess["class"] for guess in result["predictions"]] for result in found] == [
-        [guess["class"] for guess in result["predictions"]] for result in expected
+    assert [[guess["class"] for guess in result["guesses"]] for result in found] == [
+        [guess["class"] for guess in result["guesses"]] for result in expected
     ]
-    assert {guess["name"] for result in found for guess in result["predictions"]} <= {"0", "1", "2"}
+    assert {guess["name"] for result in found for guess in result["guesses"]} <= {"0", "1", "2"}
     (tmp_path / "names.txt").write_text("0:background\n1:x\n2:y\n3:z\n")
     named = predict_json(
         capsys,
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_is_no_runs_is_recognised(run, records, tmp_path, caps
         f"--labels={tmp_path}/names.txt",
         "--labels-offset=1",
     )
-    assert all("xyz"[g["class"]] == g["name"] for result in named for g in result["predictions"])
+    assert all("xyz"[g["class"]] == g["name"] for result in named for g in result["guesses"])
 
 
 def test_a_name_that_is_no_unicode_keeps_its_bytes(run, tmp_path):
@@ -283,7 +283,7 @@ def test_predictions_do_not_depend_on_the_batch_size(run, records, capsys):
     one, all_at_once = (predict_json(capsys, run, records / "images", f"--batch-size={size}") for size in (1, 100))
     for first, second in zip(one, all_at_once, strict=True):
         np.testing.assert_allclose(
-            [guess["probability"] for guess in first["predictions"]],
-            [guess["probability"] for guess in second["predictions"]],
+            [guess["probability"] for guess in first["guesses"]],
+            [guess["probability"] for guess in second["guesses"]],
             rtol=1e-5,
         )

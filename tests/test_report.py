@@ -31,7 +31,7 @@ HOSTILE_NAMES = [
 def make_run(folder):
     """A run's files beside its checkpoints."""
     run = RunFolder(folder)
-    run.start(resume=False)
+    folder.mkdir(parents=True, exist_ok=True)
     variables = [
         NetworkVariable(name, (3, 3), is_statistic=False) for name in ("Net/trunk/weights", "Net/head/weights")
     ]

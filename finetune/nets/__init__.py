@@ -1,6 +1,7 @@
 """Networks by name. The table holds lazy imports: reading it needs no TensorFlow."""
 
 import importlib
+from pathlib import Path
 
 from finetune.errors import UserError, did_you_mean
 from finetune.nets.spec import NetSpec
@@ -27,7 +28,19 @@ def _import_spec(name: str) -> NetSpec:
     try:
         spec = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"--model: {name} can't be imported: {error}.", "It must be package.module:SPEC.") from error
+        raise UserError(f"--model: {name} can't be imported: {error}.", _how_to_find(module_name)) from error
     if not isinstance(spec, NetSpec):
         raise UserError(f"--model: {name} is a {type(spec).__name__}, not a finetune.nets.spec.NetSpec.")
     return spec
+
+
+def _how_to_find(module_name: str) -> str:
+    """What to do about a module that isn't found.
+
+    The current folder isn't searched by itself, for the name may come from the settings of a run, and the folder from
+    anywhere.
+    """
+    first = module_name.partition(".")[0]
+    if Path(first).is_dir() or Path(f"{first}.py").is_file():
+        return f"{first} lies in the current folder, which is searched with PYTHONPATH=. before the command."
+    return "It must be package.module:SPEC, in an installed package or in a folder that PYTHONPATH names."
