@@ -153,17 +153,28 @@ def test_a_damaged_newest_checkpoint_is_passed_over(dataset_dir, trained, tmp_pa
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
 def test_the_batch_size_does_not_change_an_evaluation(dataset_dir, trained, tmp_path, batch_size):
     output = tmp_path / "eval"
-    assert run_eval(dataset_dir, trained, f"--batch-size={batch_size}", f"--output-dir={output}") == 0
+    assert run_eval(dataset_dir, trained, f"--batch-size={batch_size}", f"--output-dir={output}", "--write-logits") == 0
     metrics = json.loads((output / "metrics.json").read_text())
     best = json.loads((trained / "best.json").read_text())
     assert metrics["num_examples"] == len(COLOURS) * IMAGES_PER_CLASS // 4
     assert metrics["accuracy"] == best["accuracy"]
-    assert metrics["loss"] == pytest.approx(best["loss"], rel=1e-5)
+    assert metrics["loss"] == pytest.approx(best["loss"], rel=1e-5, abs=1e-5)
     assert metrics["step"] == best["step"]
     with (output / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len({row["filename"] for row in rows}) == metrics["num_examples"]
     assert np.mean([row["label"] == row["prediction"] for row in rows]) == metrics["accuracy"]
+    # The network is so sure that its loss says little: its logits are compared as well.
+    assert run_eval(dataset_dir, trained, "--batch-size=5", f"--output-dir={tmp_path / 'fives'}", "--write-logits") == 0
+    with (tmp_path / "fives/predictions.csv").open() as file:
+        in_fives = {row["filename"]: logits_of(row) for row in csv.DictReader(file)}
+    largest = max(map(np.max, in_fives.values()))
+    for row in rows:
+        np.testing.assert_allclose(logits_of(row), in_fives[row["filename"]], atol=1e-5 * largest)
+
+
+def logits_of(row):
+    return [float(row[f"logit_{label}"]) for label in range(len(COLOURS))]
 
 
 def test_a_new_head_on_restored_weights(dataset_dir, trained, tmp_path):

@@ -423,26 +423,30 @@ def test_a_failure_leaves_the_old_as_it_was(tmp_path):
 @pytest.mark.parametrize(("signal_number", "is_clean"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean):
     images_dir = write_class_folders(tmp_path / "images", a=10, b=10)
-    for number in range(3000):  # Enough not to be done before the signal.
-        os.link(images_dir / "a/000.jpg", images_dir / f"a/more_{number}.jpg")
+    large = write_file(images_dir / "a/large_0.png", encode(Image.new("L", (2000, 2000)), "PNG"))
+    for number in range(1, 2000):  # Half a minute of decoding: not done before the signal on any machine.
+        os.link(large, images_dir / f"a/large_{number}.png")
     out = tmp_path / "out"
-    argv = [f"--images-dir={images_dir}", f"--dataset-dir={out}", "--workers=2", "--num-shards=4"]
+    # Of many shards a worker that has lost its parent writes but one to its end.
+    argv = [f"--images-dir={images_dir}", f"--dataset-dir={out}", "--workers=2", "--num-shards=100"]
     # As a terminal does, the signal is sent to all processes of the group. Where the tests run in the background a
     # shell has Ctrl-C ignored, and what is ignored here is ignored by processes started here.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, SCRIPT, *argv], stderr=subprocess.PIPE, start_new_session=True)
     signal.signal(signal.SIGINT, previous)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(out.glob(".out.converting/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal_number) if signal_number == signal.SIGKILL else os.killpg(process.pid, signal_number)
-    message = process.communicate(timeout=60)[1].decode()
+    message = process.communicate(timeout=300)[1].decode()
     assert "Traceback" not in message
     if is_clean:
         assert process.returncode == 130
         assert not out.exists()
         return
     assert [path.name for path in out.iterdir()] == [".out.converting"]
+    for path in images_dir.glob("a/large_*"):
+        path.unlink()
     convert(ConvertSettings(out, images_dir, num_shards=1))
     assert ".out.converting" not in contents(out)
 

@@ -3,8 +3,6 @@
 import csv
 import itertools
 import json
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -221,18 +219,24 @@ def test_a_poor_accuracy_ends_with_status_3(dataset_dir, run, tmp_path, capsys):
     assert "accuracy" in captured.out
 
 
-def test_watching_evaluates_each_new_checkpoint_and_stops(dataset_dir, weights, tmp_path):
+def test_watching_evaluates_each_new_checkpoint_and_stops(dataset_dir, weights, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", weights, steps=[10, 20])
 
-    def write_the_last():
-        while not (tmp_path / "eval" / "evaluations.jsonl").exists():
-            time.sleep(0.05)
-        write_checkpoint(run / f"{RUN_PREFIX}-30", weights[30])
+    class Clock:
+        """Passes while the command sleeps, and then alone; the last checkpoint appears in the first sleep."""
 
-    writer = threading.Thread(target=write_the_last, daemon=True)
-    writer.start()
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+        def sleep(self, seconds):
+            if self.now == 0.0:
+                write_checkpoint(run / f"{RUN_PREFIX}-30", weights[30])
+            self.now += seconds
+
+    monkeypatch.setattr(evaluate, "time", Clock())
     assert run_eval(dataset_dir, tmp_path / "eval", f"--checkpoint={run}", "--watch", "--timeout=3") == 0
-    writer.join()
     lines = [json.loads(line) for line in (tmp_path / "eval" / "evaluations.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 30]
     for line in lines:

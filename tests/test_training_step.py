@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from slim_formulas import SLOTS, updated
 
 from finetune.config import OPTIMIZERS, OptimizerSettings
 from finetune.devices import choose_strategy
@@ -125,39 +126,12 @@ def test_two_devices_do_what_one_does(batch_norm):
 
 def reference_updates(name, gradients, rate):
     """One weight's way from 1.0 by slim's formulas, in float64, with the defaults of its flags (Adam: epsilon 1e-8)."""
-    w, first, second, third = 1.0, 0.0, 0.0, 0.0
-    if name == "rmsprop":
-        first = 1.0
-    if name in ("adagrad", "ftrl"):
-        first = 0.1
+    weight, slots = 1.0, list(SLOTS[name].values())
+    epsilon = 1e-8 if name == "adam" else 1.0
     way = []
-    for number, g in enumerate(gradients, start=1):
-        if name == "sgd":
-            w -= rate * g
-        elif name == "momentum":
-            first = 0.9 * first + g
-            w -= rate * first
-        elif name == "rmsprop":
-            first = 0.9 * first + 0.1 * g * g
-            second = 0.9 * second + rate * g / np.sqrt(first + 1.0)
-            w -= second
-        elif name == "adam":
-            first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
-            w -= rate * np.sqrt(1 - 0.999**number) / (1 - 0.9**number) * first / (np.sqrt(second) + 1e-8)
-        elif name == "adagrad":
-            first += g * g
-            w -= rate * g / np.sqrt(first)
-        elif name == "adadelta":
-            first = 0.95 * first + 0.05 * g * g
-            update = np.sqrt(second + 1.0) / np.sqrt(first + 1.0) * g
-            second = 0.95 * second + 0.05 * update * update
-            w -= rate * update
-        elif name == "ftrl":
-            grown = first + g * g
-            third += g - (np.sqrt(grown) - np.sqrt(first)) / rate * w
-            first = grown
-            w = -third * rate / np.sqrt(first)
-        way.append(w)
+    for number, gradient in enumerate(gradients, start=1):
+        weight, slots = updated(name, weight, slots, gradient, rate=rate, number=number, epsilon=epsilon)
+        way.append(weight)
     return way
 
 
