@@ -214,7 +214,7 @@ def test_a_missing_label_is_an_error_at_once(tmp_path, name, has_labels_txt):
         (tmp_path / "labels.txt").write_text("0:a\n1:b\n2:c\n")
     assert mistake(tmp_path) == (
         f"{shard}, record 0 (counted from 0): there is no label under image/class/label; found: "
-        "image/encoded (1 bytes), image/label (1 int64).\n  If it is the label, give --label-key image/label."
+        "image/encoded (1 x bytes), image/label (1 x int64).\n  If it is the label, give --label-key image/label."
     )
     assert find_dataset(tmp_path, None, "train", label_key="image/label").num_examples == 3
 
@@ -398,3 +398,12 @@ def test_classes_of_dataset_json_against_the_first_label(converted):
         write_shard(shard, [record.replace(b"\x1a\x03\n\x01\x01", b"\x1a\x03\n\x01\x05") for record in records])
     assert "record 0 (counted from 0): the label is 5" in mistake(converted)
     assert "but the classes are 0 to 1" in mistake(converted)
+
+
+def test_labels_of_several_objects_are_refused(tmp_path):
+    records = [example_of(image__encoded=JPEG, image__object__class__label=[3, 7])]
+    shard = write_shard(tmp_path / "train.record", records)
+    assert mistake(tmp_path).endswith("\n  Name the key of the label with --label-key.")
+    with pytest.raises(UserError, match=r"holds 2 numbers \(3, 7\), which are no one-hot list") as caught:
+        find_dataset(tmp_path, None, "train", label_key="image/object/class/label")
+    assert f"{shard}, record 0" in str(caught.value)

@@ -93,6 +93,6 @@ def test_labels_under_another_key_are_never_taken_for_0(tmp_path, capfd, name):
     words = ["--model=lenet", f"--dataset-dir={records}", f"--train-dir={tmp_path / 'run'}", "--image-key=image"]
     assert train.main(words) == 2
     said = capfd.readouterr().err
-    assert "there is no label under image/class/label; found: image (1 bytes), target (1 int64)" in said
+    assert "there is no label under image/class/label; found: image (1 x bytes), target (1 x int64)" in said
     assert "Name the key of the label with --label-key." in said
     assert not (tmp_path / "run").exists()

@@ -244,8 +244,8 @@ BAD_LABELS = {
     "'lily', the name of no class": ([b"rose"], [b"lily"]),
     "no one-hot list": ([0, 1, 0], [1, 1, 0]),
     "are no one-hot": ([0.0, 1.0, 0.0], [0.2, 0.8, 0.0]),
-    "holds 2 int64 values, but 1 int64 in the first": ([1], [1, 2]),
-    "holds 1 float, but 1 int64": ([1], [1.0]),
+    "holds 2 x int64, in the first record 1 x int64": ([1], [1, 2]),
+    "holds 1 x float, in the first record 1 x int64": ([1], [1.0]),
     "there is no label under label; found: image": ([1], []),
 }
 
@@ -293,16 +293,16 @@ def test_digits_that_are_another_classs_name_are_refused():
     [
         (
             {"image": [0.5] * 784, "label": 1},
-            "image holds 784 float values, not a JPEG or PNG file's bytes: raw pixels",
+            "image holds 784 x float, not a JPEG or PNG file's bytes: raw pixels",
         ),
-        ({"image": [7] * 12, "label": 1}, "image holds 12 int64 values, not a JPEG or PNG file's bytes: raw pixels"),
+        ({"image": [7] * 12, "label": 1}, "image holds 12 x int64, not a JPEG or PNG file's bytes: raw pixels"),
         (
             {"image": bytes(12), "height": 2, "width": 2, "label": 1},
             "the 12 bytes under image are no JPEG, PNG, GIF, BMP file: raw pixels of 2 x 2, which are not read",
         ),
         (
             {"image/encoded": b"\x89PNG", "label": 1},
-            "there is no image under image; found: image/encoded (1 bytes), lab",
+            "there is no image under image; found: image/encoded (1 x bytes), lab",
         ),
     ],
 )

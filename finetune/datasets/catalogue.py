@@ -98,16 +98,13 @@ def find_shards(dataset_dir: Path, name: str | None) -> FoundShards:
         UserError: No such folder; no data set, none of this name, several and no name; files whose split isn't known.
     """
     _check_folder(dataset_dir)
-    catalogue = catalogue_shards(dataset_dir) or _catalogue_split_folders(dataset_dir)
-    if not catalogue:
-        within = _folder_within(dataset_dir, name)
-        if within is None:
-            raise _no_shards(dataset_dir)
-        tell_once(f"Records are read from {within}: {dataset_dir} itself holds none.")
-        return find_shards(within, None if name == within.name else name)
-    _tell_left_out(dataset_dir)
-    dataset = _choose_name(catalogue, dataset_dir, name)
-    return FoundShards(dataset_dir, dataset, catalogue[dataset])
+    try:
+        return _find_shards(dataset_dir, name)
+    except OSError as error:
+        raise UserError(
+            f"--dataset-dir: {error.filename or dataset_dir} can't be read: {error.strerror}.",
+            "Make it readable, or give another folder.",
+        ) from error
 
 
 def catalogue_shards(folder: Path) -> Catalogue:
@@ -160,6 +157,19 @@ def in_order(shards: Sequence[ShardName]) -> list[ShardName]:
             "Copy them again, or convert again.",
         )
     return sorted(shards, key=lambda shard: shard.index)
+
+
+def _find_shards(dataset_dir: Path, name: str | None) -> FoundShards:
+    catalogue = catalogue_shards(dataset_dir) or _catalogue_split_folders(dataset_dir)
+    if not catalogue:
+        within = _folder_within(dataset_dir, name)
+        if within is None:
+            raise _no_shards(dataset_dir)
+        tell_once(f"Records are read from {within}: {dataset_dir} itself holds none.")
+        return find_shards(within, None if name == within.name else name)
+    _tell_left_out(dataset_dir)
+    dataset = _choose_name(catalogue, dataset_dir, name)
+    return FoundShards(dataset_dir, dataset, catalogue[dataset])
 
 
 def _check_folder(dataset_dir: Path) -> None:

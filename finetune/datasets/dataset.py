@@ -191,7 +191,10 @@ def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num
     label = schema.read_label(serialized)
     if labels_offset <= label < num_classes:
         return label
-    mend = "Classes come from labels.txt or --dataset-name, the lowest from --labels-offset."
+    mend = (
+        "Classes come from labels.txt (id:name a line), without it from the data set's name; the lowest from "
+        "--labels-offset."
+    )
     if label == num_classes and labels_offset == 0:
         mend += " Where labels begin at 1, labels.txt must, too (1:daisy); then give --labels-offset 1."
     classes = f"{labels_offset} to {num_classes - 1}"
@@ -215,7 +218,10 @@ def _described_shards(folder: Path, description: Description, split: str) -> tup
     for described in description.shards[split]:
         path = folder / described.file
         if not path.exists():
-            raise UserError(f"The shard {path} is missing; dataset.json lists it.", COPY_AGAIN)
+            raise UserError(
+                f"The shard {path} is missing; {FILE_NAME} lists it.",
+                f"Copy it again, or convert again; without {FILE_NAME} the shards that are there are read.",
+            )
         status = path.stat()
         num_bytes = status.st_size
         if num_bytes != described.num_bytes:
@@ -376,9 +382,7 @@ def _check_first_record(paths: list[Path], schema: RecordSchema, labels_offset: 
 
 def _tell_unused_output(folder: Path, labels_offset: int) -> None:
     if labels_offset == 0:
-        tell_once(
-            f"{folder}: no record has the label 0, yet an output is made for it; --labels-offset 1 leaves it out."
-        )
+        tell_once(f"{folder}: no record has the label 0, which gets an output all the same without --labels-offset 1.")
 
 
 def _first_record(paths: list[Path]) -> tuple[Path, int, bytes]:

@@ -35,6 +35,7 @@ LABEL_WORDS = ("label", "class")
 MOST_NAMES_LISTED = 20
 
 OTHER_KEY = "Name the key of the label with --label-key."
+WRITE_FILES = "Write the images as PNG files into class folders, and convert these: finetune-convert."
 OTHER_NAMES = "Correct labels.txt, a line id:name for each class."
 
 
@@ -84,8 +85,8 @@ class RecordSchema:
             raise _missing_label(read_features(serialized), self.image_key, self.label_key)
         if (feature.kind, len(feature.values)) != (self.label_kind, self.num_values):
             raise LabelError(
-                f"{self.label_key} holds {_in_words(feature)}, but {_in_words_of(self.label_kind, self.num_values)} "
-                "in the first record",
+                f"{self.label_key} holds {_in_words(feature)}, in the first record "
+                f"{_in_words_of(self.label_kind, self.num_values)}",
                 "All records of a split must hold labels of one kind.",
             )
         if self.num_values > 1:
@@ -99,7 +100,7 @@ class RecordSchema:
         return int(value)
 
     def _from_one_hot(self, values: tuple[Any, ...]) -> int:
-        if sorted(values) != [0] * (len(values) - 1) + [1]:
+        if not _is_one_hot(values):
             raise LabelError(
                 f"{self.label_key} holds {len(values)} numbers ({few([f'{value:g}' for value in values], 5)}), which "
                 "are no one-hot list: a single 1 among zeros",
@@ -215,14 +216,14 @@ def _check_image(features: Mapping[str, Feature], image_key: str) -> None:
     if image.kind != BYTES or len(image.values) > 1:
         raise LabelError(
             f"{image_key} holds {_in_words(image)}, not a JPEG or PNG file's bytes: raw pixels are not read",
-            "Write the images as PNG files into class folders, and convert these: finetune-convert.",
+            WRITE_FILES,
         )
     (content,) = image.values
     if isinstance(content, bytes) and not content.startswith(tuple(IMAGE_MAGICS)):
+        pixels = _as_pixels(features, len(content))
         raise LabelError(
-            f"the {len(content)} bytes under {image_key} are no {', '.join(IMAGE_MAGICS.values())} file"
-            f"{_as_pixels(features, len(content))}",
-            "Convert the images again (finetune-convert), or name the key of the image with --image-key.",
+            f"the {len(content)} bytes under {image_key} are no {', '.join(IMAGE_MAGICS.values())} file{pixels}",
+            WRITE_FILES if pixels else "Name the key of the image with --image-key, or convert the images again.",
         )
 
 
@@ -260,11 +261,17 @@ def _label_mend(features: Mapping[str, Feature], image_key: str) -> str:
     likely = [
         key
         for key, feature in sorted(features.items())
-        if key != image_key and feature.values and any(word in key.rpartition("/")[2].lower() for word in LABEL_WORDS)
+        if key != image_key
+        and any(word in key.rpartition("/")[2].lower() for word in LABEL_WORDS)
+        and (len(feature.values) == 1 or _is_one_hot(feature.values))
     ]
     if len(likely) == 1:
         return f"If it is the label, give --label-key {likely[0]}."
     return f"Name the key of the label with --label-key{f': {few(likely)}' if likely else ''}."
+
+
+def _is_one_hot(values: tuple[Any, ...]) -> bool:
+    return len(values) > 1 and sorted(values) == [0] * (len(values) - 1) + [1]
 
 
 def _image_mend(features: Mapping[str, Feature]) -> str:
@@ -284,4 +291,4 @@ def _in_words(feature: Feature) -> str:
 
 
 def _in_words_of(kind: str, count: int) -> str:
-    return f"1 {kind}" if count == 1 else f"{count} {kind} values" if kind != BYTES else f"{count} bytes values"
+    return f"{count} x {kind}"
