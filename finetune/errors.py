@@ -1,7 +1,11 @@
 """Mistakes that the user can mend, and the search for the name that was meant."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What TensorFlow puts around its messages for its own developers: the function, the operation, and graph nodes.
+_NODE_NAMES = re.compile(r"\{\{[^{}]*\}\}|\[\[[^\[\]]*\]\]|\[Op:[^\[\]]*\]|\bname: *$")
 
 
 class UserError(Exception):
@@ -12,6 +16,12 @@ class UserError(Exception):
 
     def __init__(self, message: str, mend: str | None = None) -> None:
         super().__init__(f"{message}\n  {mend}" if mend else message)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, without TensorFlow's names of nodes and operations."""
+    lines = (" ".join(_NODE_NAMES.sub("", line).split()) for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 def nearest(name: str, candidates: Iterable[str], most: int = 3) -> list[str]:

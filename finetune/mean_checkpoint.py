@@ -32,6 +32,8 @@ class MeanCheckpoint(Checkpoint):
         self.prefix = checkpoints[-1].prefix
         self.prefixes = [checkpoint.prefix for checkpoint in checkpoints]
         self.shapes = checkpoints[-1].shapes
+        self.name_prefix = checkpoints[-1].name_prefix
+        self.is_object_based = checkpoints[-1].is_object_based
         for other in checkpoints:
             if other.shapes != self.shapes:
                 differing = sorted(dict(set(other.shapes.items()) ^ set(self.shapes.items())))
@@ -49,8 +51,13 @@ class MeanCheckpoint(Checkpoint):
         return np.asarray(total / len(self._checkpoints), last.dtype)
 
 
-def last_checkpoints(folder: Path, number: int) -> list[Checkpoint]:
+def last_checkpoints(folder: Path, number: int, name_prefix: str = "") -> list[Checkpoint]:
     """The newest checkpoints of a run, the newest last.
+
+    Args:
+        folder: Of the run.
+        number: How many.
+        name_prefix: As `Checkpoint` takes it.
 
     Raises:
         UserError: There are fewer.
@@ -63,4 +70,4 @@ def last_checkpoints(folder: Path, number: int) -> list[Checkpoint]:
             if len(prefixes) > 1
             else "--checkpoint must be the folder of a run that kept several.",
         )
-    return [Checkpoint(prefix) for prefix in prefixes[-number:]]
+    return [Checkpoint(prefix, name_prefix=name_prefix) for prefix in prefixes[-number:]]
