@@ -21,7 +21,7 @@ from finetune.errors import UserError, first_line
 from finetune.published.catalogue import catalogue
 from finetune.scopes import Shape
 from finetune.tensorflow_paths import is_pattern, plain_prefix
-from finetune.weight_files import file_kind, what_reads
+from finetune.weight_files import NOT_READ, file_kind, what_reads
 
 log = logging.getLogger("finetune")
 
@@ -309,7 +309,7 @@ def _prefix_of(path: Path, argument: str, model: str | None) -> str:
     if kind is not None:
         raise UserError(
             f"{argument}: {path} is {kind.description}, not a checkpoint.",
-            f"{what_reads(kind, path, model)}{_download(model) if kind.reader is None else ''}",
+            f"{what_reads(kind, path, model)}{_download(model) if kind in NOT_READ else ''}",
         )
     return name
 
@@ -353,8 +353,7 @@ def _named_newest(folder: Path) -> str | None:
 
 def _tell_other_folder(folder: Path, named: str, name: str) -> None:
     """Says so where a checkpoint is taken from another folder than the `checkpoint` file says."""
-    is_whole_path = PurePosixPath(named).is_absolute() or PureWindowsPath(named).is_absolute()
-    if is_whole_path and Path(named).parent.resolve() != folder.resolve():
+    if Path(named).name != name or Path(named).parent.resolve() != folder.resolve():
         log.info("%s names %s; its namesake in this folder is taken, %s.", folder / STATE_FILE, named, name)
 
 

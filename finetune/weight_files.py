@@ -51,6 +51,9 @@ ONNX = FileKind(
     mend="It can't be read. Give what it was made of: a checkpoint, a Keras or TensorFlow Lite file, a frozen graph.",
 )
 
+# Of these nothing is read as it is; the network's published weights may do.
+NOT_READ = (TAR, ZIP, PYTORCH, SAFETENSORS, ONNX)
+
 _BY_ENDING = {
     ".pb": GRAPH,
     ".npz": NPZ,
