@@ -4,7 +4,7 @@ TensorFlow is not needed but for the object graph of the latter.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import MODELS
@@ -34,12 +34,38 @@ def take_off_prefix(names: Iterable[str], prefix: str, checkpoint: str) -> dict[
     below = {name.removeprefix(front): name for name in names if name.startswith(front)}
     if not below:
         roots = sorted({name.split("/")[0] for name in names if "/" in name})
+        prefixes = prefixes_of(names)
         raise UserError(
             f"--checkpoint-prefix: nothing in {checkpoint} lies under {front}; its variables lie under "
             f"{', '.join(roots) or 'no scope'}.",
-            did_you_mean(prefix, prefixes_of(names) or roots) or "Leave the flag out.",
+            f"In front of a network's names is --checkpoint-prefix {prefixes[0]}"
+            if prefixes
+            else "A network's names have none in front: leave out --checkpoint-prefix."
+            if _ROOTS.intersection(roots)
+            else did_you_mean(prefix, roots),
         )
     return {**{name: name for name in names if "/" not in name}, **below}
+
+
+def find_prefix(names: Collection[str], stored: Collection[str]) -> tuple[str, int]:
+    """The prefix under which a checkpoint holds most of a network's variables, and how many; "", 0: under none.
+
+    Args:
+        names: Of the network's variables.
+        stored: Names in the checkpoint.
+    """
+    # By the last component first: all pairs of a large network's names would be a million.
+    by_leaf: dict[str, list[str]] = {}
+    for name in names:
+        by_leaf.setdefault(name.rpartition("/")[2], []).append(name)
+    counts: dict[str, int] = {}
+    for found in stored:
+        for name in by_leaf.get(found.rpartition("/")[2], ()):
+            if found.endswith(f"/{name}"):
+                prefix = found.removesuffix(f"/{name}")
+                counts[prefix] = counts.get(prefix, 0) + 1
+    prefix = max(sorted(counts), key=lambda prefix: counts[prefix], default="")
+    return prefix, counts.get(prefix, 0)
 
 
 def prefixes_of(names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from finetune.checkpoint_names import find_prefix
 from finetune.errors import UserError, did_you_mean
 
 Shape = tuple[int, ...]
@@ -175,7 +176,7 @@ def plan_variables(
     if sum_colours and not summed:
         raise UserError(
             "--grayscale-stem sum: no kernel for three colours is to be restored to one for grey images.",
-            "Leave the flag out.",
+            "Leave out --grayscale-stem.",
         )
     planned = tuple(
         PlannedVariable(
@@ -205,27 +206,6 @@ def shortest_scopes(wanted: Collection[str], names: Sequence[str], head_scopes: 
     mixed = set(all_scopes(set(names).difference(taken)))
     # Of the scopes around a variable, from the root inwards, the first that holds no others.
     return list(dict.fromkeys(next(scope for scope in all_scopes([name]) if scope not in mixed) for name in taken))
-
-
-def find_prefix(names: Collection[str], stored: Collection[str]) -> tuple[str, int]:
-    """The prefix under which a checkpoint holds most of a network's variables, and how many; "", 0: under none.
-
-    Args:
-        names: Of the network's variables.
-        stored: Names in the checkpoint.
-    """
-    # By the last component first: all pairs of a large network's names would be a million.
-    by_leaf: dict[str, list[str]] = {}
-    for name in names:
-        by_leaf.setdefault(name.rpartition("/")[2], []).append(name)
-    counts: dict[str, int] = {}
-    for found in stored:
-        for name in by_leaf.get(found.rpartition("/")[2], ()):
-            if found.endswith(f"/{name}"):
-                prefix = found.removesuffix(f"/{name}")
-                counts[prefix] = counts.get(prefix, 0) + 1
-    prefix = max(sorted(counts), key=lambda prefix: counts[prefix], default="")
-    return prefix, counts.get(prefix, 0)
 
 
 def in_scope(name: str, scope: str) -> bool:

@@ -227,6 +227,8 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
             )
         return checkpoint
     if settings.checkpoint is None:
+        if settings.checkpoint_prefix:
+            raise UserError("--checkpoint-prefix is of the names in a checkpoint.", "Give one with --checkpoint.")
         return None
     return open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
 

@@ -88,8 +88,11 @@ def file_kind(path: Path) -> FileKind | None:
     """
     if path.is_dir():
         return SAVED_MODEL if (path / "saved_model.pb").is_file() else None
-    with path.open("rb") as file:
-        first = file.read(512)
+    try:
+        with path.open("rb") as file:
+            first = file.read(512)
+    except OSError:
+        return kind_by_ending(path)
     for magic, kind in _BY_FIRST_BYTES.items():
         if first.startswith(magic):
             return kind
