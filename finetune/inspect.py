@@ -150,7 +150,7 @@ def describe_plan(plan: VariablePlan) -> Description:
 
 
 def _make_plan(settings: InspectSettings) -> VariablePlan:
-    from finetune.recognise import count_classes, describe_variables, other_model, variable_shapes
+    from finetune.recognise import count_classes, describe_variables, image_size_at, other_model, variable_shapes
 
     if len(settings.checkpoints) > 1:
         raise UserError("A plan is made from one checkpoint, or from none.", "Leave out --model to compare two.")
@@ -177,6 +177,7 @@ def _make_plan(settings: InspectSettings) -> VariablePlan:
             is_grayscale=settings.use_grayscale,
             is_object_based=checkpoint is not None and checkpoint.is_object_based,
             find_model=other_model(spec.name),
+            find_image_size=image_size_at(str(settings.model), 1 if settings.use_grayscale else None),
         ),
     )
 

@@ -1,10 +1,12 @@
 """What a checkpoint holds, told from names and shapes: network, number of classes, averages, optimizer slots."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 from finetune.checkpoint_names import prefixes_of
-from finetune.nets import MODELS
+from finetune.errors import UserError
+from finetune.nets import MODELS, get_spec
 from finetune.nets.spec import NetSpec
 from finetune.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope, in_scope
 
@@ -13,6 +15,8 @@ STATISTIC = "moving statistic"
 AVERAGE = "moving average"
 SLOT = "optimizer slot"
 COUNTER = "counter"
+
+LARGEST_IMAGE_SIZE = 1024
 
 _STATISTICS = ("moving_mean", "moving_variance")
 
@@ -85,6 +89,37 @@ def other_model(model: str) -> Callable[[Mapping[str, Shape]], str | None]:
     def find(shapes: Mapping[str, Shape]) -> str | None:
         likeness = recognise(shapes)
         return likeness.spec.name if likeness is not None and likeness.spec.name != model else None
+
+    return find
+
+
+def image_size_at(model: str, channels: int | None) -> Callable[[str, Shape], int | None]:
+    """A function that finds the image size at which a variable of a network has a given shape, if there is one.
+
+    Args:
+        model: Name of the network.
+        channels: Of the images; None: the network's own.
+    """
+    spec = get_spec(model)
+
+    def shape_at(size: int, name: str) -> Shape:
+        try:
+            variables = describe_variables(spec, num_classes=1, image_size=size, channels=channels)
+        except (UserError, ValueError):  # Too few pixels.
+            return (0,)
+        return next(variable.shape for variable in variables if variable.name == name)
+
+    def find(name: str, shape: Shape) -> int | None:
+        if shape_at(spec.image_size, name) == shape:
+            return spec.image_size
+        low, high = 1, LARGEST_IMAGE_SIZE
+        while low < high:
+            middle = (low + high) // 2
+            if math.prod(shape_at(middle, name)) < math.prod(shape):
+                low = middle + 1
+            else:
+                high = middle
+        return low if shape_at(low, name) == shape else None
 
     return find
 

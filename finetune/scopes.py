@@ -106,6 +106,8 @@ class Purpose:
         is_grayscale: Whether --use-grayscale is in force.
         is_object_based: Whether `tf.train.Checkpoint` wrote the checkpoint.
         find_model: Names the network that a checkpoint's shapes look like, or None. It takes a second.
+        find_image_size: From a variable's name and its shape in the checkpoint to the height and width in pixels of the
+            images at which it has that shape in the network, or None. It takes a second.
     """
 
     command: Literal["train", "resume", "evaluate"] = "train"
@@ -114,6 +116,7 @@ class Purpose:
     is_grayscale: bool = False
     is_object_based: bool = False
     find_model: Callable[[Mapping[str, Shape]], str | None] = lambda shapes: None
+    find_image_size: Callable[[str, Shape], int | None] = lambda name, shape: None
 
     @property
     def flag(self) -> str:
@@ -360,11 +363,11 @@ def _mend_unlike(
     purpose = advice.purpose
     unlike = [*missing, *differing]
     if purpose.command == "resume":
-        run = shlex.quote(str(Path(purpose.checkpoint).parent))
+        run = Path(purpose.checkpoint).parent
         return (
             "Resume with the run's own data set, --model, --image-size and --use-grayscale; or begin a new run with "
-            f"its weights, without --resume: --config {run}/config.toml --train-dir OTHER --checkpoint {run} "
-            f"{advice.exclude(unlike)}"
+            f"its weights, without --resume: --config {shlex.quote(str(run / 'config.toml'))} --train-dir OTHER "
+            f"--checkpoint {shlex.quote(str(run))} {advice.exclude(unlike)}"
         )
     colours = _unlike_by_colours(differing)
     others = [name for name in unlike if name not in colours]
@@ -373,6 +376,11 @@ def _mend_unlike(
     if model is not None:
         return f"It holds a {model}: --model {model}"
     mends = [_mend_colours(colours, differing, purpose)] if colours else []
+    sized = [name for name in others if name not in missing and _may_be_sized(*differing[name])]
+    size = purpose.find_image_size(sized[0], differing[sized[0]][0]) if sized else None
+    if size is not None:
+        mends.append(f"It is of images of another size, such as --image-size {size}.")
+        others = [name for name in others if name not in sized]
     if others and purpose.command == "evaluate":
         mends.append(_mend_evaluation(others, differing, is_of_trunk=is_of_trunk))
     elif others and advice.takes_all(others):
@@ -404,6 +412,11 @@ def _mend_colours(colours: Collection[str], differing: Mapping[str, tuple[Shape,
     ]
     advice = "; or ".join(ways)
     return f"It is of colour images: {advice or 'give one of grey images'}."
+
+
+def _may_be_sized(there: Shape, here: Shape) -> bool:
+    """Whether two shapes differ as those of a layer over all of an image do, where the images have other sizes."""
+    return len(there) == len(here) and there[-1] == here[-1]
 
 
 def _unlike_by_colours(differing: Mapping[str, tuple[Shape, Shape]]) -> set[str]:

@@ -234,7 +234,7 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
 
 
 def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
-    from finetune.recognise import other_model
+    from finetune.recognise import image_size_at, other_model
 
     return plan_variables(
         model.network_variables(),
@@ -252,6 +252,7 @@ def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | No
             is_grayscale=settings.use_grayscale,
             is_object_based=source is not None and source.is_object_based,
             find_model=other_model(settings.model),
+            find_image_size=image_size_at(settings.model, 1 if settings.use_grayscale else None),
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.config import DEFAULT_MODEL
 from finetune.errors import UserError
-from finetune.recognise import other_model
+from finetune.recognise import image_size_at, other_model
 from finetune.run_folder import settings_of_run
 from finetune.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
 
@@ -121,6 +121,7 @@ def restore_weights(model: "Model", network: NetworkSettings, checkpoint: "Check
             is_grayscale=network.use_grayscale,
             is_object_based=checkpoint.is_object_based,
             find_model=other_model(network.model),
+            find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
         ),
     )
     model.restore(checkpoint, plan)
