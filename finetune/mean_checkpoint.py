@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.checkpoint import Checkpoint, checkpoints_by_step
+from finetune.checkpoint import Checkpoint, checkpoints_by_step, count_not_finite, refuse_not_finite
 from finetune.errors import UserError
 
 
@@ -43,11 +43,19 @@ class MeanCheckpoint(Checkpoint):
                 )
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
-        """The mean of the tensors called `name`; where it is of whole numbers, such as the step, the last one."""
+        """The mean of the tensors called `name`; where it is of whole numbers, such as the step, the last one.
+
+        Raises:
+            UserError: One of the files is damaged, or holds NaN or infinity there.
+        """
         last = self._checkpoints[-1].read(name)
         if not np.issubdtype(last.dtype, np.floating):
             return last
-        total = sum(other.read(name).astype(np.float64) for other in self._checkpoints)
+        total = np.zeros(last.shape)
+        for checkpoint in self._checkpoints:
+            value = checkpoint.read(name)
+            refuse_not_finite(checkpoint, count_not_finite([(name, value)]), "Leave it out of the mean.")
+            total += value
         return np.asarray(total / len(self._checkpoints), last.dtype)
 
 

@@ -307,9 +307,10 @@ def _refuse_other_network(missing: Sequence[str], checkpoint_shapes: Mapping[str
     prefix, count = find_prefix(missing, checkpoint_shapes)
     if count and purpose.command != "resume":
         whole_prefix = f"{purpose.name_prefix}/{prefix}".strip("/")
+        first = next(name for name in missing if f"{prefix}/{name}" in checkpoint_shapes)
         raise UserError(
             f"{purpose.flag} holds {count} of the {len(missing)} variables to restore, but under the prefix "
-            f"{whole_prefix}/: {missing[0]} is {whole_prefix}/{missing[0]} there.",
+            f"{whole_prefix}/: {first} is {whole_prefix}/{first} there.",
             f"Take it off: --checkpoint-prefix {shlex.quote(whole_prefix)}",
         )
     roots = sorted({name.split("/")[0] for name in checkpoint_shapes if "/" in name})

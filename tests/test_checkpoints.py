@@ -17,7 +17,7 @@ from tiny_runs import write_records, write_run
 from finetune import evaluate, export, import_weights, inspect, predict, train
 from finetune.checkpoint import Checkpoint, newest_whole, open_checkpoint, write_checkpoint
 from finetune.errors import UserError, first_line
-from finetune.mean_checkpoint import last_checkpoints
+from finetune.mean_checkpoint import MeanCheckpoint, last_checkpoints
 from finetune.model import Model
 from finetune.nets import get_spec
 
@@ -272,7 +272,7 @@ def test_a_prefix_is_found_named_and_taken_off_by_every_command(tmp_path, run, r
         lambda *words: predict.main([given, str(records / "images/train_00.jpg"), *words]),
         lambda *words: inspect.main([str(tmp_path / "model.ckpt-7"), "--model=cifarnet", *words]),
     ]
-    for command in commands if prefix == "module" else commands[:1]:
+    for command in commands if prefix == "module" else commands[3:]:
         assert command() == 2
         found = re.search(r"--checkpoint-prefix (\S+)", capsys.readouterr().err)[1]
         assert found == prefix
@@ -284,8 +284,21 @@ def test_a_prefix_is_found_named_and_taken_off_by_every_command(tmp_path, run, r
     checkpoint = open_checkpoint(tmp_path / "model.ckpt-7", name_prefix=f"{prefix}/")
     assert set(checkpoint.shapes) == set(values_of(run))
     assert checkpoint.step() == 7
-    trained = open_checkpoint(tmp_path / f"run_--checkpoint-prefix={prefix}".replace("/", "_"))
-    assert "CifarNet/conv1/weights" in trained.shapes
+    if prefix == "module":
+        assert "CifarNet/conv1/weights" in open_checkpoint(tmp_path / "run_--checkpoint-prefix=module").shapes
+
+
+def test_a_trunk_within_a_larger_model_is_found_though_its_head_is_missing(tmp_path, run, capsys):
+    values = {f"FeatureExtractor/{name}": value for name, value in values_of(run).items() if "conv" in name}
+    write_checkpoint(tmp_path / "detector.ckpt", {**values, "BoxPredictor/weights": np.zeros(3, np.float32)})
+    words = [str(tmp_path / "detector.ckpt"), "--model=cifarnet", "--num-classes=3"]
+    assert inspect.main(words) == 2
+    assert "holds 4 of the 10 variables" in capsys.readouterr().err
+    words.append("--checkpoint-prefix=FeatureExtractor")
+    assert inspect.main(words) == 2
+    assert (
+        inspect.main([*words, re.search(r"--exclude-scopes \S+\w", capsys.readouterr().err)[0].replace(" ", "=")]) == 0
+    )
 
 
 def as_objects(values, front):
@@ -375,6 +388,16 @@ def test_a_run_is_resumed_from_its_newest_finite_checkpoint(tmp_path, capsys):
     write_steps(tmp_path, 10, 20)
     write_checkpoint(tmp_path / "model.ckpt-30", {"Net/w": np.array([1, np.nan], np.float32), "global_step": 30})
     assert newest_whole(tmp_path).step() == 20
+
+
+def test_the_unsound_one_of_a_mean_is_named(tmp_path):
+    write_steps(tmp_path, 10, 20)
+    write_checkpoint(tmp_path / "model.ckpt-15", {"Net/w": np.array([1, np.nan], np.float32), "global_step": 15})
+    with pytest.raises(UserError, match=r"model\.ckpt-15: 1 of the 2 values of Net/w"):
+        MeanCheckpoint(last_checkpoints(tmp_path, 3)).read("Net/w")
+    assert (
+        MeanCheckpoint([Checkpoint(str(tmp_path / f"model.ckpt-{step}")) for step in (10, 20)]).read("Net/w")[0] == 15
+    )
 
 
 # TensorFlow's messages.
