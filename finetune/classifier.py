@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class ClassifierSettings(CommandSettings):
         slim=["checkpoint_path"],
         help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file",
     )
+    checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
     labels: Path | None = flag(
         None, metavar="FILE", help="names of the classes, id:name a line; not given: labels.txt beside the checkpoint"
     )
@@ -84,7 +86,7 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     from finetune.preprocessing import get_preprocessing
     from finetune.recognise import count_classes, variable_shapes
 
-    checkpoint = open_checkpoint(settings.checkpoint)
+    checkpoint = open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
     network = network_settings(_with_model(settings, checkpoint), checkpoint.prefix)
     preprocessing = get_preprocessing(network.preprocessing)
     num_classes = count_classes(get_spec(network.model), variable_shapes(checkpoint.shapes))
@@ -97,12 +99,19 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
 
 def _with_model(settings: ClassifierSettings, checkpoint: "Checkpoint") -> ClassifierSettings:
     """The settings with the network that the checkpoint looks like, where neither they nor a run name one."""
-    from finetune.recognise import recognise
+    from finetune.recognise import recognise, recognise_under_prefix
 
     if settings.model is not None or settings_of_run(Path(checkpoint.prefix).parent) is not None:
         return settings
     likeness = recognise(checkpoint.shapes)
     if likeness is None:
+        prefixed = recognise_under_prefix(checkpoint.shapes)
+        if prefixed is not None:
+            prefix = f"{checkpoint.name_prefix}/{prefixed[0]}".strip("/")
+            raise UserError(
+                f"--checkpoint: {checkpoint.prefix} holds a {prefixed[1].spec.name}, but under the prefix {prefix}/.",
+                f"Take it off: --checkpoint-prefix {shlex.quote(prefix)}",
+            )
         raise UserError(
             f"--checkpoint: {checkpoint.prefix} is no run's, and its variables are of no network known here.",
             "Name its network with --model.",

@@ -16,6 +16,7 @@ from finetune.schedules import DECAY_TYPES
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
 BATCH_NORM_MODES = ("plan", "frozen", "slim")
+GRAYSCALE_STEMS = ("same", "sum")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEFAULT_MODEL = "inception_v3"
 DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
@@ -62,6 +63,7 @@ class TrainSettings(CommandSettings):
     checkpoint: Path | None = flag(
         None, slim=["checkpoint_path"], help="pretrained weights: a checkpoint's prefix, a V1 file, or a folder"
     )
+    checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
     exclude_scopes: tuple[str, ...] = flag(
         (), slim=["checkpoint_exclude_scopes"], metavar="SCOPES", help="not restored from the checkpoint"
     )
@@ -81,6 +83,9 @@ class TrainSettings(CommandSettings):
     augmentation: str = flag("default", choices=("default", "crop", "flip", "none"), help="of training images")
     image_size: int | None = flag(None, slim=["train_image_size"], metavar="PIXELS", help="not given: the network's")
     use_grayscale: bool = flag(False, help="images of one channel")
+    grayscale_stem: str = flag(
+        "same", choices=GRAYSCALE_STEMS, help="sum: a colour checkpoint's first kernel is summed over its colours"
+    )
 
     max_steps: int | None = flag(None, slim=["max_number_of_steps"], help="global step to stop at; not given: never")
     batch_size: int = flag(32, help="images in a step, for each device")
@@ -188,6 +193,7 @@ class EvalSettings(CommandSettings):
         help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file; "
         "given several times: the mean of their weights",
     )
+    checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
     average: int | None = flag(None, metavar="N", help="the mean of the weights of the run's last N checkpoints")
     moving_average: bool | None = flag(None, help="the moving averages of the weights; not given: as the run")
     moving_average_decay: float | None = flag(None, metavar="DECAY", help="any value: the same as --moving-average")

@@ -2,11 +2,15 @@
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 # Of a folder with more than these, the rest is not looked through for a name that was meant.
 MOST_SIBLINGS = 10_000
+
+# What TensorFlow puts around its messages for its own developers: the function, the operation, and graph nodes.
+_NODE_NAMES = re.compile(r"\{\{[^{}]*\}\}|\[\[[^\[\]]*\]\]|\[Op:[^\[\]]*\]|\bname: *$")
 
 
 class UserError(Exception):
@@ -29,6 +33,12 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, without TensorFlow's names of nodes and operations."""
+    lines = (" ".join(_NODE_NAMES.sub("", line).split()) for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 def nearest(name: str, candidates: Iterable[str], most: int = 3) -> list[str]:

@@ -70,7 +70,7 @@ def watch(settings: EvalSettings) -> Iterator[EvalResult]:
     """
     folder = settings.checkpoint[0]
     evaluator = None
-    for checkpoint in _new_checkpoints(folder, settings.timeout):
+    for checkpoint in _new_checkpoints(folder, settings.timeout, settings.checkpoint_prefix):
         if evaluator is None:
             evaluator = _Evaluator(settings, checkpoint)
         else:
@@ -96,8 +96,12 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
     """
     from finetune.checkpoint import open_checkpoint
 
-    first = _Evaluator(settings, open_checkpoint(settings.compare[0]))
-    second = _Evaluator(settings, open_checkpoint(settings.compare[1]), class_names=first.class_names)
+    checkpoints = [
+        open_checkpoint(run, name_prefix=settings.checkpoint_prefix, argument="--compare", model=settings.model)
+        for run in settings.compare
+    ]
+    first = _Evaluator(settings, checkpoints[0])
+    second = _Evaluator(settings, checkpoints[1], class_names=first.class_names)
     output_dir = settings.output_dir or Path(second.checkpoint.prefix).parent / f"compare_{settings.split}"
     with gone_if_empty(output_dir):
         _make_writable(output_dir)
@@ -250,8 +254,11 @@ def _open(settings: EvalSettings) -> "Checkpoint":
     from finetune.mean_checkpoint import MeanCheckpoint, last_checkpoints
 
     if settings.average is not None:
-        return MeanCheckpoint(last_checkpoints(settings.checkpoint[0], settings.average))
-    checkpoints = [open_checkpoint(path) for path in settings.checkpoint]
+        return MeanCheckpoint(last_checkpoints(settings.checkpoint[0], settings.average, settings.checkpoint_prefix))
+    checkpoints = [
+        open_checkpoint(path, name_prefix=settings.checkpoint_prefix, model=settings.model)
+        for path in settings.checkpoint
+    ]
     return MeanCheckpoint(checkpoints) if len(checkpoints) > 1 else checkpoints[0]
 
 
@@ -263,7 +270,7 @@ def _name(checkpoint: "Checkpoint") -> str:
     return Path(checkpoint.prefix).name
 
 
-def _new_checkpoints(folder: Path, timeout_seconds: float) -> Iterator["Checkpoint"]:
+def _new_checkpoints(folder: Path, timeout_seconds: float, name_prefix: str) -> Iterator["Checkpoint"]:
     """The newest checkpoint of a run and those that appear after it, until none does for so long."""
     from finetune.checkpoint import Checkpoint, checkpoints_by_step
 
@@ -275,7 +282,7 @@ def _new_checkpoints(folder: Path, timeout_seconds: float) -> Iterator["Checkpoi
             time.sleep(min(SECONDS_BETWEEN_LOOKS, timeout_seconds))
             continue
         seen.add(new[0])
-        yield Checkpoint(new[0])
+        yield Checkpoint(new[0], name_prefix=name_prefix)
         last_seen = time.monotonic()
 
 

@@ -76,7 +76,7 @@ def import_weights(settings: ImportSettings) -> ImportResult:
     Raises:
         UserError: The file can't be read or is not of this network: names, shapes or logits differ.
     """
-    from finetune.checkpoint import write_checkpoint
+    from finetune.checkpoint import count_not_finite, write_checkpoint
     from finetune.foreign_weights import open_weights
     from finetune.model import Model
 
@@ -84,7 +84,7 @@ def import_weights(settings: ImportSettings) -> ImportResult:
     spec = get_spec(settings.model)
     if Path(f"{settings.output}.index").exists() and not settings.overwrite:
         raise UserError(f"--output: the checkpoint {settings.output} exists.", "Replace it with --overwrite.")
-    source = open_weights(path)
+    source = open_weights(path, spec.name)
     num_classes = settings.num_classes or source.num_classes(spec)
     if num_classes is None:
         raise UserError(f"{path} holds no {spec.head_scopes[0]}, the head of {spec.name}.", _OTHER_MODEL)
@@ -92,6 +92,7 @@ def import_weights(settings: ImportSettings) -> ImportResult:
     shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
     found = source.find_weights(spec, shapes)
     missing = _check_missing(path, spec, shapes, found.values)
+    _refuse_not_finite(path, count_not_finite(found.values.items()))
     for name, value in found.values.items():
         model.model_variables[name].assign(value)
     comparison = _compare_logits(path, model, source)
@@ -120,6 +121,14 @@ def _only_file(settings: ImportSettings) -> Path:
     if len(settings.file) != 1:
         raise UserError(f"finetune-import takes one FILE, not {len(settings.file)}.", "See finetune-import --help.")
     return Path(settings.file[0])
+
+
+def _refuse_not_finite(path: Path, counts: Mapping[str, int]) -> None:
+    if counts:
+        raise UserError(
+            f"{path}: {len(counts)} variables hold NaN or infinity: {_listed(list(counts))}. Nothing was written.",
+            "Give a file of sound weights.",
+        )
 
 
 def _check_missing(path: Path, spec: NetSpec, expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.command import run_command
+from finetune.config import GRAYSCALE_STEMS
 from finetune.errors import UserError
 from finetune.flags import CommandSettings, flag
 from finetune.nets import MODELS, get_spec
 from finetune.nets.spec import NetSpec
-from finetune.scopes import VariablePlan, plan_variables
+from finetune.scopes import Purpose, VariablePlan, plan_variables
 from finetune.tensorflow_start import start_tensorflow
 
 if TYPE_CHECKING:
@@ -37,7 +38,17 @@ class InspectSettings(CommandSettings):
     ignore_missing_vars: bool = flag(False, help="of the plan: initialise what the checkpoint lacks")
     ema: bool = flag(True, help="of the plan: restore moving averages where the checkpoint holds them")
     num_classes: int | None = flag(None, metavar="N", help="of the plan; not given: the checkpoint's")
+    image_size: int | None = flag(None, metavar="PIXELS", help="of the plan; not given: the network's")
+    use_grayscale: bool = flag(False, help="of the plan: images of one channel")
+    grayscale_stem: str = flag(
+        "same", choices=GRAYSCALE_STEMS, help="of the plan; sum: the first kernel is summed over its colours"
+    )
+    checkpoint_prefix: str = flag("", help="of the names in the checkpoints, to be taken off")
     json: bool = flag(False, help="print JSON")
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size <= 0:
+            raise UserError(f"--image-size is {self.image_size}, but must be above 0.")
 
 
 def inspect(settings: InspectSettings) -> None:
@@ -54,10 +65,10 @@ def inspect(settings: InspectSettings) -> None:
         plan = _make_plan(settings)
         _print(describe_plan(plan), _plan_lines(plan), settings.json)
     elif num_checkpoints == 1:
-        holdings = describe_checkpoint(_open(settings.checkpoints[0]))
+        holdings = describe_checkpoint(_open(settings, settings.checkpoints[0]))
         _print(holdings, _checkpoint_lines(holdings), settings.json)
     elif num_checkpoints == 2:
-        difference = describe_difference(*map(_open, settings.checkpoints))
+        difference = describe_difference(*(_open(settings, path) for path in settings.checkpoints))
         _print(difference, _difference_lines(difference), settings.json)
     else:
         raise UserError(
@@ -83,12 +94,16 @@ def describe_model(spec: NetSpec) -> Description:
 
 def describe_checkpoint(checkpoint: "Checkpoint") -> Description:
     """What a checkpoint holds, and which network it looks like."""
-    from finetune.recognise import kind_of, recognise
+    from finetune.recognise import kind_of, recognise, recognise_under_prefix
 
     likeness = recognise(checkpoint.shapes)
+    prefixed = recognise_under_prefix(checkpoint.shapes) if likeness is None else None
+    if prefixed is not None:
+        likeness = prefixed[1]
     return {
         "checkpoint": checkpoint.prefix,
         "model": likeness.spec.name if likeness else None,
+        "checkpoint_prefix": prefixed[0] if prefixed else None,
         "num_classes": likeness.num_classes if likeness else None,
         "global_step": checkpoint.step(),
         "tensors": [
@@ -135,28 +150,42 @@ def describe_plan(plan: VariablePlan) -> Description:
 
 
 def _make_plan(settings: InspectSettings) -> VariablePlan:
-    from finetune.recognise import count_classes, describe_variables, variable_shapes
+    from finetune.recognise import count_classes, describe_variables, image_size_at, other_model, variable_shapes
 
     if len(settings.checkpoints) > 1:
         raise UserError("A plan is made from one checkpoint, or from none.", "Leave out --model to compare two.")
     spec = get_spec(str(settings.model))
-    shapes = _open(settings.checkpoints[0]).shapes if settings.checkpoints else None
+    checkpoint = _open(settings, settings.checkpoints[0]) if settings.checkpoints else None
+    shapes = checkpoint.shapes if checkpoint is not None else None
     num_classes = settings.num_classes or (count_classes(spec, variable_shapes(shapes)) if shapes else None)
     return plan_variables(
-        describe_variables(spec, num_classes or IMAGENET_CLASSES - spec.label_offset),
+        describe_variables(
+            spec,
+            num_classes or IMAGENET_CLASSES - spec.label_offset,
+            image_size=settings.image_size,
+            channels=1 if settings.use_grayscale else None,
+        ),
         checkpoint_shapes=shapes,
         exclude_scopes=settings.exclude_scopes,
         trainable_scopes=settings.trainable_scopes,
         head_scopes=spec.head_scopes,
         ignore_missing=settings.ignore_missing_vars,
         use_moving_averages=settings.ema,
+        sum_colours=settings.grayscale_stem == "sum",
+        purpose=Purpose(
+            name_prefix=settings.checkpoint_prefix,
+            is_grayscale=settings.use_grayscale,
+            is_object_based=checkpoint is not None and checkpoint.is_object_based,
+            find_model=other_model(spec.name),
+            find_image_size=image_size_at(str(settings.model), 1 if settings.use_grayscale else None),
+        ),
     )
 
 
-def _open(path: str) -> "Checkpoint":
+def _open(settings: InspectSettings, path: str) -> "Checkpoint":
     from finetune.checkpoint import open_checkpoint
 
-    return open_checkpoint(path)
+    return open_checkpoint(path, name_prefix=settings.checkpoint_prefix, argument="CHECKPOINT", model=settings.model)
 
 
 def _largest_difference(first: Any, second: Any) -> float:
@@ -199,6 +228,8 @@ def _checkpoint_lines(holdings: Description) -> list[str]:
     ]
     classes = f"{holdings['num_classes']} classes" if holdings["num_classes"] else "no head"
     network = f"{holdings['model']}, {classes}" if holdings["model"] else "none of the table"
+    if holdings["checkpoint_prefix"]:
+        network += f", under the prefix {holdings['checkpoint_prefix']}/ (--checkpoint-prefix)"
     step = holdings["global_step"]
     return [
         *_columns(rows, right=(2,)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.checkpoint import Checkpoint, checkpoints_by_step
+from finetune.checkpoint import Checkpoint, checkpoints_by_step, count_not_finite, refuse_not_finite
 from finetune.datasets.description import read_labels
 from finetune.errors import UserError
 from finetune.run_folder import LABELS_FILE
@@ -34,6 +34,8 @@ class MeanCheckpoint(Checkpoint):
         self.prefix = checkpoints[-1].prefix
         self.prefixes = [checkpoint.prefix for checkpoint in checkpoints]
         self.shapes = checkpoints[-1].shapes
+        self.name_prefix = checkpoints[-1].name_prefix
+        self.is_object_based = checkpoints[-1].is_object_based
         for other in checkpoints:
             if other.shapes != self.shapes:
                 differing = sorted(dict(set(other.shapes.items()) ^ set(self.shapes.items())))
@@ -44,11 +46,19 @@ class MeanCheckpoint(Checkpoint):
             _refuse_other_classes(other.prefix, self.prefix)
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
-        """The mean of the tensors called `name`; where it is of whole numbers, such as the step, the last one."""
+        """The mean of the tensors called `name`; where it is of whole numbers, such as the step, the last one.
+
+        Raises:
+            UserError: One of the files is damaged, or holds NaN or infinity there.
+        """
         last = self._checkpoints[-1].read(name)
         if not np.issubdtype(last.dtype, np.floating):
             return last
-        total = sum(other.read(name).astype(np.float64) for other in self._checkpoints)
+        total = np.zeros(last.shape)
+        for checkpoint in self._checkpoints:
+            value = checkpoint.read(name)
+            refuse_not_finite(checkpoint, count_not_finite([(name, value)]), "Leave it out of the mean.")
+            total += value
         return np.asarray(total / len(self._checkpoints), last.dtype)
 
 
@@ -62,8 +72,13 @@ def _refuse_other_classes(*prefixes: str) -> None:
         )
 
 
-def last_checkpoints(folder: Path, number: int) -> list[Checkpoint]:
+def last_checkpoints(folder: Path, number: int, name_prefix: str = "") -> list[Checkpoint]:
     """The newest checkpoints of a run, the newest last.
+
+    Args:
+        folder: Of the run.
+        number: How many.
+        name_prefix: As `Checkpoint` takes it.
 
     Raises:
         UserError: There are fewer.
@@ -76,4 +91,4 @@ def last_checkpoints(folder: Path, number: int) -> list[Checkpoint]:
             if len(prefixes) > 1
             else "--checkpoint must be the folder of a run that kept several.",
         )
-    return [Checkpoint(prefix) for prefix in prefixes[-number:]]
+    return [Checkpoint(prefix, name_prefix=name_prefix) for prefix in prefixes[-number:]]

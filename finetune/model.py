@@ -3,16 +3,16 @@
 import contextlib
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from finetune.checkpoint import Checkpoint
+from finetune.checkpoint import Checkpoint, count_not_finite, refuse_not_finite
 from finetune.errors import UserError
 from finetune.nets.layers import DECAYED_VARIABLES, layer_modes
 from finetune.nets.spec import NetSpec
-from finetune.scopes import NetworkVariable, VariablePlan
+from finetune.scopes import NetworkVariable, VariablePlan, shortest_scopes
 
 Tensor = Any
 
@@ -120,10 +120,30 @@ class Model(tf.Module):
         self.is_frozen = modes[batch_norm]
 
     def restore(self, checkpoint: Checkpoint, plan: VariablePlan) -> None:
-        """Assigns the variables that the plan restores."""
+        """Assigns the variables that the plan restores.
+
+        Raises:
+            UserError: The checkpoint is damaged, or one of these variables holds NaN or infinity.
+        """
+        not_finite: dict[str, int] = {}
         for variable in plan.restored:
             assert variable.source is not None
-            self.model_variables[variable.name].assign(checkpoint.read(variable.source))
+            value = checkpoint.read(variable.source)
+            not_finite |= count_not_finite([(variable.source, value)])
+            if variable.sums_colours:
+                value = value.sum(axis=2, keepdims=True)
+            self.model_variables[variable.name].assign(value)
+        refuse_not_finite(
+            checkpoint,
+            not_finite,
+            "Give a sound checkpoint, such as an earlier one of its run; or finetune-train can initialise them: "
+            f"--exclude-scopes {','.join(self._scopes_of(not_finite, plan))}",
+        )
+
+    def _scopes_of(self, sources: Collection[str], plan: VariablePlan) -> list[str]:
+        """Scopes that take the variables with these names in the checkpoint, and those that were not restored."""
+        names = {variable.name for variable in plan.variables if variable.source is None or variable.source in sources}
+        return shortest_scopes(names, list(self.model_variables))
 
     def _make_variables(self) -> None:
         """Traces one training pass, the mode in which all variables are met, and throws the trace away."""

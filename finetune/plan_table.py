@@ -25,6 +25,9 @@ def print_plan(plan: VariablePlan, console: Console) -> None:
     """Prints the plan, and how many of the variables come from moving averages of weights."""
     console.print(plan_table(plan))
     num_averages = sum(variable.source != variable.name for variable in plan.restored)
+    for variable in plan.restored:
+        if variable.sums_colours:
+            console.print(f"{variable.name} is summed over the colours of the checkpoint's (--grayscale-stem sum).")
     if num_averages:
         console.print(
             f"{num_averages} variables are restored from their moving averages (--no-ema: from the raw ones)."

@@ -1,17 +1,22 @@
 """What a checkpoint holds, told from names and shapes: network, number of classes, averages, optimizer slots."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 
-from finetune.nets import MODELS
+from finetune.checkpoint_names import prefixes_of
+from finetune.errors import UserError
+from finetune.nets import MODELS, get_spec
 from finetune.nets.spec import NetSpec
-from finetune.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope
+from finetune.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope, in_scope
 
 VARIABLE = "variable"
 STATISTIC = "moving statistic"
 AVERAGE = "moving average"
 SLOT = "optimizer slot"
 COUNTER = "counter"
+
+LARGEST_IMAGE_SIZE = 1024
 
 _STATISTICS = ("moving_mean", "moving_variance")
 
@@ -64,6 +69,61 @@ def recognise(shapes: Mapping[str, Shape]) -> Likeness | None:
     return None
 
 
+def recognise_under_prefix(shapes: Mapping[str, Shape]) -> tuple[str, Likeness] | None:
+    """As `recognise`, where a prefix stands in front of the names, and that prefix; None: there is none, or no network.
+
+    Args:
+        shapes: Of a checkpoint's tensors, by name.
+    """
+    for prefix in prefixes_of(shapes):
+        bare = {name.removeprefix(f"{prefix}/"): shape for name, shape in shapes.items() if in_scope(name, prefix)}
+        likeness = recognise(bare)
+        if likeness is not None:
+            return prefix, likeness
+    return None
+
+
+def other_model(model: str) -> Callable[[Mapping[str, Shape]], str | None]:
+    """A function that names the network whose variables a checkpoint holds, where it is another one than `model`."""
+
+    def find(shapes: Mapping[str, Shape]) -> str | None:
+        likeness = recognise(shapes)
+        return likeness.spec.name if likeness is not None and likeness.spec.name != model else None
+
+    return find
+
+
+def image_size_at(model: str, channels: int | None) -> Callable[[str, Shape], int | None]:
+    """A function that finds the image size at which a variable of a network has a given shape, if there is one.
+
+    Args:
+        model: Name of the network.
+        channels: Of the images; None: the network's own.
+    """
+    spec = get_spec(model)
+
+    def shape_at(size: int, name: str) -> Shape:
+        try:
+            variables = describe_variables(spec, num_classes=1, image_size=size, channels=channels)
+        except (UserError, ValueError):  # Too few pixels.
+            return (0,)
+        return next(variable.shape for variable in variables if variable.name == name)
+
+    def find(name: str, shape: Shape) -> int | None:
+        if shape_at(spec.image_size, name) == shape:
+            return spec.image_size
+        low, high = 1, LARGEST_IMAGE_SIZE
+        while low < high:
+            middle = (low + high) // 2
+            if math.prod(shape_at(middle, name)) < math.prod(shape):
+                low = middle + 1
+            else:
+                high = middle
+        return low if shape_at(low, name) == shape else None
+
+    return find
+
+
 def count_classes(spec: NetSpec, shapes: Mapping[str, Shape]) -> int | None:
     """Number of outputs of a network's head, from its biases; None: they aren't there."""
     for name, shape in shapes.items():
@@ -72,13 +132,16 @@ def count_classes(spec: NetSpec, shapes: Mapping[str, Shape]) -> int | None:
     return None
 
 
-def describe_variables(spec: NetSpec, num_classes: int, image_size: int | None = None) -> list[NetworkVariable]:
+def describe_variables(
+    spec: NetSpec, num_classes: int, image_size: int | None = None, channels: int | None = None
+) -> list[NetworkVariable]:
     """Names and shapes of a network's variables, without giving them values.
 
     Args:
         spec: The network's record.
         num_classes: Number of logits.
         image_size: Height and width of the images in pixels; None: the network's own.
+        channels: Of the images; None: the network's own.
     """
     import tensorflow as tf
 
@@ -86,7 +149,7 @@ def describe_variables(spec: NetSpec, num_classes: int, image_size: int | None =
 
     # Made in a graph, a variable's initial value is planned and never computed.
     with tf.Graph().as_default():
-        return Model(spec, num_classes, image_size=image_size).network_variables()
+        return Model(spec, num_classes, image_size=image_size, channels=channels).network_variables()
 
 
 def _may_be(spec: NetSpec, found: Mapping[str, Shape]) -> bool:

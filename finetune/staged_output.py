@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.errors import UserError
+from finetune.errors import UserError, first_line
 from finetune.new_folders import gone_if_empty
 
 
@@ -31,7 +31,8 @@ def staged_output(output_dir: Path, mark: str, *, overwrite: bool) -> Iterator[P
             yield staging
             _swap(staging, output_dir)
         except OSError as error:
-            raise UserError(f"--output-dir: {output_dir} can't be written: {error.strerror}.") from error
+            why = error.strerror or first_line(error)
+            raise UserError(f"--output-dir: {output_dir} can't be written: {why}.") from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

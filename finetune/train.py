@@ -14,7 +14,7 @@ from finetune.errors import Interrupted, UserError
 from finetune.provenance import PROVENANCE_FILE, describe_run
 from finetune.run_folder import CONFIG_FILE, RunFolder
 from finetune.schedules import make_schedule
-from finetune.scopes import check_scopes, in_scope, plan_variables
+from finetune.scopes import Purpose, check_scopes, in_scope, plan_variables
 from finetune.tensorflow_start import start_tensorflow
 
 if TYPE_CHECKING:
@@ -277,10 +277,16 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
                 f"--resume: {settings.train_dir} holds no whole checkpoint.", "Start the run anew, without --resume."
             )
         return checkpoint
-    return open_checkpoint(settings.checkpoint) if settings.checkpoint is not None else None
+    if settings.checkpoint is None:
+        if settings.checkpoint_prefix:
+            raise UserError("--checkpoint-prefix is of the names in a checkpoint.", "Give one with --checkpoint.")
+        return None
+    return open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
 
 
 def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
+    from finetune.recognise import image_size_at, other_model
+
     return plan_variables(
         model.network_variables(),
         checkpoint_shapes=source.shapes if source is not None else None,
@@ -289,6 +295,16 @@ def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | No
         head_scopes=model.spec.head_scopes,
         ignore_missing=settings.ignore_missing_vars,
         use_moving_averages=settings.ema and not settings.resume,
+        sum_colours=settings.grayscale_stem == "sum" and not settings.resume,
+        purpose=Purpose(
+            command="resume" if settings.resume else "train",
+            checkpoint=source.prefix if source is not None else "",
+            name_prefix=source.name_prefix if source is not None else "",
+            is_grayscale=settings.use_grayscale,
+            is_object_based=source is not None and source.is_object_based,
+            find_model=other_model(settings.model),
+            find_image_size=image_size_at(settings.model, 1 if settings.use_grayscale else None),
+        ),
     )
 
 

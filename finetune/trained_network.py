@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from finetune.config import DEFAULT_MODEL
 from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
+from finetune.recognise import image_size_at, other_model
 from finetune.run_folder import LABELS_FILE, settings_of_run
-from finetune.scopes import MOVING_AVERAGE_SUFFIX, in_any_scope, plan_variables
+from finetune.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
 
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
@@ -144,7 +145,16 @@ def restore_weights(model: "Model", network: NetworkSettings, checkpoint: "Check
     plan = plan_variables(
         needed,
         checkpoint_shapes=checkpoint.shapes,
+        head_scopes=model.spec.head_scopes,
         use_moving_averages=network.use_moving_averages,
-        is_for_training=False,
+        purpose=Purpose(
+            command="evaluate",
+            checkpoint=checkpoint.prefix,
+            name_prefix=checkpoint.name_prefix,
+            is_grayscale=network.use_grayscale,
+            is_object_based=checkpoint.is_object_based,
+            find_model=other_model(network.model),
+            find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
+        ),
     )
     model.restore(checkpoint, plan)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from finetune.checkpoint_names import find_prefix
 from finetune.errors import UserError
-from finetune.scopes import NetworkVariable, in_scope, plan_variables
+from finetune.scopes import NetworkVariable, in_scope, plan_variables, shortest_scopes
 
 VARIABLES = [
     NetworkVariable("Net/Conv2d_1/weights", (3, 3, 3, 8), is_statistic=False),
@@ -90,3 +91,38 @@ def test_moving_averages_are_preferred_unless_told_otherwise():
     assert make_plan(checkpoint_shapes=shapes).variables[0].source == average
     raw = make_plan(checkpoint_shapes=shapes, use_moving_averages=False)
     assert raw.variables[0].source == "Net/Conv2d_1/weights"
+
+
+NAMES = [variable.name for variable in VARIABLES]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "head_scopes", "expected"),
+    [
+        ([], (), []),
+        (["Net/Logits/weights", "Net/Logits/biases"], (), ["Net/Logits"]),
+        (["Net/Logits/biases"], (), ["Net/Logits/biases"]),
+        (["Net/Logits/biases"], ("Net/Logits", "Net/Conv2d_1"), ["Net/Logits"]),
+        (["Net/Conv2d_10/weights"], (), ["Net/Conv2d_10"]),
+        (["Net/Conv2d_1/weights", "Net/Conv2d_10/weights"], (), ["Net/Conv2d_1/weights", "Net/Conv2d_10"]),
+        (NAMES[:3], (), ["Net/Conv2d_1"]),
+        (NAMES[1:3], (), ["Net/Conv2d_1/BatchNorm"]),
+        (NAMES, (), ["Net"]),
+    ],
+)
+def test_the_fewest_scopes_take_these_variables_and_no_others(wanted, head_scopes, expected):
+    assert shortest_scopes(wanted, NAMES, head_scopes) == expected
+
+
+def test_scopes_of_any_choice_of_variables_take_exactly_these_and_none_lies_in_another():
+    for number in range(1 << len(NAMES)):
+        wanted = [name for index, name in enumerate(NAMES) if number >> index & 1]
+        scopes = shortest_scopes(wanted, NAMES)
+        assert [name for name in NAMES if any(in_scope(name, scope) for scope in scopes)] == wanted
+        assert not [(a, b) for a in scopes for b in scopes if a != b and in_scope(a, b)]
+
+
+def test_the_prefix_of_most_variables_is_found():
+    stored = [f"tower_1/{name}" for name in NAMES[:2]] + [f"a/tower_0/{name}" for name in NAMES] + ["Logits/biases"]
+    assert find_prefix(NAMES, stored) == ("a/tower_0", len(NAMES))
+    assert find_prefix(NAMES, NAMES) == ("", 0)

@@ -13,6 +13,7 @@ Files are decoded as they are: one that EXIF says is to be turned must be turned
 own; TensorFlow fuses it with the convolution before it when it runs the graph.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ import tensorflow as tf
 from finetune.classifier import Classifier
 from finetune.exports.exported import LABELS_FILE, Array, Exported, answer, prepared_images
 from finetune.exports.signatures import PIXELS, Signature, TensorDescription, describe_tensor
+from finetune.tensorflow_paths import is_pattern, plain_folder
 
 Tensor = Any
+
+log = logging.getLogger("finetune")
 
 TOLERANCE = 1e-5
 LOADING = "tf.saved_model.load(folder).signatures[name], called with the input's name, as in encoded=..."
@@ -36,13 +40,16 @@ def write_saved_model(classifier: Classifier, folder: Path) -> Exported:
     served.weights = list(signatures["serving_default"].variables)
     served.labels_file = tf.saved_model.Asset(str(folder / LABELS_FILE))
     tf.saved_model.save(served, str(folder), signatures=signatures)
-    loaded = tf.saved_model.load(str(folder)).signatures
+    with plain_folder(folder) as path:
+        loaded = tf.saved_model.load(str(path)).signatures
     serve = loaded["serving_default"]
 
     def run(images: Array, encoded: list[bytes]) -> Array:
         del images
         return np.asarray(serve(encoded=tf.constant(encoded))["probabilities"])
 
+    if is_pattern(folder):
+        log.warning("TensorFlow can't load a SavedModel from a path with *, ?, [, ] or \\ in it: move it for its use.")
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     descriptions = tuple(_describe(name, signature) for name, signature in loaded.items())
     return Exported("saved_model", ".", num_bytes, run, TOLERANCE, descriptions, LOADING)

@@ -1,32 +1,38 @@
-"""Readers of weights that other programs wrote. `open_weights` finds the reader by the file's name."""
+"""Readers of weights that other programs wrote. `open_weights` finds the reader by what the file is."""
 
 import importlib
 from pathlib import Path
 
 from finetune.errors import UserError
 from finetune.foreign_weights.foreign_file import ForeignFile
+from finetune.weight_files import file_kind, kind_by_ending
 
-# By the ending of the file's name; each needs another part of TensorFlow, so what isn't needed isn't loaded.
+# Each needs another part of TensorFlow, so what isn't needed isn't loaded.
 _READERS = {
-    ".pb": "frozen_graph:FrozenGraph",
-    ".npz": "named_arrays:open_npz",
-    ".h5": "keras_weights:KerasFile",
-    ".hdf5": "keras_weights:KerasFile",
-    ".keras": "keras_weights:KerasFile",
-    ".tflite": "tflite:TFLiteFile",
+    "graph": "frozen_graph:FrozenGraph",
+    "npz": "named_arrays:open_npz",
+    "keras": "keras_weights:KerasFile",
+    "tflite": "tflite:TFLiteFile",
 }
-_CHECKPOINT_READER = "named_arrays:open_slim_checkpoint"
 
 
-def open_weights(path: Path) -> ForeignFile:
-    """Opens a file of weights; one with none of the known endings is taken for a checkpoint.
+def open_weights(path: Path, model: str | None = None) -> ForeignFile:
+    """Opens a file of weights; one of no known kind is taken for a checkpoint.
+
+    Args:
+        path: Of the file.
+        model: The network whose weights are wanted, for messages.
 
     Raises:
-        UserError: There is no such file, or it is damaged.
+        UserError: There is no such file, it is damaged, or nothing here reads its kind.
     """
-    reader = _READERS.get(path.suffix.lower(), _CHECKPOINT_READER)
-    if reader != _CHECKPOINT_READER and not path.is_file():
-        raise UserError(f"There is no file {path}.")
-    module_name, _, function_name = reader.partition(":")
+    if not path.exists() and kind_by_ending(path) is not None:
+        raise UserError(f"FILE: there is no file {path}.")
+    kind = file_kind(path) if path.is_file() else None
+    if kind is None or kind.reader is None:
+        from finetune.foreign_weights.named_arrays import open_slim_checkpoint
+
+        return open_slim_checkpoint(path, model)
+    module_name, _, function_name = _READERS[kind.reader].partition(":")
     opened: ForeignFile = getattr(importlib.import_module(f"{__name__}.{module_name}"), function_name)(path)
     return opened

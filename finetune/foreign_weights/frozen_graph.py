@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from finetune.errors import UserError
+from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
 from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
 from finetune.nets.spec import NetSpec
@@ -31,7 +31,9 @@ class FrozenGraph(ForeignFile):
         try:
             self._graph.ParseFromString(path.read_bytes())
         except (OSError, DecodeError) as error:
-            raise UserError(f"{path} is not a frozen graph: {error}.", "Give a GraphDef in binary form.") from error
+            raise UserError(
+                f"{path} is not a frozen graph: {first_line(error)}.", "Give a GraphDef in binary form."
+            ) from error
         self._nodes: dict[str, Node] = {node.name: node for node in self._graph.node}
         self._constants = {name: node for name, node in self._nodes.items() if _may_be_variable(node)}
         self._shapes = {name: _constant_shape(node) for name, node in self._constants.items()}
@@ -66,7 +68,9 @@ class FrozenGraph(ForeignFile):
             network = whole.prune(whole.graph.get_tensor_by_name(fed), whole.graph.get_tensor_by_name(fetched))
             return np.asarray(network(tf.constant(images))).reshape(-1)
         except (tf.errors.OpError, ValueError, KeyError) as error:
-            raise UserError(f"{self._path}: the graph can't be run from {fed} to {fetched}: {error}") from error
+            raise UserError(
+                f"{self._path}: the graph can't be run from {fed} to {fetched}: {first_line(error)}"
+            ) from error
 
     def _image_placeholder(self) -> Node:
         placeholders = [node for node in self._graph.node if node.op == "Placeholder"]

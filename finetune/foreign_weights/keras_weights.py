@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.errors import UserError
+from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
 from finetune.foreign_weights.keras_names import get_application, match_layers
 from finetune.nets.spec import NetSpec
@@ -177,8 +177,7 @@ def _keras_errors_told(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} does not hold these weights, as Keras says: {first_line}",
+            f"{path} does not hold these weights, as Keras says: {first_line(error)}",
             "Give the --model that the file was made with, and the --num-classes of its classifier.",
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.checkpoint import GLOBAL_STEP, open_checkpoint
-from finetune.errors import UserError
+from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
 from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
 from finetune.nets.spec import NetSpec
@@ -59,15 +59,21 @@ def open_npz(path: Path) -> NamedArrays:
         with np.load(path, allow_pickle=False) as arrays:
             values = {name: np.asarray(arrays[name]) for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a whole .npz file: {error}", "Write it with numpy.savez.") from error
+        raise UserError(
+            f"{path} is not a whole .npz file: {first_line(error)}", "Write it with numpy.savez."
+        ) from error
     return NamedArrays(path, {name: value.shape for name, value in values.items()}, values.__getitem__)
 
 
-def open_slim_checkpoint(path: Path) -> NamedArrays:
+def open_slim_checkpoint(path: Path, model: str | None = None) -> NamedArrays:
     """Opens a checkpoint whose variables have slim's names behind a prefix, or optimizer slots beside them.
+
+    Args:
+        path: As `open_checkpoint` takes it.
+        model: The network whose weights are wanted, for messages.
 
     Raises:
         UserError: It is no checkpoint.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, argument="FILE", model=model)
     return NamedArrays(path, checkpoint.shapes, checkpoint.read)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from finetune.errors import UserError
+from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
 from finetune.nets.spec import NetSpec
 from finetune.scopes import Shape, in_any_scope
@@ -67,7 +67,7 @@ class TFLiteFile(ForeignFile):
             self._sources = {operator.outputs[0]: operator for operator in self._graph.operators}
             self._layers = [layer for operator in self._graph.operators if (layer := self._read_layer(operator))]
         except (OSError, ValueError, TypeError, IndexError, struct.error) as error:
-            raise UserError(f"{path} is not a whole TensorFlow Lite file: {error}.") from error
+            raise UserError(f"{path} is not a whole TensorFlow Lite file: {first_line(error)}.") from error
         if not self._layers:
             raise UserError(f"{path} has no convolutions with weights of its own.")
 
@@ -118,7 +118,7 @@ class TFLiteFile(ForeignFile):
         try:
             interpreter.set_tensor(self._graph.inputs[0], images)
         except ValueError as error:
-            raise UserError(f"{self._path} takes no float images: {error}.") from error
+            raise UserError(f"{self._path} takes no float images: {first_line(error)}.") from error
         interpreter.invoke()
         return np.asarray(interpreter.get_tensor(self._layers[-1].output)).reshape(-1)
 

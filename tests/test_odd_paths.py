@@ -1,0 +1,97 @@
+"""Every command in folders whose names TensorFlow takes for patterns, and checkpoints so named."""
+
+import json
+import tempfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_files import write_class_folders
+from tiny_runs import write_run
+
+from finetune import convert, evaluate, export, import_weights, inspect, predict, train
+from finetune.checkpoint import Checkpoint, delete_checkpoint, open_checkpoint, write_checkpoint
+from finetune.errors import UserError
+from finetune.tensorflow_paths import plain_folder, plain_prefix
+
+ODD_NAMES = ("exp [1]*?", "back\\slash", "[!a]", "plain")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_checkpoints_of_both_versions_are_read_and_removed(tmp_path, name):
+    folder = tmp_path / name
+    values = {"Net/weights": np.arange(6, dtype=np.float32).reshape(2, 3), "global_step": np.int64(5)}
+    for prefix in (folder / "model.ckpt-5", folder / f"{name}.ckpt-4"):
+        write_checkpoint(prefix, values)
+        for given in (prefix, f"{prefix}.index"):
+            checkpoint = open_checkpoint(given)
+            assert checkpoint.step() == 5
+            np.testing.assert_array_equal(checkpoint.read("Net/weights"), values["Net/weights"])
+    assert open_checkpoint(folder).prefix == str(folder / "model.ckpt-5")
+    delete_checkpoint(str(folder / f"{name}.ckpt-4"))
+    assert {path.name.split(".")[0] for path in folder.iterdir()} == {"model"}
+    v1 = folder / "old.ckpt"
+    tf.raw_ops.Save(filename=str(v1), tensor_names=["Net/weights"], data=[tf.constant(values["Net/weights"])])
+    np.testing.assert_array_equal(Checkpoint(str(v1)).read("Net/weights"), values["Net/weights"])
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
+    folder = tmp_path / "exp [1]"
+    (folder / "model[2].ckpt.data-00000-of-00001").mkdir(parents=True)
+    with pytest.raises(UserError, match="can't be written"):
+        write_checkpoint(folder / "model[2].ckpt", {"a": np.zeros(2, np.float32)})
+    assert [path.name for path in folder.iterdir()] == ["model[2].ckpt.data-00000-of-00001"]
+
+
+def test_links_are_gone_after_reading_and_plain_paths_need_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    write_checkpoint(tmp_path / "a[1].ckpt", {"a": np.zeros(2, np.float32)})
+    with plain_prefix(str(tmp_path / "a[1].ckpt")) as path, plain_folder(tmp_path / "temporary") as same:
+        assert "[" not in path
+        assert same == tmp_path / "temporary"
+    Checkpoint(str(tmp_path / "a[1].ckpt")).read("a")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    odd = tmp_path / "odd*"
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    with pytest.raises(UserError, match="TMPDIR"):
+        Checkpoint(str(tmp_path / "a[1].ckpt"))
+
+
+def test_the_whole_chain(tmp_path, capsys):
+    root = tmp_path / "exp [1]*?" / "back\\slash"
+    images = write_class_folders(root / "images [a-z]", blue=6, red=6)
+    records, run = root / "records*", root / "run?"
+    assert (
+        convert.main([f"--images-dir={images}", f"--dataset-dir={records}", "--dataset-name=two", "--workers=1"]) == 0
+    )
+    config = root / "config [1].toml"
+    config.write_text('model = "lenet"\nimage_size = 16\nbatch_size = 4\nlearning_rate = 0.001\n')
+    words = [f"--config={config}", f"--dataset-dir={records}", f"--train-dir={run}"]
+    assert train.main([*words, "--max-steps=2"]) == 0
+    assert train.main(["--resume", f"--train-dir={run}", "--max-steps=4"]) == 0
+    assert open_checkpoint(run / "model.ckpt-4").step() == 4
+    assert train.main([*words, f"--train-dir={root / 'second'}", f"--checkpoint={run}", "--max-steps=1"]) == 0
+    split = [f"--dataset-dir={records}", f"--checkpoint={run}", "--split=train"]
+    assert evaluate.main([*split, f"--output-dir={root / 'eval[x]'}", "--no-report"]) == 0
+    assert evaluate.main([*split, "--average=2", "--no-report"]) == 0
+    assert evaluate.main([*split, "--watch", "--timeout=0.1", "--no-report"]) == 0
+    output = root / "found[1].csv"
+    labels = f"--labels={run / 'labels.txt'}"
+    assert predict.main([str(images), f"--checkpoint={run}", labels, f"--output={output}"]) == 0
+    assert len(output.read_text().splitlines()) == 1 + 12
+    for file_format in ("saved_model", "tflite"):
+        exported = root / f"{file_format}[1]"
+        assert export.main([f"--checkpoint={run}", f"--output-dir={exported}", f"--format={file_format}"]) == 0
+        assert json.loads((exported / "export.json").read_text())["measured"]
+    assert "TensorFlow can't load a SavedModel from a path with" in capsys.readouterr().err
+    (root / "saved_model[1]").rename(tmp_path / "served")
+    assert "serving_default" in tf.saved_model.load(str(tmp_path / "served")).signatures
+    assert inspect.main([str(run), str(run / "model.ckpt-2")]) == 0
+    cifar = open_checkpoint(write_run(root / "cifar*", "cifarnet"))
+    npz = root / "weights[1].npz"
+    np.savez(npz, **{name: cifar.read(name) for name in cifar.shapes if "/" in name})
+    for file, imported in ((cifar.prefix, root / "imported[1].ckpt"), (npz, root / "from npz*.ckpt")):
+        assert import_weights.main([str(file), "--model=cifarnet", f"--output={imported}"]) == 0
+        assert open_checkpoint(imported).shapes["CifarNet/logits/biases"] == (3,)
