@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from finetune.command import run_command
 from finetune.datasets.description import FILE_NAME, LABELS_FILE_NAME, VERSION, write_json, write_labels
 from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, canonical_name, scan_images
-from finetune.datasets.shards import ShardReport, ShardTask, write_shards
+from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_MAX_MEGAPIXELS, MOST_SAMPLE_BITS, ImageRules
+from finetune.datasets.sample_bits import find_used_bits
+from finetune.datasets.shards import ShardReport, ShardTask, num_cores, write_shards
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import files_to_replace, publish, staging_folder
 from finetune.errors import UserError
@@ -60,6 +62,15 @@ class ConvertSettings:
     on_corrupt: str = flag(
         "fail", choices=ON_CORRUPT, help="files that can't be read: name them and stop, or leave them out"
     )
+    background: str = flag(
+        DEFAULT_BACKGROUND, metavar="COLOUR", help="what transparency is laid on, such as white, black or #ff8000"
+    )
+    sample_bits: int | None = flag(
+        None,
+        metavar="N",
+        help="bits that files of 16 a sample use; not given: as many as their largest value needs",
+    )
+    max_megapixels: float = flag(DEFAULT_MAX_MEGAPIXELS, metavar="N", help="larger images can't be read")
     overwrite: bool = flag(False, help="replace the data set if it exists")
 
 
@@ -74,6 +85,9 @@ class Conversion:
         counts: For each split the number of images of each class, in the order of the labels.
         num_shards: For each split.
         reencoded: How many images were encoded anew, by what they were before.
+        changed: How many images were changed beyond that, by what was done.
+        guessed: What was taken for granted about the images, a sentence each.
+        image_rules: How the images became pixels of 8 bits.
         corrupt: File and reason of each that was left out.
         ignored: Files that are no images, or lie outside the class folders.
         duplicates: For each picture that is in more than one split, its files by split.
@@ -85,6 +99,9 @@ class Conversion:
     counts: dict[str, tuple[int, ...]]
     num_shards: dict[str, int]
     reencoded: dict[str, int]
+    changed: dict[str, int]
+    guessed: tuple[str, ...]
+    image_rules: ImageRules
     corrupt: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
     duplicates: tuple[dict[str, list[str]], ...]
@@ -122,12 +139,13 @@ def convert(settings: ConvertSettings) -> Conversion:
     classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
     tasks = _plan_shards(splits, classes, name, settings)
     num_images = sum(len(task.files) for task in tasks)
+    rules, guessed = _find_rules(settings, [images_dir / file for task in tasks for file in task.files])
     start = time.monotonic()
     with staging_folder(settings.dataset_dir, name) as staging:
         with progress("Converting", num_images) as advance:
-            reports = write_shards(tasks, images_dir, staging, num_workers=settings.workers, on_progress=advance)
+            reports = write_shards(tasks, images_dir, staging, rules, num_workers=settings.workers, on_progress=advance)
         _refuse_corrupt(reports, num_images, settings.on_corrupt)
-        conversion = _summarise(settings.dataset_dir, name, classes, found, reports)
+        conversion = _summarise(settings.dataset_dir, name, classes, found, reports, rules, guessed)
         _describe(staging, conversion, reports, settings.seed)
         publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
@@ -159,6 +177,10 @@ def print_summary(conversion: Conversion) -> None:
     if conversion.reencoded:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(conversion.reencoded.items()))
         console.print(Text(f"Encoded anew: {kinds}; all others keep their bytes."))
+    for change, number in conversion.changed.items():
+        console.print(Text(f"Changed: {number} images, {change}."))
+    for guess in conversion.guessed:
+        console.print(Text(f"Guessed: {guess}"))
     if conversion.corrupt:
         console.print(Text(f"Left out, can't be read: {len(conversion.corrupt)} (listed in dataset.json)."))
 
@@ -184,6 +206,23 @@ def _check_settings(settings: ConvertSettings) -> None:
     name = settings.dataset_name
     if name is not None and (name != Path(name).name or name.startswith(".")):
         raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
+
+
+def _find_rules(settings: ConvertSettings, paths: Sequence[Path]) -> tuple[ImageRules, tuple[str, ...]]:
+    """How the images become pixels of 8 bits, and what was guessed of it."""
+    rules = ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
+    if rules.sample_bits is not None:
+        return rules, ()
+    used = find_used_bits(paths, rules, settings.workers or num_cores())
+    if used is None:
+        return rules, ()
+    rules = replace(rules, sample_bits=used.bits)
+    if used.bits == MOST_SAMPLE_BITS:
+        return rules, ()
+    return rules, (
+        f"{used.num_images} images of 16 bits a sample have no value above {used.largest}: they are taken to use "
+        f"{used.bits} bits (--sample-bits {used.bits} says so; 16 takes them as they are).",
+    )
 
 
 def _find_images_dir(settings: ConvertSettings) -> Path:
@@ -262,7 +301,13 @@ def _refuse_corrupt(reports: Sequence[ShardReport], num_images: int, on_corrupt:
 
 
 def _summarise(
-    dataset_dir: Path, name: str, classes: tuple[str, ...], found: ImageFolder, reports: Sequence[ShardReport]
+    dataset_dir: Path,
+    name: str,
+    classes: tuple[str, ...],
+    found: ImageFolder,
+    reports: Sequence[ShardReport],
+    rules: ImageRules,
+    guessed: tuple[str, ...],
 ) -> Conversion:
 
     counts: dict[str, list[int]] = {}
@@ -283,9 +328,12 @@ def _summarise(
         counts={split: tuple(of_split) for split, of_split in counts.items()},
         num_shards=dict(Counter(report.task.split for report in reports)),
         reencoded=_total(report.reencoded for report in reports),
+        changed=_total(report.changed for report in reports),
+        guessed=guessed,
+        image_rules=rules,
         corrupt=tuple(_all_corrupt(reports)),
         ignored=tuple(sorted(map(canonical_name, found.ignored))),
-        duplicates=find_duplicates(fingerprints, found.root),
+        duplicates=find_duplicates(fingerprints, found.root, rules),
     )
 
 
@@ -315,7 +363,10 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
             for split, counts in conversion.counts.items()
         },
         "formats": _total(report.formats for report in reports),
+        "images": conversion.image_rules.to_json(),
         "reencoded": conversion.reencoded,
+        "changed": conversion.changed,
+        "guessed": conversion.guessed,
         "corrupt": [{"file": file, "reason": reason} for file, reason in conversion.corrupt],
         "ignored": conversion.ignored,
         "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},

@@ -22,6 +22,7 @@ from finetune.result_files import (
     write_metrics,
     write_predictions,
 )
+from finetune.run_folder import warn_of_other_rules
 from finetune.tensorflow_start import start_tensorflow
 from finetune.trained_network import network_settings, restore_network, restore_weights
 
@@ -115,6 +116,7 @@ class _Evaluator:
         self._preprocessing = get_preprocessing(self._network.preprocessing)
         self._dataset = find_dataset(settings.dataset_dir, settings.dataset_name, settings.split)
         self._data_sha256 = content_hash(self._dataset)
+        warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
         self.class_names = class_names_of(self._dataset, self._network.labels_offset)
         self._model = restore_network(self._network, len(self.class_names), checkpoint)
         self._infer = inference_function(self._model)

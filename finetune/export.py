@@ -223,6 +223,7 @@ def _describe(settings: ExportSettings, classifier: "Classifier", result: Export
         "image_size": model.image_size,
         "channels": model.channels,
         "preprocessing": classifier.preprocessing.name,
+        "images": classifier.image_rules.to_json(),
         "class_names": list(classifier.class_names),
         "measured_on": {"split": result.split, "num_images": result.num_images},
         "measured": [dataclasses.asdict(one) for one in result.measured],

@@ -11,7 +11,7 @@ from finetune.command import run_command
 from finetune.config import TrainSettings, parse_multipliers
 from finetune.errors import UserError
 from finetune.provenance import PROVENANCE_FILE, describe_run
-from finetune.run_folder import CONFIG_FILE, RunFolder
+from finetune.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder
 from finetune.schedules import make_schedule
 from finetune.scopes import check_scopes, in_scope, plan_variables
 from finetune.tensorflow_start import start_tensorflow
@@ -117,6 +117,7 @@ def train(settings: TrainSettings) -> TrainResult:
         )
     run.write_settings(settings, variable_plan, data.training.class_names)
     run.write_json(PROVENANCE_FILE, describe_run(data))
+    run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
     run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,

@@ -17,6 +17,7 @@ from finetune.datasets.description import (
     read_description,
     read_labels,
 )
+from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.datasets.known import KNOWN_DATASETS, SPLIT_ALIASES, KnownDataset, ShardName, parse_shard_name
 from finetune.datasets.records import read_label
 from finetune.datasets.tfrecord import RecordFileError, count_records, read_records
@@ -48,6 +49,7 @@ class Dataset:
         class_names: The index is the label; None where they aren't known.
         missing_label: The label of a record that has none.
         channels: Of the images, 1 or 3.
+        image_rules: How image files became its pixels.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Dataset:
     class_names: tuple[str, ...] | None
     missing_label: int
     channels: int
+    image_rules: ImageRules = RULES_OF_OTHER_RECORDS
 
     @property
     def num_examples(self) -> int:
@@ -105,6 +108,7 @@ def find_dataset(dataset_dir: Path, name: str | None, split: str) -> Dataset:
         class_names=class_names,
         missing_label=known.missing_label if known and not description else -1,
         channels=known.channels if known and not description else 3,
+        image_rules=description.image_rules if description else RULES_OF_OTHER_RECORDS,
     )
 
 
