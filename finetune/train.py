@@ -11,7 +11,7 @@ from finetune.command import run_command
 from finetune.config import TrainSettings, parse_multipliers
 from finetune.errors import UserError
 from finetune.provenance import PROVENANCE_FILE, describe_run
-from finetune.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder
+from finetune.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder, warn_of_other_rules
 from finetune.schedules import make_schedule
 from finetune.scopes import check_scopes, in_scope, plan_variables
 from finetune.tensorflow_start import start_tensorflow
@@ -96,6 +96,7 @@ def train(settings: TrainSettings) -> TrainResult:
         trained = [model.model_variables[variable.name] for variable in variable_plan.trained]
         optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, variable_plan))
         if source is not None:
+            warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
             model.restore(source, variable_plan)
         settings = _with_precision(settings, model, trained, data)
         loss_scale = LossScale() if settings.precision == "float16" else None

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from finetune.datasets import jpeg, png
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
-from finetune.datasets.jpeg import DamagedJpegError
+from finetune.datasets.jpeg import DamagedJpegError, RareSamplingError
 
 Array = np.ndarray[Any, Any]
 
@@ -138,7 +138,7 @@ def is_image(path: Path) -> bool:
         with path.open("rb") as file:
             if _is_heif(file.read(HEADER_BYTES)):
                 return True
-        with _open(path):
+        with _no_limit, _open(path):
             return True
     except Exception:  # See prepare_image.
         return False
@@ -153,7 +153,7 @@ def pixel_hash(data: bytes, rules: ImageRules) -> bytes:
 def _errors_of_the_file() -> Iterator[None]:
     """Turns whatever Pillow's readers raise on broken files into a BrokenImageError."""
     try:
-        with warnings.catch_warnings():
+        with _no_limit, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which doesn't matter.
             yield
     except UnidentifiedImageError as error:
@@ -197,10 +197,13 @@ def _prepare_as_it_is(data: bytes, rules: ImageRules) -> PreparedImage:
 
 
 def _prepare_jpeg(data: bytes, image: Image.Image, rules: ImageRules) -> PreparedImage:
+    # What is rare is proven by Pillow's decoder alone, and encoded anew.
     if jpeg.frame_marker(data) not in jpeg.COMMON_FRAMES:
         return _reencode(data, image, rules, "rare JPEG coding", keep_lossless=True)
     try:
         small = jpeg.decode_whole(data)
+    except RareSamplingError:
+        return _reencode(data, image, rules, "rare JPEG coding", keep_lossless=True)
     except DamagedJpegError as error:
         raise BrokenImageError(str(error)) from error
     if image.mode not in ("L", "RGB"):
@@ -266,17 +269,35 @@ def _reencode(
     )
 
 
-_opening = threading.Lock()
+class _NoLimit:
+    """Within it Pillow reads images of any size: its own limit calls a large scan an attack.
+
+    The limit is the whole process's: the first thread that enters sets it aside, the last that leaves puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_within = 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._num_within == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._num_within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._num_within -= 1
+            if self._num_within == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_no_limit = _NoLimit()
 
 
 def _open(source: io.BytesIO | Path) -> Image.Image:
-    """Opens an image of any size: Pillow's own limit can't be told from an attack by whoever meets it."""
-    with _opening:  # The limit is the whole process's.
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(source, formats=FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    return Image.open(source, formats=FORMATS)
 
 
 def _open_checked(data: bytes, rules: ImageRules) -> Image.Image:

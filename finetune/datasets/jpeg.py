@@ -34,6 +34,7 @@ ADOBE_BYTES = 12
 BLOCK_COEFFICIENTS = 64
 # Within pixel data FF 00 is a value and FF D0 to FF D7 are restarts.
 NEXT_SEGMENT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+RARE_SAMPLING = "Could not determine subsampling level"
 LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 # A decoder that looks ahead takes a few bytes of padding with it.
 PADDING_KEPT = 2
@@ -41,6 +42,10 @@ PADDING_KEPT = 2
 
 class DamagedJpegError(ValueError):
     """The JPEG file isn't whole; the message says what is missing or wrong."""
+
+
+class RareSamplingError(ValueError):
+    """The decoder knows no such combination of sampling factors; nothing is said of the file."""
 
 
 class Segment(NamedTuple):
@@ -68,6 +73,7 @@ def decode_whole(data: bytes) -> Array:
 
     Raises:
         DamagedJpegError: Something is missing or wrong.
+        RareSamplingError: It can't be told.
     """
     try:
         grey = _decode(data)
@@ -104,6 +110,8 @@ def _decode(data: bytes) -> Array:
         # The smallest of the decoder's sizes. All pixel data is read for it.
         picture = simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
+        if RARE_SAMPLING in str(error):
+            raise RareSamplingError from error
         raise DamagedJpegError(f"the JPEG file is damaged: {error}") from error
     return picture[..., 0]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.datasets import jpeg
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.pipeline import decode_image
 from finetune.datasets.png import BIT_DEPTH_OFFSET, SIGNATURE
@@ -30,15 +31,24 @@ def decode_file(encoded: Tensor, channels: int, rules: ImageRules) -> Tensor:
             lambda: _decode_deep(encoded, rules.sample_bits or 16),
             lambda: tf.io.decode_png(encoded, channels=WITH_ALPHA),
         )
-        colours = _lay_on(samples, rules.background_rgb)
-        # A conversion writes such a file anew, and its decoder makes grey of the colours.
-        return colours if channels == 3 else tf.io.decode_png(tf.io.encode_png(colours), channels=channels)
+        return _as_png(_lay_on(samples, rules.background_rgb), channels)
 
+    def is_like(start: bytes) -> Tensor:
+        return tf.strings.substr(encoded, 0, len(start)) == start
+
+    is_kept = is_like(jpeg.START)
     if rules.background is None and rules.sample_bits in (None, 16):
-        return decode_image(encoded, channels)
-    is_png = tf.strings.substr(encoded, 0, len(SIGNATURE)) == SIGNATURE
-    image = tf.cond(is_png, from_png, lambda: decode_image(encoded, channels))
+        is_kept |= is_like(SIGNATURE)
+    image = tf.case(
+        [(is_kept, lambda: decode_image(encoded, channels)), (is_like(SIGNATURE), from_png)],
+        default=lambda: _as_png(decode_image(encoded, 3), channels),
+    )
     return tf.ensure_shape(image, [None, None, channels])
+
+
+def _as_png(colours: Tensor, channels: int) -> Tensor:
+    """A conversion writes such an image anew, as a PNG file, whose decoder makes grey of the colours."""
+    return colours if channels == 3 else tf.io.decode_png(tf.io.encode_png(colours), channels=channels)
 
 
 def _decode_deep(encoded: Tensor, bits: int) -> Tensor:
