@@ -203,14 +203,19 @@ def _check_settings(settings: ConvertSettings) -> None:
         raise UserError(f"--num-shards is {settings.num_shards}; a shard's number has five digits.")
     if settings.on_corrupt not in ON_CORRUPT:
         raise UserError(f"on_corrupt is {settings.on_corrupt!r}; it must be {' or '.join(ON_CORRUPT)}.")
+    _given_rules(settings)
     name = settings.dataset_name
     if name is not None and (name != Path(name).name or name.startswith(".")):
         raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
 
 
+def _given_rules(settings: ConvertSettings) -> ImageRules:
+    return ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
+
+
 def _find_rules(settings: ConvertSettings, paths: Sequence[Path]) -> tuple[ImageRules, tuple[str, ...]]:
     """How the images become pixels of 8 bits, and what was guessed of it."""
-    rules = ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
+    rules = _given_rules(settings)
     if rules.sample_bits is not None:
         return rules, ()
     used = find_used_bits(paths, rules, settings.workers or num_cores())

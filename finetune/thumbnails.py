@@ -47,7 +47,7 @@ def _read_records(dataset: Dataset, positions: list[int]) -> Iterable[tuple[int,
 
 
 def _thumbnail(encoded: bytes, size_pixels: int) -> bytes:
-    image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded))
     if image.mode.startswith("I"):  # TensorFlow takes the high byte.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")

@@ -17,7 +17,7 @@ from PIL import Image, features
 from tiny_runs import CLASSES, write_run
 
 from finetune import convert as convert_command
-from finetune import evaluate, export, predict
+from finetune import evaluate, export, predict, train
 from finetune.convert import ConvertSettings, convert
 from finetune.datasets.dataset import find_dataset
 from finetune.datasets.image_rules import DEFAULT_RULES, RULES_OF_OTHER_RECORDS, ImageRules
@@ -386,6 +386,20 @@ def test_colours_of_12_bits_in_a_tiff(order):
     np.testing.assert_array_equal(decoded(prepared.encoded), values >> 4)
 
 
+def test_a_tiff_that_packs_12_bits_states_them():
+    values = twelve_bits(1)[..., 0]
+    first, second = values[:, ::2], values[:, 1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2).astype(np.uint8)
+    data = bytearray(encode(Image.fromarray(packed.reshape(32, 60)), "TIFF"))
+    for tag, old, new in ((256, 60, 40), (258, 8, 12)):  # Width and bits of a sample.
+        at = data.index(struct.pack("<HHI", tag, 4 if tag == 256 else 3, 1)) + 8
+        assert data[at] == old
+        data[at] = new
+    prepared = prepare_image(bytes(data), ImageRules(sample_bits=10))
+    np.testing.assert_array_equal(decoded(prepared.encoded, 1)[..., 0], values >> 4)
+    assert prepared.changes == ()
+
+
 def test_one_value_of_16_bits_can_be_transparent():
     values = np.full([8, 8, 1], 4000)
     values[:4] = 16
@@ -687,6 +701,24 @@ def test_a_flag_wins_over_the_run_and_the_run_over_the_default(tmp_path, capsys)
     write_file(run / "images.json", b"{}")
     assert predict.main([f"--checkpoint={run}", str(disc), "--model=cifarnet"]) == 2
     assert "images.json can't be read" in capsys.readouterr().err
+
+
+def test_training_keeps_the_rules_and_an_evaluation_on_others_says_so(tmp_path, capsys):
+    images = write_classes(
+        tmp_path / "images", {"deep.png": deep_png(twelve_bits(1)), "disc.png": TRANSPARENT["LA PNG"]}
+    )
+    convert(ConvertSettings(tmp_path / "twelve", images, background="red", validation_fraction=0))
+    convert(ConvertSettings(tmp_path / "ten", images, background="black", sample_bits=10, validation_fraction=0))
+    run, words = tmp_path / "run", ["--split=train", "--no-report"]
+    settings = [f"--dataset-dir={tmp_path / 'twelve'}", f"--train-dir={run}", "--model=lenet", "--max-steps=1"]
+    assert train.main([*settings, "--batch-size=2"]) == 0
+    assert json.loads((run / "images.json").read_text()) == {"background": "red", "sample_bits": 12}
+    assert evaluate.main([f"--checkpoint={run}", f"--dataset-dir={tmp_path / 'twelve'}", *words]) == 0
+    assert "Otherwise" not in capsys.readouterr().err
+    assert evaluate.main([f"--checkpoint={run}", f"--dataset-dir={tmp_path / 'ten'}", *words]) == 0
+    said = capsys.readouterr().err
+    assert "trained on: transparency laid on black, not laid on red." in said
+    assert "trained on: 16-bit files scaled from 10 bits, not 12." in said
 
 
 def test_differences_are_told_only_where_images_come_out_otherwise():

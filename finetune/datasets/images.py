@@ -9,22 +9,17 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from finetune.datasets import jpeg, png
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.datasets.jpeg import DamagedJpegError, RareSamplingError
-
-Array = np.ndarray[Any, Any]
 
 # EPS and PDF would call another program, TGA has no mark to know it by: they are not read.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
@@ -53,16 +48,7 @@ TURNS = {
 JPEG_QUALITY = 95
 SAMPLES_KEPT_WHOLE = 0  # Pillow's word for 4:4:4
 
-MOST_VALUE, OPAQUE = 0xFFFF, 0xFF
-TIFF_BITS_PER_SAMPLE = 258
-# Of colours of 16 bits a sample Pillow reads the high bytes. Told the other order of bytes, it reads the low ones.
-OTHER_BYTES = {
-    f"{mode};16{order}": f"{mode};16{other}"
-    for mode in ("RGB", "RGBX", "RGBA")
-    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
-}
-# Grey and transparency of 16 bits each, which Pillow only reads by the high bytes: as four bytes a pixel.
-GREY_AND_ALPHA, AS_FOUR_BYTES = "LA;16B", "RGBA"
+OPAQUE = 0xFF
 
 METADATA_IGNORED = "metadata that can't be read ignored"
 OTHER_PICTURES_LEFT_OUT = "first of several pictures taken"
@@ -124,12 +110,14 @@ def largest_sample(path: Path, rules: ImageRules) -> int | None:
         if not (png.has_16_bits(start) or start.startswith(TIFF_STARTS)):
             return None
         data = start + file.read()
+    from finetune.datasets.deep_samples import colours_of, deep_samples, stated_bits
+
     with _errors_of_the_file():
         image = _open_checked(data, rules)
-        if _stated_bits(image) is not None:
+        if stated_bits(image) is not None:
             return None
-        samples = _deep_samples(data, image)
-        return None if samples is None else int(_colours(samples).max())
+        samples = deep_samples(image, lambda: _open_checked(data, rules))
+        return None if samples is None else int(colours_of(samples).max())
 
 
 def is_image(path: Path) -> bool:
@@ -348,16 +336,18 @@ def _orientation(image: Image.Image, changes: list[str]) -> int:
 
 def _eight_bits(data: bytes, image: Image.Image, rules: ImageRules, changes: list[str]) -> Image.Image:
     """The image upright, in mode L or RGB, without transparency; notes what was changed."""
+    from finetune.datasets.deep_samples import deep_samples, scaled, stated_bits
+
     if image.mode == "F":
         raise BrokenImageError("floating-point pixels, which have no agreed range")
-    stated_bits = _stated_bits(image)
-    deep = _deep_samples(data, image)
+    bits = stated_bits(image)
+    deep = deep_samples(image, lambda: _open_checked(data, rules))
     if deep is None:
         image.load()
         pixels = image
     else:
-        pixels = _scaled(deep, stated_bits or rules.sample_bits or 16)
-        if stated_bits is None and rules.sample_bits not in (None, 16):
+        pixels = scaled(deep, bits or rules.sample_bits or 16)
+        if bits is None and rules.sample_bits not in (None, 16):
             changes.append(f"{rules.sample_bits}-bit samples scaled to 8 bits")
     orientation = _orientation(image, changes)  # Of TIFF files Pillow turns the pixels as it loads them.
     if orientation != UPRIGHT:
@@ -398,85 +388,6 @@ def _laid_on(image: Image.Image, background: tuple[int, int, int]) -> Image.Imag
     laid.paste(colours, mask=colours.getchannel("A"))
     is_grey = image.mode in ("1", "L", "LA", "La") and len(set(background)) == 1
     return laid.getchannel("R") if is_grey else laid
-
-
-def _stated_bits(image: Image.Image) -> int | None:
-    """How many bits of a sample are used, where the file says it, or Pillow has scaled the samples by what it says."""
-    if image.format in ("PPM", "JPEG2000"):
-        return 16
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (16,))[0]  # type: ignore[attr-defined]
-        return bits if 8 < bits < 16 else None
-    return None
-
-
-def _deep_samples(data: bytes, image: Image.Image) -> Array | None:
-    """The samples of an image of 16 bits each, uint16 [H,W,C] of 1 to 4 channels, even ones with alpha; else None."""
-    if image.mode.startswith("I"):
-        return _deep_grey(image)
-    order = _order_of_bytes(image)
-    if order == GREY_AND_ALPHA:
-        return _load_as(image, AS_FOUR_BYTES).view(">u2")
-    if order not in OTHER_BYTES:
-        return None
-    low = _load_as(_open(io.BytesIO(data)), OTHER_BYTES[order])
-    image.load()
-    samples = np.asarray(image).astype(np.uint16) << 8 | low
-    invisible = image.info.get("transparency")
-    if invisible is None:
-        return samples
-    is_visible = (samples != np.array(invisible)).any(axis=2, keepdims=True)
-    return np.concatenate([samples, is_visible * np.uint16(MOST_VALUE)], axis=2)
-
-
-def _deep_grey(image: Image.Image) -> Array:
-    image.load()
-    values = np.asarray(image)[..., None]
-    if values.min() < 0 or values.max() > MOST_VALUE:
-        raise BrokenImageError("pixels of more than 16 bits, which have no agreed range")
-    invisible = image.info.get("transparency")
-    values = values.astype(np.uint16)
-    if invisible is None:
-        return values
-    return np.concatenate([values, (values != invisible) * np.uint16(MOST_VALUE)], axis=2)
-
-
-def _order_of_bytes(image: Image.Image) -> str | None:
-    """What Pillow calls the layout of the samples in the file."""
-    tiles = getattr(image, "tile", None)
-    if not tiles:
-        return None
-    arguments = tiles[0].args
-    return arguments if isinstance(arguments, str) else arguments[0] if arguments else None
-
-
-def _load_as(image: Any, order: str) -> Array:
-    """Loads the image as if its samples had that layout."""
-    image.tile = [
-        tile._replace(args=order if isinstance(tile.args, str) else (order, *tile.args[1:])) for tile in image.tile
-    ]
-    image.load()
-    return np.asarray(image)
-
-
-def _colours(samples: Array) -> Array:
-    return samples[..., :-1] if samples.shape[2] % 2 == 0 else samples
-
-
-def _scaled(samples: Array, bits: int) -> Image.Image:
-    """The upper 8 of so many bits, as TensorFlow and libpng take them of 16; what is beyond their range is white.
-
-    Alpha may use all of 16 bits where the colours use fewer.
-    """
-    values = _upper_bits(samples, bits)
-    has_alpha = samples.shape[2] % 2 == 0
-    if has_alpha and samples[..., -1].max() >= 1 << bits:
-        values[..., -1] = _upper_bits(samples[..., -1], 16)
-    return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
-
-
-def _upper_bits(samples: Array, bits: int) -> Array:
-    return np.minimum(samples >> (bits - 8), 0xFF).astype(np.uint8)
 
 
 def _hash_pixels(image: Image.Image) -> bytes:

@@ -17,9 +17,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
-Array = np.ndarray[Any, Any]
+Array = Any  # Of NumPy, which takes a while to load.
 
 START = b"\xff\xd8"
 END = b"\xff\xd9"

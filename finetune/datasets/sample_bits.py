@@ -4,6 +4,7 @@ Cameras and scanners of 10, 12 or 14 bits write files of 16: read by the high by
 for all images keeps the bright apart from the dark, so it is found from the whole data set before any is converted.
 """
 
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +34,8 @@ def find_used_bits(paths: Iterable[Path], rules: ImageRules, num_threads: int) -
     """
     num_images, largest = 0, 0
     # Threads, since Pillow's decoders and NumPy work beside each other; an image at a time for each of them.
-    with ThreadPoolExecutor(num_threads) as executor:
+    with ThreadPoolExecutor(num_threads) as executor, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Around the threads: in each of them, one would put back another's.
         for found in executor.map(lambda path: _largest_of(path, rules), paths):
             if found is None:
                 continue
