@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
 from finetune.flags import CommandSettings, flag
-from finetune.run_folder import LABELS_FILE, settings_of_run
+from finetune.run_folder import LABELS_FILE, image_rules_of_run, settings_of_run, warn_of_other_rules
 from finetune.trained_network import NetworkSettings, network_settings, restore_network
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class ClassifierSettings(CommandSettings):
     use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
     labels_offset: int | None = flag(None, help="number of the label that the first output is; not given: the run's")
     moving_average: bool | None = flag(None, help="use the moving averages of the weights; not given: as the run")
+    background: str | None = flag(
+        None, metavar="COLOUR", help=f"what transparency is laid on; not given: as the run, else {DEFAULT_BACKGROUND}"
+    )
+    sample_bits: int | None = flag(
+        None, metavar="N", help="bits that files of 16 a sample use; not given: as the run, else 16"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Classifier:
         class_names: One for each output; a class without a known name is called by its label.
         has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
+        image_rules: How image files become pixels.
     """
 
     model: "Model"
@@ -62,9 +70,13 @@ class Classifier:
     class_names: tuple[str, ...]
     has_class_names: bool
     checkpoint: "Checkpoint"
+    image_rules: ImageRules
 
     def prepare(self, encoded: Tensor) -> Tensor:
-        """From a JPEG or PNG file's bytes, a scalar string, to float32 [H,W,C] in the preprocessing's range."""
+        """From the bytes of a record's or a prepared image, a scalar string, to float32 [H,W,C].
+
+        The values are in the preprocessing's range.
+        """
         from finetune.datasets.pipeline import decode_image
 
         return self.prepare_pixels(decode_image(encoded, self.model.channels))
@@ -87,6 +99,7 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     from finetune.recognise import count_classes, variable_shapes
 
     checkpoint = open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
+    rules = _image_rules(settings, Path(checkpoint.prefix).parent)
     network = network_settings(_with_model(settings, checkpoint), checkpoint.prefix)
     preprocessing = get_preprocessing(network.preprocessing)
     num_classes = count_classes(get_spec(network.model), variable_shapes(checkpoint.shapes))
@@ -94,7 +107,18 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     model = restore_network(network, num_classes or 1, checkpoint)
     names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
     labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
-    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint)
+    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+
+
+def _image_rules(settings: ClassifierSettings, folder: Path) -> ImageRules:
+    """What the command says, else what the run was trained on, else the default."""
+    of_run = image_rules_of_run(folder)
+    given = {name: getattr(settings, name, None) for name in ("background", "sample_bits", "max_megapixels")}
+    rules = dataclasses.replace(
+        of_run or DEFAULT_RULES, **{name: value for name, value in given.items() if value is not None}
+    )
+    warn_of_other_rules(rules, folder)
+    return rules
 
 
 def _with_model(settings: ClassifierSettings, checkpoint: "Checkpoint") -> ClassifierSettings:

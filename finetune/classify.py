@@ -26,6 +26,7 @@ class _LoadedImage(NamedTuple):
     filename: str
     image: Array | None
     error: str | None
+    changes: tuple[str, ...] = ()
 
 
 def classify(
@@ -59,8 +60,9 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
 
     def load(filename: str) -> _LoadedImage:
         try:
-            encoded = prepare_image(_read(filename)).encoded
-            return _LoadedImage(filename, prepare(tf.constant(encoded)).numpy(), None)
+            image = prepare_image(_read(filename), classifier.image_rules)
+            pixels = prepare(tf.constant(image.encoded)).numpy()
+            return _LoadedImage(filename, pixels, None, image.changes)
         except BrokenImageError as error:
             reason = " ".join(str(error).split())
         except (MemoryError, tf.errors.ResourceExhaustedError):
@@ -93,7 +95,7 @@ def _predict(
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
-            yield Prediction(loaded.filename, next(guesses))
+            yield Prediction(loaded.filename, next(guesses), changes=loaded.changes)
 
 
 def _guess(logits: Array, class_names: tuple[str, ...], top_k: int) -> Iterator[tuple[Guess, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.datasets.folders import ImageFolder
+from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.remarks import Kind, Remark, changed_images, remarks_on
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class Conversion:
         counts: For each split the number of images of each class, in the order of the labels.
         num_shards: For each split.
         reencoded: How many images were encoded anew, by what they were before.
+        changed: How many images were changed beyond that, by what was done.
+        guessed: What was taken for granted about the images, a sentence each.
+        image_rules: How the images became pixels of 8 bits.
         corrupt: File and reason of each that was left out.
         ignored: Files and folders that were left out for other reasons.
         duplicates: For each picture that is in more than one split, its files by split.
@@ -44,6 +48,9 @@ class Conversion:
     counts: dict[str, tuple[int, ...]]
     num_shards: dict[str, int]
     reencoded: dict[str, int]
+    changed: dict[str, int]
+    guessed: tuple[str, ...]
+    image_rules: ImageRules
     corrupt: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
     duplicates: tuple[dict[str, list[str]], ...]
@@ -70,6 +77,8 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *found.remarks(),
         *remarks_on(Kind.LEFT_OUT, corrupt, "file that can't be read", "files that can't be read"),
         *changed_images(_lossy(conversion.reencoded)),
+        *changed_images(conversion.changed),
+        *(Remark(Kind.GUESSED, guess) for guess in conversion.guessed),
         *remarks_on(
             Kind.DOUBTFUL,
             _side_by_side(conversion.duplicates),

@@ -20,10 +20,12 @@ from finetune.conversion import BACKGROUND, DEFAULT_VALIDATION_FRACTION, Convers
 from finetune.datasets.description import FILE_NAME, LABELS_FILE_NAME, VERSION, write_json, write_labels
 from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, scan_images
+from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_MAX_MEGAPIXELS, MOST_SAMPLE_BITS, ImageRules
 from finetune.datasets.image_walk import found_folder, list_folder
 from finetune.datasets.label_table import find_label_table, read_label_table
 from finetune.datasets.remarks import Remark
-from finetune.datasets.shards import ShardReport, ShardTask, write_shards
+from finetune.datasets.sample_bits import find_used_bits
+from finetune.datasets.shards import ShardReport, ShardTask, num_cores, write_shards
 from finetune.datasets.split_folders import LAYOUTS, NoClassesError
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import files_to_replace, publish, staging_folder
@@ -73,6 +75,15 @@ class ConvertSettings(CommandSettings):
     on_corrupt: str = flag(
         "fail", choices=ON_CORRUPT, help="files that can't be read: name them and stop, or leave them out"
     )
+    background: str = flag(
+        DEFAULT_BACKGROUND, metavar="COLOUR", help="what transparency is laid on, such as white, black or #ff8000"
+    )
+    sample_bits: int | None = flag(
+        None,
+        metavar="N",
+        help="bits that files of 16 a sample use; not given: as many as their largest value needs",
+    )
+    max_megapixels: float = flag(DEFAULT_MAX_MEGAPIXELS, metavar="N", help="larger images can't be read")
     strict: bool = flag(False, help="write nothing if anything is left out, changed or guessed, or looks doubtful")
     overwrite: bool = flag(False, help="replace the data set if it exists")
 
@@ -107,12 +118,15 @@ def convert(settings: ConvertSettings) -> Conversion:
         classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
         tasks = _plan_shards(splits, classes, name, settings)
         num_images = sum(len(task.files) for task in tasks)
+        rules, guessed = _find_rules(settings, [found.root / file for task in tasks for file in task.files])
         start = time.monotonic()
         with staging_folder(settings.dataset_dir, name) as staging:
             with progress("Converting", num_images) as advance:
-                reports = write_shards(tasks, found.root, staging, num_workers=settings.workers, on_progress=advance)
+                reports = write_shards(
+                    tasks, found.root, staging, rules, num_workers=settings.workers, on_progress=advance
+                )
             _refuse_corrupt(reports, num_images, settings.on_corrupt)
-            conversion = _summarise(settings, name, classes, found, reports)
+            conversion = _summarise(settings, name, classes, found, reports, rules, guessed)
             if settings.strict and conversion.remarks:
                 _refuse_remarks(conversion.remarks)
             _describe(staging, conversion, reports, settings.seed)
@@ -145,9 +159,31 @@ def _check_settings(settings: ConvertSettings) -> None:
         raise UserError(f"layout is {settings.layout!r}; it must be {' or '.join(LAYOUTS)}.")
     if settings.layout is not None and settings.labels_csv is not None:
         raise UserError("--layout and --labels-csv are both given.", "Leave out --layout: the table says the classes.")
+    _given_rules(settings)
     name = settings.dataset_name
     if name is not None and (name != Path(name).name or name.startswith(".")):
         raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
+
+
+def _given_rules(settings: ConvertSettings) -> ImageRules:
+    return ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
+
+
+def _find_rules(settings: ConvertSettings, paths: Sequence[Path]) -> tuple[ImageRules, tuple[str, ...]]:
+    """How the images become pixels of 8 bits, and what was guessed of it."""
+    rules = _given_rules(settings)
+    if rules.sample_bits is not None:
+        return rules, ()
+    used = find_used_bits(paths, rules, settings.workers or num_cores())
+    if used is None:
+        return rules, ()
+    rules = dataclasses.replace(rules, sample_bits=used.bits)
+    if used.bits == MOST_SAMPLE_BITS:
+        return rules, ()
+    return rules, (
+        f"{used.num_images} images of 16 bits a sample have no value above {used.largest}: they are taken to use "
+        f"{used.bits} bits (--sample-bits {used.bits} says so; 16 takes them as they are)",
+    )
 
 
 @contextlib.contextmanager
@@ -264,6 +300,8 @@ def _summarise(
     classes: tuple[str, ...],
     found: ImageFolder,
     reports: Sequence[ShardReport],
+    rules: ImageRules,
+    guessed: tuple[str, ...],
 ) -> Conversion:
     counts: dict[str, list[int]] = {}
     of_splits: dict[str, dict[str, bytes]] = defaultdict(dict)
@@ -284,10 +322,13 @@ def _summarise(
         counts={split: tuple(of_split) for split, of_split in counts.items()},
         num_shards=dict(Counter(report.task.split for report in reports)),
         reencoded=_total(report.reencoded for report in reports),
+        changed=_total(report.changed for report in reports),
+        guessed=guessed,
+        image_rules=rules,
         corrupt=tuple(_all_corrupt(reports)),
         ignored=found.ignored,
-        duplicates=find_duplicates(of_splits, found.root),
-        contradictions=find_duplicates(of_classes, found.root),
+        duplicates=find_duplicates(of_splits, found.root, rules),
+        contradictions=find_duplicates(of_classes, found.root, rules),
         remarks=(),
     )
     remarks = remarks_of(conversion, found, validation=_validation_asked(found, settings))
@@ -326,7 +367,10 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
             for split, counts in conversion.counts.items()
         },
         "formats": _total(report.formats for report in reports),
+        "images": conversion.image_rules.to_json(),
         "reencoded": conversion.reencoded,
+        "changed": conversion.changed,
+        "guessed": conversion.guessed,
         "corrupt": [{"file": file, "reason": reason} for file, reason in conversion.corrupt],
         "ignored": conversion.ignored,
         "remarks": [remark.as_json() for remark in conversion.remarks],

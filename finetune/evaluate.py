@@ -23,6 +23,7 @@ from finetune.result_files import (
     write_metrics,
     write_predictions,
 )
+from finetune.run_folder import warn_of_other_rules
 from finetune.tensorflow_start import start_tensorflow
 from finetune.trained_network import (
     names_of_outputs,
@@ -150,6 +151,7 @@ class _Evaluator:
             may_lack_classes=True,
         )
         self._data_sha256 = content_hash(self._dataset)
+        warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
         self._model = restore_network(self._network, len(own_names), checkpoint)
         order = output_order(own_names, self.class_names, checkpoint.prefix, how)
         self._infer = with_outputs_in_order(inference_function(self._model), order)

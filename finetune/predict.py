@@ -8,12 +8,14 @@ import dataclasses
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from finetune.classifier import ClassifierSettings, restore_classifier
 from finetune.command import EXIT_DONE, run_command
+from finetune.datasets.image_rules import DEFAULT_MAX_MEGAPIXELS
 from finetune.errors import UserError
 from finetune.flags import flag
 from finetune.image_files import STANDARD_INPUT, find_images, left_out
@@ -41,6 +43,7 @@ class PredictSettings(ClassifierSettings):
     format: str | None = flag(
         None, choices=tuple(WRITERS), help="not given: what the output is called, lines on standard output"
     )
+    max_megapixels: float = flag(DEFAULT_MAX_MEGAPIXELS, metavar="N", help="larger images get an error row")
     batch_size: int = flag(32, help="images at a time; the result doesn't depend on it")
     num_preprocessing_threads: int | None = flag(
         None, metavar="N", help="that read and decode images; not given: a few more than there are cores"
@@ -95,6 +98,8 @@ def _predict_and_write(settings: PredictSettings) -> int:
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
         write(tally.count(predictions, advance), file, settings.top_k)
+    for change, number in sorted(tally.changed.items()):
+        log.info("%d images: %s.", number, change)
     for remark in left_out(settings.images):
         log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
@@ -121,6 +126,7 @@ class _Tally:
     def __init__(self) -> None:
         self.num_predicted = 0
         self.num_unreadable = 0
+        self.changed: Counter[str] = Counter()
 
     def count(self, predictions: Iterable[Prediction], advance: Callable[[int], None]) -> Iterator[Prediction]:
         for prediction in predictions:
@@ -128,6 +134,7 @@ class _Tally:
                 self.num_predicted += 1
             else:
                 self.num_unreadable += 1
+            self.changed.update(prediction.changes)
             yield prediction
             advance(1)
 

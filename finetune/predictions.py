@@ -26,11 +26,13 @@ class Prediction:
         filename: As it was given.
         guesses: The likeliest classes, likeliest first, the lower id where two are equal; none if it can't be read.
         error: Why it can't be read, or None.
+        changes: What was left out or changed of the image, in words.
     """
 
     filename: str
     guesses: tuple[Guess, ...]
     error: str | None = None
+    changes: tuple[str, ...] = ()
 
 
 def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from finetune.config import TrainSettings
+from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.flags import read_toml, to_toml_table
 from finetune.new_folders import gone_if_empty
@@ -22,6 +24,9 @@ PLAN_FILE = "plan.json"
 LABELS_FILE = "labels.txt"
 METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
+IMAGES_FILE = "images.json"
+
+log = logging.getLogger("finetune")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,3 +134,28 @@ def settings_of_run(folder: Path) -> dict[str, Any] | None:
     """The settings that a run was made with, by field name; None where the folder is not a run of ours."""
     path = folder / CONFIG_FILE
     return read_toml(TrainSettings, path) if path.is_file() else None
+
+
+def image_rules_of_run(folder: Path) -> ImageRules | None:
+    """How image files became the pixels that a run was trained on; None where the folder is not a run of ours.
+
+    Raises:
+        UserError: The run's file can't be read.
+    """
+    path = folder / IMAGES_FILE
+    if not path.is_file():  # Runs had no such file while convert dropped transparency and took the high byte.
+        return RULES_OF_OTHER_RECORDS if (folder / CONFIG_FILE).is_file() else None
+    try:
+        return ImageRules.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} can't be read ({type(error).__name__}: {error}).",
+            'It says how images were prepared, such as {"background": "white", "sample_bits": null}.',
+        ) from error
+
+
+def warn_of_other_rules(rules: ImageRules, folder: Path) -> None:
+    """Says how images made by these rules differ from those that the run in the folder was trained on, if it is one."""
+    of_run = image_rules_of_run(folder)
+    for difference in rules.differences(of_run) if of_run else []:
+        log.warning("Otherwise than the images that %s was trained on: %s.", folder, difference)

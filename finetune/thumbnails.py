@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable
 from itertools import islice
 
+import numpy as np
 from PIL import Image
 
 from finetune.datasets.dataset import Dataset
@@ -46,8 +47,11 @@ def _read_records(dataset: Dataset, positions: list[int]) -> Iterable[tuple[int,
 
 
 def _thumbnail(encoded: bytes, size_pixels: int) -> bytes:
-    image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded))
+    if image.mode.startswith("I"):  # TensorFlow takes the high byte.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     image.thumbnail((size_pixels, size_pixels))
     buffer = io.BytesIO()
-    image.convert("L" if image.mode in ("1", "L", "LA") else "RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()

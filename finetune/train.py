@@ -12,7 +12,7 @@ from finetune.command import run_command
 from finetune.config import TrainSettings, parse_multipliers
 from finetune.errors import Interrupted, UserError
 from finetune.provenance import PROVENANCE_FILE, describe_run
-from finetune.run_folder import CONFIG_FILE, RunFolder
+from finetune.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder, warn_of_other_rules
 from finetune.schedules import make_schedule
 from finetune.scopes import Purpose, check_scopes, in_scope, plan_variables
 from finetune.tensorflow_start import start_tensorflow
@@ -124,6 +124,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         trained = [model.model_variables[variable.name] for variable in variable_plan.trained]
         optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, variable_plan))
         if source is not None:
+            warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
             model.restore(source, variable_plan)
         settings = _with_precision(settings, model, trained, data)
         loss_scale = LossScale() if settings.precision == "float16" else None
@@ -145,6 +146,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         )
     run.write_settings(settings, variable_plan, data.class_names)
     run.write_json(PROVENANCE_FILE, describe_run(data))
+    run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
     run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,

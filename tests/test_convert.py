@@ -340,7 +340,7 @@ def test_corrupt_files_stop_it_with_all_their_names(tmp_path, capsys):
     assert main(["--images-dir", str(images_dir), "--dataset-dir", str(tmp_path / "new/out")]) == 2
     message = capsys.readouterr().err
     assert "3 of 11 files" in message
-    assert all(name in message for name in ("a/cut.jpg: image file is truncated", "b/page.png", "b/gone.jpg"))
+    assert all(name in message for name in ("a/cut.jpg: the JPEG file is truncated", "b/page.png", "b/gone.jpg"))
     assert "--on-corrupt skip" in message
     assert "Traceback" not in message
     assert not (tmp_path / "new").exists()

@@ -182,7 +182,7 @@ def predicted(capsys, words, files, num_classes):
     assert predict.main(["--format=json", f"--top-k={num_classes}", *words, *map(str, files)]) == 0
     rows = np.zeros([len(files), num_classes])
     for row, result in zip(rows, json.loads(capsys.readouterr().out), strict=True):
-        for guess in result["predictions"]:
+        for guess in result["guesses"]:
             row[guess["class"]] = guess["probability"]
     return rows
 

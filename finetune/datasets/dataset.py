@@ -19,6 +19,7 @@ from finetune.datasets.description import (
     read_description,
     read_labels,
 )
+from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.datasets.known import KNOWN_DATASETS, KnownDataset
 from finetune.datasets.records import BYTES, ENCODED, FILENAME, INT64, LABEL, read_feature, read_features
 from finetune.datasets.schema import LabelError, RecordSchema, find_schema
@@ -67,6 +68,7 @@ class Dataset:
         channels: Of the images, 1 or 3.
         schema: How its records are read.
         outputs: Of a network, for each label from the labels' offset on; None: the label less the offset.
+        image_rules: How image files became its pixels.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Dataset:
     channels: int
     schema: RecordSchema = RecordSchema()
     outputs: tuple[int, ...] | None = None
+    image_rules: ImageRules = RULES_OF_OTHER_RECORDS
 
     @property
     def num_examples(self) -> int:
@@ -152,6 +155,7 @@ def find_dataset(
         class_names=class_names,
         channels=known.channels if known and not described else 3,
         schema=schema,
+        image_rules=described.image_rules if described else RULES_OF_OTHER_RECORDS,
     )
 
 

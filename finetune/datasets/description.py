@@ -6,7 +6,10 @@
     splits             for each split: num_examples, num_examples_per_class, and its shards with file, num_records,
                        num_bytes and sha256
     formats            how many records of each format ("jpg", "png")
+    images             the rules by which image files became pixels: `background` and `sample_bits` (see image_rules.py)
     reencoded          how many images were encoded anew, by what they were before
+    changed            how many images were changed beyond that, by what was done
+    guessed            what was taken for granted about the images, a sentence each
     corrupt            files left out, with the reason
     ignored            files and folders left out for other reasons
     remarks            what was left out, changed, guessed or looks doubtful: kind, what, count, and some examples
@@ -24,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.notices import tell_once
 
@@ -54,6 +58,7 @@ class Description:
     name: str
     classes: tuple[str, ...]
     shards: Mapping[str, tuple[ShardDescription, ...]]
+    image_rules: ImageRules
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -85,7 +90,8 @@ def read_description(dataset_dir: Path) -> Description | None:
         }
         for split, part in content["splits"].items():
             _check_sum(path, split, part["num_examples"], shards[split])
-        return Description(content["name"], tuple(content["classes"]), shards)
+        rules = ImageRules.from_json(content["images"]) if "images" in content else RULES_OF_OTHER_RECORDS
+        return Description(content["name"], tuple(content["classes"]), shards, rules)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} can't be read as a data set's description ({type(error).__name__}: {error}).",

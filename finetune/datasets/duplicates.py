@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune.datasets.folders import readable_name
+from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.images import pixel_hash
 
 # From the files of a split or a class, relative to the image folder, to the fingerprints of their images.
 Fingerprints = Mapping[str, bytes]
 
 
-def find_duplicates(groups: Mapping[str, Fingerprints], images_dir: Path) -> tuple[dict[str, list[str]], ...]:
+def find_duplicates(
+    groups: Mapping[str, Fingerprints], images_dir: Path, rules: ImageRules
+) -> tuple[dict[str, list[str]], ...]:
     """Finds pictures that are in more than one group: files with the same bytes, or of one kind with the same pixels.
 
     Args:
         groups: For each group, a split or a class, the fingerprint of each file.
         images_dir: What the files are relative to. Files whose fingerprints agree are read again, to be sure.
+        rules: How the images become pixels of 8 bits.
 
     Returns:
         For each such picture its files by group, sorted.
@@ -30,7 +34,7 @@ def find_duplicates(groups: Mapping[str, Fingerprints], images_dir: Path) -> tup
                 suspects[fingerprint].append((name, file))
     duplicates = []
     for alike in suspects.values():
-        for same in _equal_pictures(alike, images_dir):
+        for same in _equal_pictures(alike, images_dir, rules):
             by_group: dict[str, list[str]] = defaultdict(list)
             for name, file in same:
                 by_group[name].append(readable_name(file))
@@ -39,7 +43,7 @@ def find_duplicates(groups: Mapping[str, Fingerprints], images_dir: Path) -> tup
     return tuple(sorted(duplicates, key=lambda by_group: list(by_group.values())))
 
 
-def _equal_pictures(group: list[tuple[str, str]], images_dir: Path) -> list[list[tuple[str, str]]]:
+def _equal_pictures(group: list[tuple[str, str]], images_dir: Path, rules: ImageRules) -> list[list[tuple[str, str]]]:
     """Divides files with one fingerprint into those that are the same picture; mostly they all are, byte for byte."""
     by_bytes: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
     for split, file in group:
@@ -47,5 +51,5 @@ def _equal_pictures(group: list[tuple[str, str]], images_dir: Path) -> list[list
     by_pixels: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
     for same_bytes in by_bytes.values():
         data = (images_dir / same_bytes[0][1]).read_bytes() if len(by_bytes) > 1 else b""
-        by_pixels[pixel_hash(data) if data else b""].extend(same_bytes)
+        by_pixels[pixel_hash(data, rules) if data else b""].extend(same_bytes)
     return list(by_pixels.values())

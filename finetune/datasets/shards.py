@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.datasets.folders import canonical_name, readable_name
+from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.images import BrokenImageError, prepare_image
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
@@ -52,6 +53,7 @@ class ShardReport:
         fingerprints: Of the files written (see images.PreparedImage).
         formats: How many records of each format.
         reencoded: How many images were encoded anew, by what they were before.
+        changed: How many images were changed, by what was done (see images.PreparedImage).
         corrupt: File and reason of each that can't be read.
     """
 
@@ -62,16 +64,19 @@ class ShardReport:
     fingerprints: list[bytes] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     reencoded: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
     corrupt: list[tuple[str, str]] = field(default_factory=list)
 
 
-def write_shard(task: ShardTask, images_dir: Path, output_dir: Path, on_image: Callable[[], None]) -> ShardReport:
+def write_shard(
+    task: ShardTask, images_dir: Path, output_dir: Path, rules: ImageRules, on_image: Callable[[], None]
+) -> ShardReport:
     """Writes one shard, an image at a time; `on_image` is called after each."""
     report = ShardReport(task)
     with RecordWriter(output_dir / task.name) as writer:
         for index, (file, label) in enumerate(zip(task.files, task.labels, strict=True)):
             try:
-                image = prepare_image(_read(images_dir / file))
+                image = prepare_image(_read(images_dir / file), rules)
             except BrokenImageError as error:
                 report.corrupt.append((readable_name(file), str(error)))
             else:
@@ -82,6 +87,7 @@ def write_shard(task: ShardTask, images_dir: Path, output_dir: Path, on_image: C
                 report.formats[image.format] += 1
                 if image.reencoded_from:
                     report.reencoded[image.reencoded_from] += 1
+                report.changed.update(image.changes)
             on_image()
     report.num_bytes = writer.num_bytes
     report.sha256 = writer.sha256()
@@ -92,6 +98,7 @@ def write_shards(
     tasks: Sequence[ShardTask],
     images_dir: Path,
     output_dir: Path,
+    rules: ImageRules,
     *,
     num_workers: int | None,
     on_progress: Callable[[int], None],
@@ -102,6 +109,7 @@ def write_shards(
         tasks: One for each shard.
         images_dir: What the tasks' files are relative to.
         output_dir: Where the shards are written.
+        rules: How the images become pixels of 8 bits.
         num_workers: How many processes; None: one for each core where there is enough to do.
         on_progress: Called now and then with the number of images done since the last call.
 
@@ -110,15 +118,20 @@ def write_shards(
     """
     num_images = sum(len(task.files) for task in tasks)
     if num_workers is None:
-        num_workers = min(_num_cores(), 1 + num_images // IMAGES_PER_PROCESS)
+        num_workers = min(num_cores(), 1 + num_images // IMAGES_PER_PROCESS)
     num_workers = min(num_workers, len(tasks))
     if num_workers > 1:
-        return _write_in_processes(tasks, images_dir, output_dir, num_workers, on_progress)
-    return [write_shard(task, images_dir, output_dir, lambda: on_progress(1)) for task in tasks]
+        return _write_in_processes(tasks, images_dir, output_dir, rules, num_workers, on_progress)
+    return [write_shard(task, images_dir, output_dir, rules, lambda: on_progress(1)) for task in tasks]
 
 
 def _write_in_processes(
-    tasks: Sequence[ShardTask], images_dir: Path, output_dir: Path, num_workers: int, on_progress: Callable[[int], None]
+    tasks: Sequence[ShardTask],
+    images_dir: Path,
+    output_dir: Path,
+    rules: ImageRules,
+    num_workers: int,
+    on_progress: Callable[[int], None],
 ) -> list[ShardReport]:
     # Spawned, not forked: the caller may have threads, TensorFlow's among them, which a fork would leave in mid-step.
     context = multiprocessing.get_context("spawn")
@@ -129,7 +142,7 @@ def _write_in_processes(
     try:
         with _interrupts_held_back():
             futures = {
-                index: executor.submit(_write_in_worker, tasks[index], images_dir, output_dir) for index in order
+                index: executor.submit(_write_in_worker, tasks[index], images_dir, output_dir, rules) for index in order
             }
         pending: set[Future[ShardReport]] = set(futures.values())
         num_shown = 0
@@ -187,14 +200,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_in_worker(task: ShardTask, images_dir: Path, output_dir: Path) -> ShardReport:
+def _write_in_worker(task: ShardTask, images_dir: Path, output_dir: Path, rules: ImageRules) -> ShardReport:
     def count() -> None:
         with _num_done.get_lock():
             _num_done.value += 1
         if _is_cancelled.is_set():
             raise _CancelledError
 
-    return write_shard(task, images_dir, output_dir, count)
+    return write_shard(task, images_dir, output_dir, rules, count)
 
 
 def _read(path: Path) -> bytes:
@@ -204,6 +217,6 @@ def _read(path: Path) -> bytes:
         raise BrokenImageError(f"can't be read: {error.strerror}") from error
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """The cores this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

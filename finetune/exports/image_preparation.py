@@ -7,6 +7,7 @@ what comes out (`result`). docs/preparing_images.md does what is said here with 
 from typing import Any
 
 from finetune.classifier import Classifier
+from finetune.datasets.image_rules import MOST_SAMPLE_BITS
 from finetune.datasets.images import JPEG_QUALITY
 from finetune.preprocessing.steps import value_range
 
@@ -24,14 +25,16 @@ def image_preparation(classifier: Classifier, *, by_caller: bool) -> dict[str, A
         classifier: Whose images these are.
         by_caller: Whether the export takes prepared images; else all of it is done inside.
     """
-    model = classifier.model
+    model, rules = classifier.model, classifier.image_rules
     steps = classifier.preprocessing.evaluation_steps(model.image_size, model.image_size, model.channels)
     return {
         "done_by": "caller" if by_caller else "export",
         "in_words": "Decode the file as decoding says, do the steps in their order, and give the network the result."
         if by_caller
         else "Give the signature serving_default files, or images what decoding gives; the steps are done inside.",
-        "decoding": decoding(model.channels),
+        "decoding": decoding(
+            model.channels, background=rules.background_rgb, sample_bits=rules.sample_bits or MOST_SAMPLE_BITS
+        ),
         "steps": steps,
         "result": {
             "shape": [model.image_size, model.image_size, model.channels],

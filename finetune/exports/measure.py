@@ -11,10 +11,10 @@ from PIL import Image
 
 from finetune.classifier import Classifier
 from finetune.datasets.dataset import Dataset
-from finetune.datasets.pipeline import evaluation_batches, records_in_order
+from finetune.datasets.pipeline import decode_image, evaluation_batches, records_in_order
 from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
-from finetune.exports.exported import Array, Exported, answer, prepared_images
+from finetune.exports.exported import Array, Exported, Tensor, answer, prepared_images
 
 NUM_FIXED_IMAGES = 8
 
@@ -56,6 +56,14 @@ def batches_of_split(
     classifier: Classifier, dataset: Dataset, batch_size: int, max_num_batches: int | None = None
 ) -> Iterator[Batch]:
     """The records of a split as an evaluation sees them, or only the first ones; iterate within `pipeline.reading`."""
+
+    def as_file(record: Tensor) -> Tensor:
+        encoded = parse_record(record, dataset.schema).encoded
+        if dataset.image_rules == classifier.image_rules:
+            return encoded
+        # As a file, a record's image may come out otherwise than as a record: not so what an evaluation sees of it.
+        return tf.io.encode_png(decode_image(encoded, classifier.model.channels))
+
     prepared = evaluation_batches(
         dataset,
         classifier.preprocessing,
@@ -64,8 +72,7 @@ def batches_of_split(
         batch_size=batch_size,
         labels_offset=classifier.network.labels_offset,
     )
-    records = records_in_order(dataset)
-    encoded = records.map(lambda record: parse_record(record, dataset.schema).encoded).batch(batch_size)
+    encoded = records_in_order(dataset).map(as_file).batch(batch_size)
     batches = tf.data.Dataset.zip(prepared, encoded).take(-1 if max_num_batches is None else max_num_batches)
     for (images, labels, _), files in batches:
         yield Batch(images.numpy(), labels.numpy(), list(files.numpy()))

@@ -9,7 +9,8 @@ Signatures:
 The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class,
 and `prediction_name`, string [B].
 
-Files are decoded as they are: one that EXIF says is to be turned must be turned before. Batch norm stays a layer of its
+Files come out as in a prediction (see file_decoding.py), but that EXIF is not obeyed: a photograph that is to be turned
+must be turned before; and that a GIF's transparency is not seen. Batch norm stays a layer of its
 own; TensorFlow fuses it with the convolution before it when it runs the graph.
 """
 
@@ -22,6 +23,7 @@ import tensorflow as tf
 
 from finetune.classifier import Classifier
 from finetune.exports.exported import LABELS_FILE, Array, Exported, answer, prepared_images
+from finetune.exports.file_decoding import decode_file
 from finetune.exports.signatures import PIXELS, Signature, TensorDescription, describe_tensor
 from finetune.tensorflow_paths import is_pattern, plain_folder
 
@@ -59,13 +61,16 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
     names = [name.encode("utf-8", "surrogateescape") for name in classifier.class_names]
     size = prepared_images(classifier, None).shape[1:]
 
+    def prepare_file(encoded: Tensor) -> Tensor:
+        return classifier.prepare_pixels(decode_file(encoded, classifier.model.channels, classifier.image_rules))
+
     def named_answer(images: Tensor) -> dict[str, Tensor]:
         answers = answer(classifier, images)
         prediction = tf.argmax(answers["logits"], axis=1)
         return {**answers, "prediction": prediction, "prediction_name": tf.gather(names, prediction)}
 
     def classify_encoded(encoded: Tensor) -> dict[str, Tensor]:
-        return named_answer(tf.map_fn(classifier.prepare, encoded, fn_output_signature=tf.TensorSpec(size)))
+        return named_answer(tf.map_fn(prepare_file, encoded, fn_output_signature=tf.TensorSpec(size)))
 
     def classify_images(images: Tensor) -> dict[str, Tensor]:
         return named_answer(tf.map_fn(classifier.prepare_pixels, images, fn_output_signature=tf.TensorSpec(size)))
