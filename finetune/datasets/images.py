@@ -356,6 +356,8 @@ def _eight_bits(data: bytes, image: Image.Image, rules: ImageRules, changes: lis
         changes.append(_what_became_of_transparency(rules))
         if rules.background_rgb is not None:
             return _laid_on(pixels, rules.background_rgb)
+    if pixels.mode in ("L", "RGB"):
+        return pixels
     if pixels.mode == "La":
         pixels = pixels.convert("LA")
     return pixels.convert("L" if pixels.mode in ("1", "L", "LA") else "RGB")
@@ -396,4 +398,6 @@ def _hash_pixels(image: Image.Image) -> bytes:
 
 
 def _hash(header: str, pixels: bytes) -> bytes:
-    return hashlib.blake2b(header.encode() + pixels, digest_size=16).digest()
+    digest = hashlib.blake2b(header.encode(), digest_size=16)
+    digest.update(pixels)
+    return digest.digest()
