@@ -43,7 +43,7 @@ def predicted(capsys, run, files):
     assert predict.main([f"--checkpoint={run}", "--format=json", "--top-k=3", *map(str, files)]) == 0
     rows = np.zeros([len(files), len(CLASSES)])
     for row, result in zip(rows, json.loads(capsys.readouterr().out), strict=True):
-        for guess in result["predictions"]:
+        for guess in result["guesses"]:
             row[guess["class"]] = guess["probability"]
     return rows
 
