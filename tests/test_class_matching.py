@@ -52,7 +52,7 @@ def test_labels_follow_the_names(data, network, how, outputs):
             None,
             ["functional  Functional", "match-labels name"],
         ),
-        (("cat", "dog"), ("cat", "dogs", "emu"), None, ["dogs     dog", "emu      -", "1 names are the same"]),
+        (("cat", "dog"), ("cat", "dogs", "emu"), None, ["dogs     dog", "emu      -", "1 name is the same"]),
         (("cat", "dog", "emu"), ("cat", "dog"), None, ["-        emu"]),
         (("hund", "katze"), ("dog", "cat"), "name", ["No name is the same", "--match-labels index"]),
         (("crane", "crane", "kite"), ("kite", "crane", "crane"), None, ["stands there twice"]),

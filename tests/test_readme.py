@@ -1,4 +1,4 @@
-"""The README is true: its commands parse, and the files that it names exist."""
+"""The README and the pages of docs/ are true: their commands parse, and the files that they name exist."""
 
 import importlib
 import re
@@ -12,11 +12,12 @@ from finetune.flags import parse_flags, read_toml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join([README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))])
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 
 
 def commands():
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.startswith("finetune-")]
 
 
@@ -38,7 +39,7 @@ def test_there_are_commands():
     assert len(commands()) >= 5
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:finetune|scripts|configs|tests)/[\w./]+)`", README))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:finetune|scripts|configs|tests|docs)/[\w./]+)`", PAGES))))
 def test_files_that_are_named_exist(name):
     assert (ROOT / name).exists()
 

@@ -147,7 +147,8 @@ def _side_by_side(data: Sequence[str], names: Sequence[str], whose: str = "data"
     if len(rows) > MOST_LISTED:
         lines.append(f"  and {len(rows) - MOST_LISTED} more")
     num_shared = len(set(data) & set(names))
-    return "\n".join([*lines, f"  {num_shared} names are the same." if num_shared else "  No name is the same."])
+    shared = {0: "No name is the same.", 1: "1 name is the same."}.get(num_shared, f"{num_shared} names are the same.")
+    return "\n".join([*lines, f"  {shared}"])
 
 
 def _mend(data: Sequence[str], names: Sequence[str], how: str | None, may_lack_classes: bool, other_mend: str) -> str:

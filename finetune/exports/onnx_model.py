@@ -1,4 +1,4 @@
-"""ONNX files, made by tf2onnx and run by ONNX Runtime: the packages of the extra `finetune[onnx]`.
+"""ONNX files, made by tf2onnx and run by ONNX Runtime: the packages of the extra `onnx`.
 
 Any number of images, `images`, float32 [B,H,W,C], prepared by the network's preprocessing, gives `logits` and
 `probabilities`, float32 [B,num_classes]. The names of the classes are in the metadata, `class_names`, as JSON. The
@@ -39,7 +39,9 @@ def write_onnx(classifier: Classifier, folder: Path) -> Exported:
         import onnxruntime
         import tf2onnx
     except ImportError as error:
-        raise UserError(f"--format onnx: {error.name} is not installed.", "pip install 'finetune[onnx]'") from error
+        raise UserError(
+            f"--format onnx: {error.name} is not installed.", "It comes with the extra onnx: pip install '.[onnx]'"
+        ) from error
     # It warns, with a traceback, of each optimisation that doesn't fit a graph, and goes on without it.
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     images = prepared_images(classifier, None)
