@@ -8,6 +8,7 @@ newest, so that slim's own scripts find and read ours.
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,7 +21,7 @@ from finetune.checkpoint_names import OBJECT_GRAPH, names_of_objects, take_off_p
 from finetune.errors import UserError, first_line
 from finetune.published.catalogue import catalogue
 from finetune.scopes import Shape
-from finetune.tensorflow_paths import is_pattern, plain_prefix
+from finetune.tensorflow_paths import is_misread, plain_folder, plain_prefix
 from finetune.weight_files import NOT_READ, file_kind, what_reads
 
 log = logging.getLogger("finetune")
@@ -67,7 +68,7 @@ class Checkpoint:
                 reader = tf.train.load_checkpoint(path)
                 shapes = reader.get_variable_to_shape_map()
                 object_graph = reader.get_tensor(OBJECT_GRAPH) if OBJECT_GRAPH in shapes else None
-            if not is_pattern(prefix):
+            if not is_misread(prefix):
                 self._reader = reader
         except _READ_ERRORS as error:
             raise UserError(f"{argument}: {prefix} is not a whole checkpoint: {first_line(error)}", _MEND) from error
@@ -222,7 +223,7 @@ def write_checkpoint(prefix: Path | str, values: Mapping[str, Any]) -> None:
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
         tf.raw_ops.SaveV2(
-            prefix=str(partial),
+            prefix=os.fsencode(partial),
             tensor_names=names,
             shape_and_slices=[""] * len(names),
             tensors=[tf.convert_to_tensor(values[name]) for name in names],
@@ -345,10 +346,14 @@ def _named_best(folder: Path) -> str | None:
 def _named_newest(folder: Path) -> str | None:
     """What the `checkpoint` file calls the newest checkpoint; a name without a folder gets this one in front."""
     try:
-        state = tf.train.get_checkpoint_state(str(folder))
+        with plain_folder(folder) as path:
+            state = tf.train.get_checkpoint_state(str(path))
     except (OSError, ValueError, tf.errors.OpError):
         return None
-    return str(state.model_checkpoint_path) if state is not None else None
+    if state is None:
+        return None
+    named = Path(state.model_checkpoint_path)
+    return str(folder / named.relative_to(path) if named.is_relative_to(path) else named)
 
 
 def _tell_other_folder(folder: Path, named: str, name: str) -> None:

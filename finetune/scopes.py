@@ -355,6 +355,14 @@ def _refuse_unlike(
     raise UserError(" ".join(found), _mend_unlike(missing, differing, checkpoint_shapes, advice))
 
 
+def new_run_with_weights(run: Path) -> str:
+    """Advice, but for the scopes to exclude, where a run can't be resumed as it is wanted."""
+    return (
+        f"begin a new run with its weights, without --resume: --config {shlex.quote(str(run / 'config.toml'))} "
+        f"--train-dir OTHER --checkpoint {shlex.quote(str(run))}"
+    )
+
+
 def _mend_unlike(
     missing: Sequence[str],
     differing: Mapping[str, tuple[Shape, Shape]],
@@ -364,11 +372,9 @@ def _mend_unlike(
     purpose = advice.purpose
     unlike = [*missing, *differing]
     if purpose.command == "resume":
-        run = Path(purpose.checkpoint).parent
         return (
-            "Resume with the run's own data set, --model, --image-size and --use-grayscale; or begin a new run with "
-            f"its weights, without --resume: --config {shlex.quote(str(run / 'config.toml'))} --train-dir OTHER "
-            f"--checkpoint {shlex.quote(str(run))} {advice.exclude(unlike)}"
+            "Resume with the run's own data set, --model, --image-size and --use-grayscale; or "
+            f"{new_run_with_weights(Path(purpose.checkpoint).parent)} {advice.exclude(unlike)}"
         )
     colours = _unlike_by_colours(differing)
     others = [name for name in unlike if name not in colours]

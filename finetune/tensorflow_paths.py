@@ -1,7 +1,9 @@
-"""Paths that TensorFlow can't misread: it takes `*`, `?`, `[` and the backslash in a checkpoint's path for a pattern.
+"""Paths that TensorFlow and other interpreters can't misread.
 
-What it writes, records, event files and Keras's files are taken as they are; what goes through its reader of
-checkpoints, that of a SavedModel included, is not. A link with a plain name stands for such a path while it is read.
+TensorFlow takes `*`, `?`, `[` and the backslash in a checkpoint's path for a pattern. What it writes, records, event
+files and Keras's files are taken as they are; what goes through its reader of checkpoints, that of a SavedModel
+included, is not. And a path need not be text: bytes that are no UTF-8, which Python has as lone surrogates, are refused
+nearly everywhere. A link with a plain name stands for such a path while it is read.
 """
 
 import contextlib
@@ -21,14 +23,19 @@ def is_pattern(path: Path | str) -> bool:
     return not PATTERN_CHARACTERS.isdisjoint(str(path))
 
 
+def is_misread(path: Path | str) -> bool:
+    """Whether a path is taken for a pattern, or is no text."""
+    return is_pattern(path) or any("\ud800" <= character <= "\udfff" for character in str(path))
+
+
 @contextlib.contextmanager
 def plain_prefix(prefix: str) -> Iterator[str]:
-    """A prefix of the same checkpoint that is no pattern, good within the context.
+    """A prefix of the same checkpoint that is read right, good within the context.
 
     Raises:
         UserError: The folder for temporary files has such a name itself.
     """
-    if not is_pattern(prefix):
+    if not is_misread(prefix):
         yield prefix
         return
     original = Path(prefix).absolute()
@@ -42,12 +49,12 @@ def plain_prefix(prefix: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def plain_folder(folder: Path) -> Iterator[Path]:
-    """Another path of the same folder that is no pattern, good within the context.
+    """Another path of the same folder that is read right, good within the context.
 
     Raises:
         UserError: The folder for temporary files has such a name itself.
     """
-    if not is_pattern(folder):
+    if not is_misread(folder):
         yield folder
         return
     with _plain_folder() as parent:
@@ -59,9 +66,10 @@ def plain_folder(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _plain_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
-        if is_pattern(folder):
+        if is_misread(folder):
             raise UserError(
-                f"The folder for temporary files, {Path(folder).parent}, has one of *, ?, [, ] or \\ in its path.",
+                f"The path of the folder for temporary files, {Path(folder).parent}, is no text, or holds one of "
+                "*, ?, [, ] and \\.",
                 "Name another one by the environment variable TMPDIR.",
             )
         yield Path(folder)

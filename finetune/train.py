@@ -220,8 +220,8 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     from finetune.preprocessing import get_preprocessing
     from finetune.training_classes import match_to_run
 
-    fitting = get_spec(settings.model).preprocessing
-    preprocessing = get_preprocessing(settings.preprocessing or fitting, settings.augmentation)
+    spec = get_spec(settings.model)
+    preprocessing = get_preprocessing(settings.preprocessing or spec.preprocessing, settings.augmentation)
     training = _find_split(settings, settings.split)
     validation = None
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
@@ -230,7 +230,7 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     else:
         validation = _find_split(settings, eval_split)
     data = TrainingData(training, validation, preprocessing, training.class_names)
-    return match_to_run(settings, data) if settings.resume else data
+    return match_to_run(settings, data, spec) if settings.resume else data
 
 
 def _find_split(settings: TrainSettings, split: str) -> "Dataset":

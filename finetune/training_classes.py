@@ -8,7 +8,7 @@ from finetune.config import TrainSettings
 from finetune.datasets.class_matching import match_labels
 from finetune.datasets.description import read_labels
 from finetune.run_folder import LABELS_FILE, settings_of_run
-from finetune.scopes import VariablePlan, in_any_scope
+from finetune.scopes import VariablePlan, in_any_scope, new_run_with_weights
 from finetune.trained_network import names_of_outputs
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetune.nets.spec import NetSpec
 
 
-def match_to_run(settings: TrainSettings, data: "TrainingData") -> "TrainingData":
+def match_to_run(settings: TrainSettings, data: "TrainingData", spec: "NetSpec") -> "TrainingData":
     """The data of a run that is resumed, its labels in the order of the run's labels.txt.
 
     Raises:
@@ -26,9 +26,9 @@ def match_to_run(settings: TrainSettings, data: "TrainingData") -> "TrainingData
     path = settings.train_dir / LABELS_FILE
     if not path.is_file():
         return data
-    return _matched(
-        settings, data, read_labels(path), str(settings.train_dir), "Resume with the run's own --dataset-dir."
-    )
+    new_run = f"{new_run_with_weights(settings.train_dir)} --exclude-scopes {','.join(spec.head_scopes)}"
+    mend = f"Resume with the run's own --dataset-dir, or {new_run}"
+    return _matched(settings, data, read_labels(path), str(settings.train_dir), mend)
 
 
 def match_to_restored_head(
@@ -45,7 +45,7 @@ def match_to_restored_head(
     names = names_of_outputs(source, spec.name, offset) if head else None
     if names is None or settings.match_labels == "index":
         return data
-    mend = f"For a new head: --exclude-scopes {','.join(spec.head_scopes)}."
+    mend = f"For a new head: --exclude-scopes {','.join(spec.head_scopes)}"
     of_no_output = (data.training.class_names or ())[: settings.labels_offset]
     return _matched(settings, data, (*of_no_output, *names), source.prefix, mend)
 

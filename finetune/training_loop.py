@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from finetune.background_writer import BackgroundWriter
-from finetune.checkpoint import BEST_FILE, save_run_checkpoint
+from finetune.checkpoint import BEST_FILE, best_checkpoint, save_run_checkpoint
 from finetune.config import TrainSettings
 from finetune.errors import UserError
 from finetune.input_watch import InputWatch
@@ -213,7 +213,14 @@ class TrainingLoop:
 
 
 def _read_best(run: RunFolder) -> Best | None:
+    """What best.json holds; None where there is none, or its checkpoint is gone: then the best is looked for anew."""
     try:
-        return Best(**json.loads((run.path / BEST_FILE).read_text(encoding="utf-8")))
+        best = Best(**json.loads((run.path / BEST_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    if best_checkpoint(run.path) is None:
+        log.warning(
+            "%s names %s, which is not there: the best is looked for anew.", run.path / BEST_FILE, best.checkpoint
+        )
+        return None
+    return best

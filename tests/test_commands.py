@@ -150,6 +150,16 @@ def test_a_damaged_newest_checkpoint_is_passed_over(dataset_dir, trained, tmp_pa
     assert open_checkpoint(run / "model.ckpt-16").step() == 16
 
 
+def test_a_best_checkpoint_that_is_gone_is_looked_for_anew(dataset_dir, trained, tmp_path, capsys):
+    run = shutil.copytree(trained, tmp_path / "run")
+    best = json.loads((run / "best.json").read_text())
+    lost = {**best, "checkpoint": "model.ckpt-4", "step": 4, "accuracy": 1.5}
+    (run / "best.json").write_text(json.dumps(lost))
+    assert train.main([f"--train-dir={run}", "--resume", "--max-steps=45"]) == 0
+    assert "model.ckpt-4, which is not there" in capsys.readouterr().err
+    assert json.loads((run / "best.json").read_text())["step"] == 45
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
 def test_the_batch_size_does_not_change_an_evaluation(dataset_dir, trained, tmp_path, batch_size):
     output = tmp_path / "eval"

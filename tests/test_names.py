@@ -42,6 +42,10 @@ def records(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "records"
     words = [f"--images-dir={photos}", f"--dataset-dir={folder}", "--dataset-name=names", "--workers=1"]
     assert convert.main([*words, "--validation-fraction=0.5"]) == 0
+    # As slim's converter leaves it, with the names' own bytes; ours writes escapes for what is no UTF-8.
+    (folder / "dataset.json").unlink()
+    labels = (folder / "labels.txt").read_bytes()
+    (folder / "labels.txt").write_bytes(labels.replace(rb"caf\xe9", b"caf\xe9"))
     return folder
 
 

@@ -1,6 +1,7 @@
 """Every command in folders whose names TensorFlow takes for patterns, and checkpoints so named."""
 
 import json
+import os
 import tempfile
 
 import numpy as np
@@ -14,7 +15,8 @@ from finetune.checkpoint import Checkpoint, delete_checkpoint, open_checkpoint, 
 from finetune.errors import UserError
 from finetune.tensorflow_paths import plain_folder, plain_prefix
 
-ODD_NAMES = ("exp [1]*?", "back\\slash", "[!a]", "plain")
+NO_TEXT = os.fsdecode(b"caf\xe9")  # Latin-1, as old disks have it.
+ODD_NAMES = ("exp [1]*?", "back\\slash", "[!a]", NO_TEXT, "plain")
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -31,7 +33,7 @@ def test_checkpoints_of_both_versions_are_read_and_removed(tmp_path, name):
     delete_checkpoint(str(folder / f"{name}.ckpt-4"))
     assert {path.name.split(".")[0] for path in folder.iterdir()} == {"model"}
     v1 = folder / "old.ckpt"
-    tf.raw_ops.Save(filename=str(v1), tensor_names=["Net/weights"], data=[tf.constant(values["Net/weights"])])
+    tf.raw_ops.Save(filename=os.fsencode(v1), tensor_names=["Net/weights"], data=[tf.constant(values["Net/weights"])])
     np.testing.assert_array_equal(Checkpoint(str(v1)).read("Net/weights"), values["Net/weights"])
 
 
@@ -59,8 +61,9 @@ def test_links_are_gone_after_reading_and_plain_paths_need_none(tmp_path, monkey
         Checkpoint(str(tmp_path / "a[1].ckpt"))
 
 
-def test_the_whole_chain(tmp_path, capsys):
-    root = tmp_path / "exp [1]*?" / "back\\slash"
+@pytest.mark.parametrize("name", ["exp [1]*?/back\\slash", NO_TEXT])
+def test_the_whole_chain(tmp_path, capsysbinary, name):
+    root = tmp_path / name
     images = write_class_folders(root / "images [a-z]", blue=6, red=6)
     records, run = root / "records*", root / "run?"
     assert (
@@ -80,12 +83,12 @@ def test_the_whole_chain(tmp_path, capsys):
     output = root / "found[1].csv"
     labels = f"--labels={run / 'labels.txt'}"
     assert predict.main([str(images), f"--checkpoint={run}", labels, f"--output={output}"]) == 0
-    assert len(output.read_text().splitlines()) == 1 + 12
+    assert len(output.read_bytes().splitlines()) == 1 + 12
     for file_format in ("saved_model", "tflite"):
         exported = root / f"{file_format}[1]"
         assert export.main([f"--checkpoint={run}", f"--output-dir={exported}", f"--format={file_format}"]) == 0
         assert json.loads((exported / "export.json").read_text())["measured"]
-    assert "TensorFlow can't load a SavedModel from a path with" in capsys.readouterr().err
+    assert b"TensorFlow can't load a SavedModel from a path with" in capsysbinary.readouterr().err
     (root / "saved_model[1]").rename(tmp_path / "served")
     assert "serving_default" in tf.saved_model.load(str(tmp_path / "served")).signatures
     assert inspect.main([str(run), str(run / "model.ckpt-2")]) == 0

@@ -156,10 +156,10 @@ def _mend(data: Sequence[str], names: Sequence[str], how: str | None, may_lack_c
     folded = _find_positions(data, names, _folded)
     advice = []
     if how is None and folded is not None and (may_lack_classes or len(data) == len(names)):
-        advice.append("--match-labels name takes them for the same")
+        advice.append("--match-labels name takes them for the same.")
     if len(data) == len(names):
-        advice.append("--match-labels index, if the numbers of the labels mean the same")
-    return "; ".join([other_mend.removesuffix("."), *advice]) + "."
+        advice.append("--match-labels index goes by the numbers of the labels.")
+    return " ".join([*advice, other_mend])
 
 
 def _folded(name: str) -> str:

@@ -7,6 +7,7 @@ step sees what it would have seen without the break, to the bit, on any number o
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -341,7 +342,7 @@ def _open_shard(path_and_compression: Tensor) -> tf.data.Dataset:
 
 def _shard_rows(shards: tuple[Shard, ...]) -> Tensor:
     """Paths and compressions, strings [N,2]."""
-    return tf.constant([[str(shard.path), shard.compression] for shard in shards])
+    return tf.constant([[os.fsencode(shard.path), shard.compression.encode()] for shard in shards])
 
 
 def _of_expected_length(dataset: Dataset) -> Callable[[tf.data.Dataset], tf.data.Dataset]:

@@ -18,6 +18,7 @@ from finetune.classifier import Classifier
 from finetune.errors import UserError
 from finetune.exports.exported import Array, Exported, answer, prepared_images
 from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
+from finetune.tensorflow_paths import plain_folder
 
 FILE = "model.onnx"
 OPSET = 17
@@ -50,7 +51,8 @@ def write_onnx(classifier: Classifier, folder: Path) -> Exported:
     onnx.helper.set_model_props(graph, {"class_names": json.dumps(classifier.class_names)})
     path = folder / FILE
     onnx.save(graph, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with plain_folder(folder) as plain:
+        session = onnxruntime.InferenceSession(str(plain / FILE), providers=["CPUExecutionProvider"])
     return Exported("onnx", FILE, path.stat().st_size, _runner(session), TOLERANCE, (_signature(session),), LOADING)
 
 

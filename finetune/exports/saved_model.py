@@ -40,9 +40,9 @@ def write_saved_model(classifier: Classifier, folder: Path) -> Exported:
     signatures = _signatures(classifier)
     served = tf.Module()
     served.weights = list(signatures["serving_default"].variables)
-    served.labels_file = tf.saved_model.Asset(str(folder / LABELS_FILE))
-    tf.saved_model.save(served, str(folder), signatures=signatures)
     with plain_folder(folder) as path:
+        served.labels_file = tf.saved_model.Asset(str(path / LABELS_FILE))
+        tf.saved_model.save(served, str(path), signatures=signatures)
         loaded = tf.saved_model.load(str(path)).signatures
     serve = loaded["serving_default"]
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 from finetune.classifier import Classifier
 from finetune.exports.exported import Array, Exported, answer, prepared_images
 from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
+from finetune.tensorflow_paths import plain_folder
 
 TOLERANCE = 1e-4
 LOADING = "ai_edge_litert.interpreter.Interpreter(model_path=file).get_signature_runner(), called with images=..."
@@ -64,7 +65,8 @@ def _calibration_inputs(calibration: Iterable[Array]) -> Iterator[dict[str, Arra
 def _load(path: Path) -> Infer:
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(model_path=str(path)).get_signature_runner()
+    with plain_folder(path.parent) as folder:
+        return Interpreter(model_path=str(folder / path.name)).get_signature_runner()
 
 
 def _signature(infer: Infer) -> Signature:

@@ -113,7 +113,7 @@ class TFLiteFile(ForeignFile):
         with warnings.catch_warnings():
             # The last layer's output is kept no other way, where a softmax follows.
             warnings.filterwarnings("ignore", r"\s*Warning: Enabling `experimental_preserve_all_tensors`", UserWarning)
-            interpreter = Interpreter(model_path=str(self._path), experimental_preserve_all_tensors=True)
+            interpreter = Interpreter(model_content=self._path.read_bytes(), experimental_preserve_all_tensors=True)
         interpreter.allocate_tensors()
         try:
             interpreter.set_tensor(self._graph.inputs[0], images)
