@@ -1,7 +1,8 @@
 """Image files to pixels in a TensorFlow graph, as `datasets.images` makes them of the same files.
 
-TensorFlow's decoders know neither how EXIF says that a photograph is to be turned, nor which colour of a GIF is
-transparent; all else comes out as it does in a conversion, to the bit.
+All comes out as it does in a conversion, to the bit, but for three kinds: a JPEG that is turned as EXIF says is not
+encoded anew before it is decoded, which makes a few levels of difference; TensorFlow doesn't tell which colour of a GIF
+is transparent; and it has another rule for the colours of a CMYK JPEG.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from finetune.datasets import jpeg
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.pipeline import decode_image
 from finetune.datasets.png import BIT_DEPTH_OFFSET, SIGNATURE
+from finetune.exports.exif_turning import turned_upright
 
 Tensor = Any
 
@@ -21,7 +23,8 @@ WITH_ALPHA = 4
 def decode_file(encoded: Tensor, channels: int, rules: ImageRules) -> Tensor:
     """Decodes the bytes of a JPEG, PNG, GIF (its first picture) or BMP file, a scalar string, to uint8 [H,W,channels].
 
-    Transparency of PNG files is laid on the rules' background, and their 16-bit samples are scaled by the rules' bits.
+    The image is set upright as EXIF says. Transparency of PNG files is laid on the rules' background, and their 16-bit
+    samples are scaled by the rules' bits.
     """
 
     def from_png() -> Tensor:
@@ -43,7 +46,7 @@ def decode_file(encoded: Tensor, channels: int, rules: ImageRules) -> Tensor:
         [(is_kept, lambda: decode_image(encoded, channels)), (is_like(SIGNATURE), from_png)],
         default=lambda: _as_png(decode_image(encoded, 3), channels),
     )
-    return tf.ensure_shape(image, [None, None, channels])
+    return tf.ensure_shape(turned_upright(image, encoded), [None, None, channels])
 
 
 def _as_png(colours: Tensor, channels: int) -> Tensor:

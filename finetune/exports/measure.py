@@ -14,6 +14,7 @@ from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import decode_image, evaluation_batches, records_in_order
 from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
+from finetune.exports.exif_turning import UPRIGHT, exif_orientation
 from finetune.exports.exported import Array, Exported, Tensor, answer, prepared_images
 
 NUM_FIXED_IMAGES = 8
@@ -58,11 +59,14 @@ def batches_of_split(
     """The records of a split as an evaluation sees them, or only the first ones; iterate within `pipeline.reading`."""
 
     def as_file(record: Tensor) -> Tensor:
+        """The record's bytes, or where these would come out otherwise as a file, what an evaluation sees of them."""
         encoded = parse_record(record, dataset.schema).encoded
-        if dataset.image_rules == classifier.image_rules:
-            return encoded
-        # As a file, a record's image may come out otherwise than as a record: not so what an evaluation sees of it.
-        return tf.io.encode_png(decode_image(encoded, classifier.model.channels))
+        is_alike = tf.constant(dataset.image_rules == classifier.image_rules) & (exif_orientation(encoded) == UPRIGHT)
+        return tf.cond(
+            is_alike,
+            lambda: encoded,
+            lambda: tf.io.encode_png(decode_image(encoded, classifier.model.channels)),
+        )
 
     prepared = evaluation_batches(
         dataset,

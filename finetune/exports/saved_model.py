@@ -9,9 +9,8 @@ Signatures:
 The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class,
 and `prediction_name`, string [B].
 
-Files come out as in a prediction (see file_decoding.py), but that EXIF is not obeyed: a photograph that is to be turned
-must be turned before; and that a GIF's transparency is not seen. Batch norm stays a layer of its
-own; TensorFlow fuses it with the convolution before it when it runs the graph.
+Files come out as in a prediction, but for what file_decoding.py names. Batch norm stays a layer of its own; TensorFlow
+fuses it with the convolution before it when it runs the graph.
 """
 
 import logging

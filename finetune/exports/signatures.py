@@ -7,8 +7,8 @@ from typing import Any
 # Each name means the same in every format.
 MEANINGS = {
     "images": "prepared images, as image_preparation says",
-    "encoded": "contents of JPEG, PNG, GIF or BMP files, which are decoded as they are: turn those that EXIF says are "
-    "turned before",
+    "encoded": "contents of JPEG, PNG, GIF or BMP files, which are set upright as EXIF says; a GIF's transparency "
+    "isn't seen, and the colours of a CMYK JPEG differ",
     "logits": "before the softmax, one for each class; output i is class_names[i]",
     "probabilities": "softmax of the logits, 0 to 1 with sum 1; output i is class_names[i]",
     "prediction": "index of the likeliest class in class_names",
