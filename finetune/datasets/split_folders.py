@@ -1,7 +1,10 @@
 """Whether the folders in a folder are classes, or splits that hold the classes, whatever the splits are called."""
 
 import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from finetune.datasets.image_walk import Found, Listing, list_folder
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
@@ -85,7 +88,8 @@ def recognise(root: Found, folders: list[Found], wanted: str | None) -> Layout:
     for folder in folders:
         _sort_in(layout, folder)
     if layout.others and wanted is None:
-        if not _is_train_of_classes(layout.splits["train"]):
+        is_only_split = len(layout.splits) + len(layout.unlabelled) == 1
+        if is_only_split and not _is_train_of_classes(layout.splits["train"]):
             return Layout(root, classes=folders)
         raise UserError(
             f"{root.path} holds folders for splits and, beside them, {_names(layout.others)}.",
@@ -93,6 +97,26 @@ def recognise(root: Found, folders: list[Found], wanted: str | None) -> Layout:
         )
     _find_class_folders(layout)
     return layout
+
+
+def check_no_class_holds_splits(root: Path, classes: Mapping[str, Sequence[str]]) -> None:
+    """Makes sure that what was taken for a class, for want of another sign, is no folder of splits of classes.
+
+    Args:
+        root: The folder of the classes.
+        classes: For each of them its files, relative to the folder.
+
+    Raises:
+        UserError: A class holds folders in a folder that is called like the train split.
+    """
+    for files in classes.values():
+        deep = [parts for parts in (file.split("/") for file in files) if len(parts) > len(("class", "split", "class"))]
+        if any(split_called(split) == "train" for _, split, *_ in deep):
+            folder, names = deep[0][0], sorted({parts[1] for parts in deep})
+            raise UserError(
+                f"{root} holds {_some(sorted(classes))}, and {folder} holds folders for splits: {_some(names)}.",
+                f"Give --images-dir {shlex.quote(str(root / folder))}, or --layout classes if {folder} is a class.",
+            )
 
 
 def _sort_in(layout: Layout, folder: Found) -> None:
@@ -165,6 +189,12 @@ def _refuse_unknown_splits(root: Found, folders: list[Found], wanted: str | None
         )
     if len(folders) < 2:
         return
+    if all(split_called(folder.path.name) for folder in folders):
+        raise UserError(
+            f"{root.path} holds folders for splits, {_names(folders)}, but none that is called like the train split.\n"
+            f"  {known_split_words()}",
+            f"Rename the train split, or give --layout classes if {_names(folders)} are the classes.",
+        )
     names_within: list[set[str]] = []
     for folder in folders:
         listing = list_folder(folder)
