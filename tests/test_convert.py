@@ -383,6 +383,16 @@ def test_a_picture_in_two_splits_is_reported(tmp_path, capsys):
     assert "Doubtful: 2 pictures are in more than one split" in capsys.readouterr().out
 
 
+def test_many_copies_of_a_picture_make_a_short_line(tmp_path, capsys):
+    write_class_folders(tmp_path / "images", a=4, b=4)
+    for index in range(40):
+        write_file(tmp_path / f"images/a/copy_{index}.jpg", encode(picture(99)))
+    assert main(["--images-dir", str(tmp_path / "images"), "--dataset-dir", str(tmp_path / "out")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "more than one split" in line]
+    assert line.endswith(".jpg (validation) = 38 more)")
+    assert len(line) < 200
+
+
 # All or nothing
 
 

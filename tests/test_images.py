@@ -441,6 +441,18 @@ def test_one_scale_is_found_for_the_whole_set(tmp_path, capsys, largest, bits):
     assert (result.image_rules.sample_bits, result.guessed) == (12, ())
 
 
+def test_a_few_images_of_more_bits_are_told(tmp_path):
+    for index in range(24):
+        values = np.full([8, 8, 1], 4000)
+        values[0, 0] = 65535 if index == 5 else 4095
+        write_file(tmp_path / "images" / "ab"[index % 2] / f"{index}.png", deep_png(values))
+    (guess,) = convert(ConvertSettings(tmp_path / "out", tmp_path / "images")).guessed
+    assert "1 of 24 images of 16 bits a sample have values of more than 12 bits: all are taken to use 16" in guess
+    for bits in (12, 16):
+        told = convert(ConvertSettings(tmp_path / f"told_{bits}", tmp_path / "images", sample_bits=bits))
+        assert (told.image_rules.sample_bits, told.guessed) == (bits, ())
+
+
 # Metadata and orientation
 
 
@@ -639,8 +651,8 @@ def test_predict_sees_every_kind_of_file_as_an_evaluation_of_its_record(everywhe
     for name, row in expected.items():
         assert str(found[name]["class"]) == row["prediction"], name
         assert found[name]["probability"] == pytest.approx(float(row["probability"]), abs=1e-6), name
-    assert "images: transparency laid on #3060c0." in captured.err
-    assert "images: 12-bit samples scaled to 8 bits." in captured.err
+    assert "images, transparency laid on #3060c0" in captured.err
+    assert "images, 12-bit samples scaled to 8 bits" in captured.err
 
 
 def test_a_saved_model_sees_them_too(everywhere):
@@ -688,7 +700,7 @@ def test_a_flag_wins_over_the_run_and_the_run_over_the_default(tmp_path, capsys)
     # Of before there were rules: its records held such files as they were.
     assert image_rules_of_run(run) == RULES_OF_OTHER_RECORDS
     as_of_old, said = logits_and_words()
-    assert "1 images: transparency dropped." in said
+    assert "Changed: 1 image, transparency dropped" in said
     assert "Otherwise than" not in said
     write_file(run / "images.json", b'{"background": "red", "sample_bits": null}')
     on_red, said = logits_and_words()
