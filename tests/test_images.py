@@ -718,7 +718,7 @@ def test_a_flag_wins_over_the_run_and_the_run_over_the_default(tmp_path, capsys)
     assert "images.json can't be read" in capsys.readouterr().err
 
 
-def test_training_keeps_the_rules_and_an_evaluation_on_others_says_so(tmp_path, capsys):
+def test_training_keeps_the_rules_and_whatever_measures_on_others_says_so(tmp_path, capsys):
     images = write_classes(
         tmp_path / "images", {"deep.png": deep_png(twelve_bits(1)), "disc.png": TRANSPARENT["LA PNG"]}
     )
@@ -734,6 +734,9 @@ def test_training_keeps_the_rules_and_an_evaluation_on_others_says_so(tmp_path, 
     said = capsys.readouterr().err
     assert "trained on: transparency laid on black, not laid on red." in said
     assert "trained on: 16-bit files scaled from 10 bits, not 12." in said
+    words = [f"--checkpoint={run}", f"--dataset-dir={tmp_path / 'ten'}", "--split=train"]
+    assert export.main([*words, f"--output-dir={tmp_path / 'served'}"]) == 0
+    assert "trained on: transparency laid on black, not laid on red." in capsys.readouterr().err
 
 
 def test_differences_are_told_only_where_images_come_out_otherwise():

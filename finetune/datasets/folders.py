@@ -13,7 +13,6 @@ from finetune.datasets.split_folders import Layout, NoClassesError, check_no_cla
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 
 SPLITS = ("train", "validation", "test")
-MOST_NAMED = 5
 
 ClassFiles = dict[str, list[str]]
 

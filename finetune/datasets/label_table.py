@@ -21,6 +21,7 @@ from finetune.datasets.image_walk import Found, Reason, found_folder, list_folde
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.errors import UserError
+from finetune.notices import few
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")
@@ -327,7 +328,9 @@ def _match(table: Path, rows: list[_Row], images: _Images, found: ImageFolder) -
 def _refuse(table: Path, refused: Sequence[_Row], rows: Sequence[_Row], what: str, mend: str) -> None:
     if refused:
         raise UserError(
-            f"--labels-csv: {len(refused):,} of the {len(rows):,} rows of {table} {what} ({_some(refused)}).", mend
+            f"--labels-csv: {len(refused):,} of the {len(rows):,} rows of {table} {what} "
+            f"({few(refused, MOST_NAMED, '; ')}).",
+            mend,
         )
 
 
@@ -341,14 +344,9 @@ def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> No
         if contradicting:
             raise UserError(
                 f"--labels-csv: {table} gives different {mend} to {len(contradicting):,} "
-                f"{'image' if len(contradicting) == 1 else 'images'} ({_some(contradicting)}).",
+                f"{'image' if len(contradicting) == 1 else 'images'} ({few(contradicting, MOST_NAMED, '; ')}).",
                 "Keep one row for each image.",
             )
-
-
-def _some(items: Sequence[object]) -> str:
-    more = f" and {len(items) - MOST_NAMED:,} more" if len(items) > MOST_NAMED else ""
-    return "; ".join(map(str, items[:MOST_NAMED])) + more
 
 
 def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from finetune.datasets.image_walk import Found, Listing, list_folder
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, nearest
+from finetune.notices import few
 
 # A folder of images without classes, which comes with train and test folders in competitions.
 UNLABELLED = "unlabelled"
@@ -17,6 +18,7 @@ UNLABELLED_WORDS = ("pred", "predict", "prediction", "predictions", "unlabelled"
 FILLERS = ("set", "data", "dataset", "image", "images", "img", "imgs", "folder", "dir", "split", "seg")
 LAYOUTS = ("classes", "splits")
 CLASSES, SPLITS_OF_CLASSES = LAYOUTS
+MOST_NAMED = 8
 
 
 class NoClassesError(UserError):
@@ -114,7 +116,8 @@ def check_no_class_holds_splits(root: Path, classes: Mapping[str, Sequence[str]]
         if any(split_called(split) == "train" for _, split, *_ in deep):
             folder, names = deep[0][0], sorted({parts[1] for parts in deep})
             raise UserError(
-                f"{root} holds {_some(sorted(classes))}, and {folder} holds folders for splits: {_some(names)}.",
+                f"{root} holds {few(sorted(classes), MOST_NAMED)}, and {folder} holds folders for splits: "
+                f"{few(names, MOST_NAMED)}.",
                 f"Give --images-dir {shlex.quote(str(root / folder))}, or --layout classes if {folder} is a class.",
             )
 
@@ -206,13 +209,15 @@ def _refuse_unknown_splits(root: Found, folders: list[Found], wanted: str | None
         return
     if all(split_called(name) for name in common):
         raise UserError(
-            f"{root.path} holds {_names(folders)}, and each of them folders for splits: {_some(sorted(common))}.",
+            f"{root.path} holds {_names(folders)}, and each of them folders for splits: "
+            f"{few(sorted(common), MOST_NAMED)}.",
             "Splits that hold classes are read, such as train/CLASS: arrange them so, or give --layout classes to have "
             "all of a class divided anew.",
         )
     raise UserError(
-        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: {_some(sorted(common))}. "
-        f"Those may be classes, and these splits, but none is called like the train split.\n  {known_split_words()}",
+        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: "
+        f"{few(sorted(common), MOST_NAMED)}. Those may be classes, and these splits, but none is called like the train "
+        f"split.\n  {known_split_words()}",
         f"Rename the splits, or give --layout classes if {_names(folders)} are the classes.",
     )
 
@@ -223,8 +228,4 @@ def _words(name: str) -> list[str]:
 
 
 def _names(folders: list[Found]) -> str:
-    return _some([folder.path.name for folder in folders])
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return few([folder.path.name for folder in folders], MOST_NAMED)
