@@ -133,7 +133,8 @@ def convert(settings: ConvertSettings) -> Conversion:
             publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
     rate = num_images / seconds
-    log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_images, settings.dataset_dir, seconds, rate)
+    num_written = num_images - len(conversion.corrupt)
+    log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_written, settings.dataset_dir, seconds, rate)
     return conversion
 
 
