@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import ImageRules
-from finetune.datasets.remarks import Kind, Remark, changed_images, remarks_on
+from finetune.datasets.remarks import MOST_NAMED, Kind, Remark, changed_images, remarks_on
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,9 +104,14 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
 
 
 def _side_by_side(pictures: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
-    return [
-        " = ".join(f"{file} ({group})" for group, files in by_group.items() for file in files) for by_group in pictures
-    ]
+    return [_equal_files(by_group) for by_group in pictures]
+
+
+def _equal_files(by_group: Mapping[str, Sequence[str]]) -> str:
+    """A file of each of the first groups, and how many more there are."""
+    first = [f"{files[0]} ({group})" for group, files in by_group.items()][:MOST_NAMED]
+    num_more = sum(map(len, by_group.values())) - len(first)
+    return " = ".join(first) + (f" = {num_more:,} more" if num_more else "")
 
 
 def _lossy(reencoded: Mapping[str, int]) -> dict[str, int]:

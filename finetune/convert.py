@@ -133,7 +133,8 @@ def convert(settings: ConvertSettings) -> Conversion:
             publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
     rate = num_images / seconds
-    log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_images, settings.dataset_dir, seconds, rate)
+    num_written = num_images - len(conversion.corrupt)
+    log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_written, settings.dataset_dir, seconds, rate)
     return conversion
 
 
@@ -178,6 +179,12 @@ def _find_rules(settings: ConvertSettings, paths: Sequence[Path]) -> tuple[Image
     if used is None:
         return rules, ()
     rules = dataclasses.replace(rules, sample_bits=used.bits)
+    if used.num_above:
+        return rules, (
+            f"{used.num_above} of {used.num_images} images of 16 bits a sample have values of more than "
+            f"{used.bits_of_others} bits: all are taken to use {used.bits}, which leaves the others dark "
+            f"(--sample-bits {used.bits_of_others} scales by the others, {used.bits} leaves it so)",
+        )
     if used.bits == MOST_SAMPLE_BITS:
         return rules, ()
     return rules, (
@@ -220,11 +227,11 @@ def _find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
         table = find_label_table(images_dir, skip=skip)
         if table is None:
             raise
-        words = ["--images-dir", str(table[1]), "--labels-csv", str(table[0]), "--dataset-dir", str(skip)]
-        words += ["--dataset-name", settings.dataset_name] if settings.dataset_name else []
+        words = ["--images-dir", str(table[1])] if table[1] != settings.images_dir else []
+        words += ["--labels-csv", str(table[0])]
         raise UserError(
             f"{error.message} But {table[0]} says the classes of images.",
-            f"Read them from it: finetune-convert {shlex.join(words)}",
+            f"Read them from it: give {shlex.join(words)}",
         ) from error
 
 

@@ -12,6 +12,7 @@ from finetune.command import run_command
 from finetune.datasets.class_matching import MATCH_LABELS_HELP, WAYS_TO_MATCH
 from finetune.errors import UserError
 from finetune.flags import flag
+from finetune.run_folder import warn_of_other_rules
 from finetune.staged_output import staged_output
 from finetune.tensorflow_start import start_tensorflow
 
@@ -123,6 +124,8 @@ def export(settings: ExportSettings) -> ExportResult:
         # Whatever its run computed in, for the devices that exports run on are others.
         classifier.model.compute_dtype = tf.float32
         dataset = _find_dataset(settings, classifier, settings.split) if settings.dataset_dir else None
+        if dataset is not None:
+            warn_of_other_rules(dataset.image_rules, Path(classifier.checkpoint.prefix).parent)
         write_labels(folder / LABELS_FILE, classifier.class_names)
         calibration = _calibration_set(settings, classifier)
         exported = _write(settings, classifier, folder, calibration)

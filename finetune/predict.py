@@ -16,6 +16,7 @@ from typing import TextIO
 from finetune.classifier import ClassifierSettings, restore_classifier
 from finetune.command import EXIT_DONE, run_command
 from finetune.datasets.image_rules import DEFAULT_MAX_MEGAPIXELS
+from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError
 from finetune.flags import flag
 from finetune.image_files import STANDARD_INPUT, find_images, left_out
@@ -98,9 +99,7 @@ def _predict_and_write(settings: PredictSettings) -> int:
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
         write(tally.count(predictions, advance), file, settings.top_k)
-    for change, number in sorted(tally.changed.items()):
-        log.info("%d images: %s.", number, change)
-    for remark in left_out(settings.images):
+    for remark in (*changed_images(tally.changed), *left_out(settings.images)):
         log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -346,13 +347,16 @@ def test_corrupt_files_stop_it_with_all_their_names(tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-def test_corrupt_files_can_be_left_out(tmp_path):
+def test_corrupt_files_can_be_left_out(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("finetune"), "propagate", True)
+    caplog.set_level(logging.INFO, "finetune")
     images_dir = write_class_folders(tmp_path / "images", a=4, b=4)
     write_file(images_dir / "a/cut.jpg", CORRUPT["truncated JPEG"])
     result = convert(ConvertSettings(tmp_path / "out", images_dir, validation_fraction=0, on_corrupt="skip"))
     assert result.counts == {"train": (4, 4)}
     assert [corrupt["file"] for corrupt in description_of(tmp_path / "out")["corrupt"]] == ["a/cut.jpg"]
     assert len(records_of(tmp_path / "out", "train")) == 8
+    assert "Converted 8 images" in caplog.text
 
 
 # The same picture twice
@@ -381,6 +385,16 @@ def test_a_picture_in_two_splits_is_reported(tmp_path, capsys):
         ],
     }
     assert "Doubtful: 2 pictures are in more than one split" in capsys.readouterr().out
+
+
+def test_many_copies_of_a_picture_make_a_short_line(tmp_path, capsys):
+    write_class_folders(tmp_path / "images", a=4, b=4)
+    for index in range(40):
+        write_file(tmp_path / f"images/a/copy_{index}.jpg", encode(picture(99)))
+    assert main(["--images-dir", str(tmp_path / "images"), "--dataset-dir", str(tmp_path / "out")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "more than one split" in line]
+    assert line.endswith(".jpg (validation) = 38 more)")
+    assert len(line) < 200
 
 
 # All or nothing

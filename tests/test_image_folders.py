@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -171,6 +172,29 @@ def test_classes_called_like_splits(tmp_path):
     write_class_folders(tmp_path / "c", train=2, test=2)
     assert "no class folders are in" in mistake(tmp_path / "c")
     assert scan_images(tmp_path / "c", layout="classes").classes == ("test", "train")
+
+
+@pytest.mark.parametrize("others", [("train", "test", "docs"), ("val", "test"), ("Training", "Validation", "x", "y")])
+def test_two_folders_called_like_splits_are_no_classes_in_silence(tmp_path, others):
+    write_class_folders(tmp_path, **dict.fromkeys(others, 2))
+    assert "holds folders for splits" in mistake(tmp_path)
+    assert scan_images(tmp_path, layout="classes").classes == tuple(sorted(others))
+
+
+def test_an_image_beside_the_classes_of_train_makes_no_class_of_it(tmp_path):
+    write_class_folders(write_splits(tmp_path, train=2, test=1), docs=1)
+    write_file(tmp_path / "train/sample.jpg", encode(picture()))
+    assert "holds folders for splits and, beside them, docs" in mistake(tmp_path)
+    assert sizes(scan_images(tmp_path, layout="splits"))["train"] == {"cat": 2, "dog": 2}
+
+
+def test_splits_within_a_folder_that_is_not_the_only_one(tmp_path):
+    write_class_folders(write_splits(tmp_path, **{"my animals__Train": 2, "my animals__test": 1}), results=1)
+    message = mistake(tmp_path)
+    assert "my animals holds folders for splits: Train, test" in message
+    assert sizes(scan_images(tmp_path, layout="classes")) == {"train": {"my animals": 6, "results": 1}}
+    advised = Path(shlex.split(message.split("Give --images-dir ")[1].split(", or")[0])[0])
+    assert sizes(scan_images(advised)) == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}
 
 
 def test_a_train_folder_of_one_class_is_not_taken_apart(tmp_path):

@@ -444,6 +444,18 @@ def test_one_scale_is_found_for_the_whole_set(tmp_path, capsys, largest, bits):
     assert (result.image_rules.sample_bits, result.guessed) == (12, ())
 
 
+def test_a_few_images_of_more_bits_are_told(tmp_path):
+    for index in range(24):
+        values = np.full([8, 8, 1], 4000)
+        values[0, 0] = 65535 if index == 5 else 4095
+        write_file(tmp_path / "images" / "ab"[index % 2] / f"{index}.png", deep_png(values))
+    (guess,) = convert(ConvertSettings(tmp_path / "out", tmp_path / "images")).guessed
+    assert "1 of 24 images of 16 bits a sample have values of more than 12 bits: all are taken to use 16" in guess
+    for bits in (12, 16):
+        told = convert(ConvertSettings(tmp_path / f"told_{bits}", tmp_path / "images", sample_bits=bits))
+        assert (told.image_rules.sample_bits, told.guessed) == (bits, ())
+
+
 # Metadata and orientation
 
 
@@ -580,6 +592,10 @@ def every_kind():
         "cmyk.jpg": encode(picture(2, mode="CMYK")),
         "camera.mpo": encode(picture(2), "MPO", save_all=True, append_images=[picture(1)]),
         "rgb.png": encode(picture(2), "PNG"),
+        "two_colours.png": encode(rough_picture().convert("1"), "PNG"),
+        "four_colours.png": encode(picture(2).quantize(4), "PNG"),
+        "sixteen_colours.png": encode(picture(2).quantize(16), "PNG"),
+        "sixteen_soft_colours.png": encode(picture(2).quantize(16), "PNG", transparency=bytes(range(0, 256, 16))),
         "deep.png": deep_png(deep),
         "deep_colours.png": deep_png(np.random.RandomState(5).randint(0, 4096, [32, 40, 3])),
         "deep_alpha.png": deep_png(np.random.RandomState(6).randint(0, 4096, [32, 40, 4])),
@@ -640,8 +656,8 @@ def test_predict_sees_every_kind_of_file_as_an_evaluation_of_its_record(everywhe
     for name, row in expected.items():
         assert str(found[name]["class"]) == row["prediction"], name
         assert found[name]["probability"] == pytest.approx(float(row["probability"]), abs=1e-6), name
-    assert "images: transparency laid on #3060c0." in captured.err
-    assert "images: 12-bit samples scaled to 8 bits." in captured.err
+    assert "images, transparency laid on #3060c0" in captured.err
+    assert "images, 12-bit samples scaled to 8 bits" in captured.err
 
 
 def test_a_saved_model_sees_them_too(everywhere):
@@ -750,7 +766,7 @@ def test_a_flag_wins_over_the_run_and_the_run_over_the_default(tmp_path, capsys)
     # Of before there were rules: its records held such files as they were.
     assert image_rules_of_run(run) == RULES_OF_OTHER_RECORDS
     as_of_old, said = logits_and_words()
-    assert "1 images: transparency dropped." in said
+    assert "Changed: 1 image, transparency dropped" in said
     assert "Otherwise than" not in said
     write_file(run / "images.json", b'{"background": "red", "sample_bits": null}')
     on_red, said = logits_and_words()
@@ -768,7 +784,7 @@ def test_a_flag_wins_over_the_run_and_the_run_over_the_default(tmp_path, capsys)
     assert "images.json can't be read" in capsys.readouterr().err
 
 
-def test_training_keeps_the_rules_and_an_evaluation_on_others_says_so(tmp_path, capsys):
+def test_training_keeps_the_rules_and_whatever_measures_on_others_says_so(tmp_path, capsys):
     images = write_classes(
         tmp_path / "images", {"deep.png": deep_png(twelve_bits(1)), "disc.png": TRANSPARENT["LA PNG"]}
     )
@@ -784,6 +800,9 @@ def test_training_keeps_the_rules_and_an_evaluation_on_others_says_so(tmp_path, 
     said = capsys.readouterr().err
     assert "trained on: transparency laid on black, not laid on red." in said
     assert "trained on: 16-bit files scaled from 10 bits, not 12." in said
+    words = [f"--checkpoint={run}", f"--dataset-dir={tmp_path / 'ten'}", "--split=train"]
+    assert export.main([*words, f"--output-dir={tmp_path / 'served'}"]) == 0
+    assert "trained on: transparency laid on black, not laid on red." in capsys.readouterr().err
 
 
 def test_differences_are_told_only_where_images_come_out_otherwise():

@@ -9,11 +9,10 @@ from finetune.datasets.catalogue import ARCHIVE_SUFFIXES
 from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
 from finetune.datasets.images import SUFFIXES
 from finetune.datasets.remarks import Kind, Remark, remarks_on
-from finetune.datasets.split_folders import Layout, NoClassesError, recognise
+from finetune.datasets.split_folders import Layout, NoClassesError, check_no_class_holds_splits, recognise
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 
 SPLITS = ("train", "validation", "test")
-MOST_NAMED = 5
 
 ClassFiles = dict[str, list[str]]
 
@@ -165,6 +164,8 @@ class _Scan:
             self._scan_splits(layout, root)
         else:
             self.found.splits["train"] = self._scan_classes(layout.classes)
+            if wanted is None:
+                check_no_class_holds_splits(self.found.root, self.found.splits["train"])
 
     def _scan_splits(self, layout: Layout, asked: Found) -> None:
         self.found.is_split = True

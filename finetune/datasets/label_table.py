@@ -21,6 +21,7 @@ from finetune.datasets.image_walk import Found, Reason, found_folder, list_folde
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.errors import UserError
+from finetune.notices import few
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")
@@ -88,9 +89,14 @@ def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None)
         raise UserError(
             f"--labels-csv: {table} has the columns {', '.join(lines[0][1])}: it isn't known which of them names the "
             "file and which the class.",
-            "Call them filename and label in its first line.",
+            _advice_on_columns(lines),
         )
     rows = _rows(lines, columns)
+    if not rows:
+        raise UserError(
+            f"--labels-csv: {table} has names of columns, and no rows.",
+            "Expected a line for each image: its file and its class.",
+        )
     found.is_split = columns.split is not None
     _refuse(table, [row for row in rows if not row.file], rows, "name no file", "Name it, or take the rows out.")
     _refuse(table, [row for row in rows if not row.label], rows, "have no class", "Name it, or take the rows out.")
@@ -147,6 +153,11 @@ class _Images:
         parts = _path_in(cell).split("/")
         ends = ["/".join(parts[start:]) for start in range(1, len(parts))]
         return next((self._by_path[end] for end in ends if end in self._by_path), self._by_name.get(parts[-1], []))
+
+    def find_alike(self, cell: str) -> str | None:
+        """An image whose name differs in its ending or in letter case alone."""
+        stem = Path(_path_in(cell)).stem.casefold()
+        return next((file for file in self.items if Path(canonical_name(file)).stem.casefold() == stem), None)
 
     def _add(self, file: str, item: Found) -> None:
         self.items[file] = item
@@ -237,6 +248,19 @@ def _columns_by_content(lines: list[tuple[int, list[str]]], images: _Images, fou
     return _Columns(file, 1 - file, has_names=False)
 
 
+def _advice_on_columns(lines: list[tuple[int, list[str]]]) -> str:
+    header, first = lines[0][1], [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
+    ones = [
+        name
+        for column, name in enumerate(header)
+        if first and all(_cell(cells, column) in ("0", "1", "0.0", "1.0") for cells in first)
+    ]
+    if len(ones) > 1:
+        names = ", ".join(ones[:MOST_NAMED])
+        return f"{names} hold 0 and 1 only: write the name of the one that is 1 into one column, label."
+    return "Call them filename and label in its first line."
+
+
 def _finds(images: _Images, cells: list[str], column: int) -> bool:
     return column < len(cells) and bool(images.find(cells[column]) or images.find_by_end(cells[column]))
 
@@ -281,9 +305,11 @@ def _match(table: Path, rows: list[_Row], images: _Images, found: ImageFolder) -
             rows_of[matches[0]].append(row)
         else:
             (ambiguous if matches else missing).append(row)
-    some = ", ".join(list(images.items)[:MOST_NAMED]) or "no images"
     where = f"name no image in {found.root}"
-    mend = f"It holds {some}. Give the folder that the table is about with --images-dir, or take the rows out."
+    mend = "Give the folder that the table is about with --images-dir, or take the rows out."
+    if missing and (alike := images.find_alike(missing[0].file)):
+        mend = f"Did you mean {alike}? Write the names as the files have them."
+    mend = f"It holds {', '.join(list(images.items)[:MOST_NAMED]) or 'no images'}. {mend}"
     _refuse(table, missing, rows, where, mend)
     where = f"name more than one image in {found.root}"
     _refuse(table, ambiguous, rows, where, "Write the path from there, with the ending.")
@@ -302,7 +328,9 @@ def _match(table: Path, rows: list[_Row], images: _Images, found: ImageFolder) -
 def _refuse(table: Path, refused: Sequence[_Row], rows: Sequence[_Row], what: str, mend: str) -> None:
     if refused:
         raise UserError(
-            f"--labels-csv: {len(refused):,} of the {len(rows):,} rows of {table} {what} ({_some(refused)}).", mend
+            f"--labels-csv: {len(refused):,} of the {len(rows):,} rows of {table} {what} "
+            f"({few(refused, MOST_NAMED, '; ')}).",
+            mend,
         )
 
 
@@ -316,14 +344,9 @@ def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> No
         if contradicting:
             raise UserError(
                 f"--labels-csv: {table} gives different {mend} to {len(contradicting):,} "
-                f"{'image' if len(contradicting) == 1 else 'images'} ({_some(contradicting)}).",
+                f"{'image' if len(contradicting) == 1 else 'images'} ({few(contradicting, MOST_NAMED, '; ')}).",
                 "Keep one row for each image.",
             )
-
-
-def _some(items: Sequence[object]) -> str:
-    more = f" and {len(items) - MOST_NAMED:,} more" if len(items) > MOST_NAMED else ""
-    return "; ".join(map(str, items[:MOST_NAMED])) + more
 
 
 def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None:

@@ -1,11 +1,15 @@
 """Whether the folders in a folder are classes, or splits that hold the classes, whatever the splits are called."""
 
 import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from finetune.datasets.image_walk import Found, Listing, list_folder
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, nearest
+from finetune.notices import few
 
 # A folder of images without classes, which comes with train and test folders in competitions.
 UNLABELLED = "unlabelled"
@@ -14,6 +18,7 @@ UNLABELLED_WORDS = ("pred", "predict", "prediction", "predictions", "unlabelled"
 FILLERS = ("set", "data", "dataset", "image", "images", "img", "imgs", "folder", "dir", "split", "seg")
 LAYOUTS = ("classes", "splits")
 CLASSES, SPLITS_OF_CLASSES = LAYOUTS
+MOST_NAMED = 8
 
 
 class NoClassesError(UserError):
@@ -85,7 +90,8 @@ def recognise(root: Found, folders: list[Found], wanted: str | None) -> Layout:
     for folder in folders:
         _sort_in(layout, folder)
     if layout.others and wanted is None:
-        if not _is_train_of_classes(layout.splits["train"]):
+        is_only_split = len(layout.splits) + len(layout.unlabelled) == 1
+        if is_only_split and not _is_train_of_classes(layout.splits["train"]):
             return Layout(root, classes=folders)
         raise UserError(
             f"{root.path} holds folders for splits and, beside them, {_names(layout.others)}.",
@@ -93,6 +99,27 @@ def recognise(root: Found, folders: list[Found], wanted: str | None) -> Layout:
         )
     _find_class_folders(layout)
     return layout
+
+
+def check_no_class_holds_splits(root: Path, classes: Mapping[str, Sequence[str]]) -> None:
+    """Makes sure that what was taken for a class, for want of another sign, is no folder of splits of classes.
+
+    Args:
+        root: The folder of the classes.
+        classes: For each of them its files, relative to the folder.
+
+    Raises:
+        UserError: A class holds folders in a folder that is called like the train split.
+    """
+    for files in classes.values():
+        deep = [parts for parts in (file.split("/") for file in files) if len(parts) > len(("class", "split", "class"))]
+        if any(split_called(split) == "train" for _, split, *_ in deep):
+            folder, names = deep[0][0], sorted({parts[1] for parts in deep})
+            raise UserError(
+                f"{root} holds {few(sorted(classes), MOST_NAMED)}, and {folder} holds folders for splits: "
+                f"{few(names, MOST_NAMED)}.",
+                f"Give --images-dir {shlex.quote(str(root / folder))}, or --layout classes if {folder} is a class.",
+            )
 
 
 def _sort_in(layout: Layout, folder: Found) -> None:
@@ -165,6 +192,12 @@ def _refuse_unknown_splits(root: Found, folders: list[Found], wanted: str | None
         )
     if len(folders) < 2:
         return
+    if all(split_called(folder.path.name) for folder in folders):
+        raise UserError(
+            f"{root.path} holds folders for splits, {_names(folders)}, but none that is called like the train split.\n"
+            f"  {known_split_words()}",
+            f"Rename the train split, or give --layout classes if {_names(folders)} are the classes.",
+        )
     names_within: list[set[str]] = []
     for folder in folders:
         listing = list_folder(folder)
@@ -176,13 +209,15 @@ def _refuse_unknown_splits(root: Found, folders: list[Found], wanted: str | None
         return
     if all(split_called(name) for name in common):
         raise UserError(
-            f"{root.path} holds {_names(folders)}, and each of them folders for splits: {_some(sorted(common))}.",
+            f"{root.path} holds {_names(folders)}, and each of them folders for splits: "
+            f"{few(sorted(common), MOST_NAMED)}.",
             "Splits that hold classes are read, such as train/CLASS: arrange them so, or give --layout classes to have "
             "all of a class divided anew.",
         )
     raise UserError(
-        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: {_some(sorted(common))}. "
-        f"Those may be classes, and these splits, but none is called like the train split.\n  {known_split_words()}",
+        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: "
+        f"{few(sorted(common), MOST_NAMED)}. Those may be classes, and these splits, but none is called like the train "
+        f"split.\n  {known_split_words()}",
         f"Rename the splits, or give --layout classes if {_names(folders)} are the classes.",
     )
 
@@ -193,8 +228,4 @@ def _words(name: str) -> list[str]:
 
 
 def _names(folders: list[Found]) -> str:
-    return _some([folder.path.name for folder in folders])
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return few([folder.path.name for folder in folders], MOST_NAMED)

@@ -32,7 +32,7 @@ def decode_file(encoded: Tensor, channels: int, rules: ImageRules) -> Tensor:
         samples = tf.cond(
             is_deep,
             lambda: _decode_deep(encoded, rules.sample_bits or 16),
-            lambda: tf.io.decode_png(encoded, channels=WITH_ALPHA),
+            lambda: _decode_with_alpha(encoded),
         )
         return _as_png(_lay_on(samples, rules.background_rgb), channels)
 
@@ -52,6 +52,17 @@ def decode_file(encoded: Tensor, channels: int, rules: ImageRules) -> Tensor:
 def _as_png(colours: Tensor, channels: int) -> Tensor:
     """A conversion writes such an image anew, as a PNG file, whose decoder makes grey of the colours."""
     return colours if channels == 3 else tf.io.decode_png(tf.io.encode_png(colours), channels=channels)
+
+
+def _decode_with_alpha(encoded: Tensor) -> Tensor:
+    """Samples of up to 8 bits to uint8 [H,W,4]."""
+    image = tf.io.decode_png(encoded, channels=WITH_ALPHA)
+    # Where a file of 1, 2 or 4 bits a sample has no transparency, the decoder adds the largest alpha of so many bits,
+    # which is nearly invisible in 8.
+    num_bits = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, BIT_DEPTH_OFFSET, 1), tf.uint8)[0], tf.int32)
+    added = tf.cast(tf.bitwise.left_shift(1, num_bits) - 1, tf.uint8)
+    colours, alpha = image[..., :3], image[..., 3:]
+    return tf.concat([colours, tf.where(tf.reduce_all(alpha == added), tf.constant(0xFF, tf.uint8), alpha)], axis=2)
 
 
 def _decode_deep(encoded: Tensor, bits: int) -> Tensor:
