@@ -115,8 +115,7 @@ def export(settings: ExportSettings) -> ExportResult:
     """
     import tensorflow as tf
 
-    from finetune.datasets.description import write_labels
-    from finetune.exports.exported import LABELS_FILE
+    from finetune.datasets.description import LABELS_FILE, write_labels
 
     with staged_output(settings.output_dir, DESCRIPTION_FILE, overwrite=settings.overwrite) as folder:
         classifier = restore_classifier(settings)

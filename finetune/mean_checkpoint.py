@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from finetune.checkpoint import Checkpoint, checkpoints_by_step, count_not_finite, refuse_not_finite
-from finetune.datasets.description import read_labels
+from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.errors import UserError
-from finetune.run_folder import LABELS_FILE
 
 
 class MeanCheckpoint(Checkpoint):

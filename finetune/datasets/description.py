@@ -22,7 +22,7 @@ File names are relative, with forward slashes; there is no path of the machine i
 import codecs
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from typing import Any
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.notices import tell_once
+from finetune.text_files import write_text
 
 FILE_NAME = "dataset.json"
-LABELS_FILE_NAME = "labels.txt"
+LABELS_FILE = "labels.txt"
 VERSION = 1
 
 NUMBERED_LINE = re.compile(r"(?P<label>[0-9]+)\s*:\s*(?P<name>.*)")
@@ -108,10 +109,9 @@ def _check_sum(path: Path, split: str, num_examples: int, shards: tuple[ShardDes
         )
 
 
-def write_labels(path: Path, classes: tuple[str, ...]) -> None:
-    """Writes slim's labels.txt: `id:name` a line."""
-    lines = "".join(f"{label}:{name}\n" for label, name in enumerate(classes))
-    path.write_bytes(lines.encode("utf-8", "surrogateescape"))
+def write_labels(path: Path, classes: Sequence[str]) -> None:
+    """Writes slim's labels.txt, whole or not at all: `id:name` a line."""
+    write_text(path, "".join(f"{label}:{name}\n" for label, name in enumerate(classes)))
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
