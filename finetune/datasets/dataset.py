@@ -199,8 +199,9 @@ def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num
         "Classes come from labels.txt (id:name a line), without it from the data set's name; the lowest from "
         "--labels-offset."
     )
-    if label == num_classes and labels_offset == 0:
-        mend += " Where labels begin at 1, labels.txt must, too (1:daisy); then give --labels-offset 1."
+    if label == num_classes and labels_offset <= 1:
+        mend += " Where labels begin at 1, labels.txt must, too (1:daisy)"
+        mend += "." if labels_offset else "; then give --labels-offset 1."
     if 0 <= label < labels_offset:
         mend = f"If the labels of these records begin at {label}, give --labels-offset {label}."
     classes = f"{labels_offset} to {num_classes - 1}"
