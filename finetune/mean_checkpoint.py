@@ -56,7 +56,11 @@ class MeanCheckpoint(Checkpoint):
         total = np.zeros(last.shape)
         for checkpoint in self._checkpoints:
             value = checkpoint.read(name)
-            refuse_not_finite(checkpoint, count_not_finite([(name, value)]), "Leave it out of the mean.")
+            refuse_not_finite(
+                checkpoint,
+                count_not_finite([(name, value)]),
+                "Leave it out: without --average, give the others with a --checkpoint each.",
+            )
             total += value
         return np.asarray(total / len(self._checkpoints), last.dtype)
 

@@ -9,6 +9,7 @@ from finetune.config import DEFAULT_MODEL
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
+from finetune.notices import tell_once
 from finetune.recognise import image_size_at, other_model
 from finetune.run_folder import settings_of_run
 from finetune.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
@@ -89,13 +90,20 @@ def names_of_outputs(checkpoint: "Checkpoint", model: str, labels_offset: int) -
 
     path = Path(checkpoint.prefix).parent / LABELS_FILE
     if not path.is_file():
+        tell_by_number(checkpoint)
         return None
     names = read_labels(path)[labels_offset_of_run(path.parent, labels_offset) :]
     num_outputs = count_classes(get_spec(model), variable_shapes(checkpoint.shapes))
     if num_outputs is not None and len(names) != num_outputs:
-        log.info("%s names %d classes, %s has %d outputs: not used.", path, len(names), checkpoint.prefix, num_outputs)
+        log.info("%s names %d classes for %d outputs: it is not used.", path, len(names), num_outputs)
+        tell_by_number(checkpoint)
         return None
     return names
+
+
+def tell_by_number(checkpoint: "Checkpoint") -> None:
+    """Says what is guessed where a network's classes have no names."""
+    tell_once(f"{checkpoint.prefix} has no names of its classes: its outputs are taken for the data's by number.")
 
 
 def labels_offset_of_run(folder: Path, default: int) -> int:

@@ -182,6 +182,16 @@ def test_weights_of_runs_on_other_classes_have_no_mean(run, tmp_path, records, c
     assert "labels.txt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [evaluate, export])
+def test_outputs_without_names_are_told_to_go_by_number(run, records, tmp_path, capsys, command):
+    nameless = shutil.copytree(run, tmp_path / "nameless")
+    (nameless / "labels.txt").unlink()
+    words = [f"--checkpoint={nameless}", f"--dataset-dir={records / 'same'}", f"--output-dir={tmp_path / 'out'}"]
+    assert command.main(words) == 0
+    guessed = f"{nameless}/model.ckpt-7 has no names of its classes: its outputs are taken for the data's by number."
+    assert guessed in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def run_from_1(tmp_path_factory):
     """A run on records whose label 0 is a background that has no output."""
