@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
 from finetune.flags import CommandSettings, flag
-from finetune.run_folder import LABELS_FILE, image_rules_of_run, settings_of_run, warn_of_other_rules
-from finetune.trained_network import NetworkSettings, network_settings, restore_network
+from finetune.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
+from finetune.trained_network import NetworkSettings, labels_offset_of_run, network_settings, restore_network
 
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
@@ -148,16 +149,15 @@ def _class_names(
     labels: Path | None, offset: int, checkpoint: "Checkpoint", num_classes: int
 ) -> tuple[str, ...] | None:
     """Names of the outputs, as told, else from labels.txt beside the checkpoint; None: there is no such file."""
-    from finetune.datasets.description import read_labels
-
     beside = Path(checkpoint.prefix).parent / LABELS_FILE
     path = labels or beside
     if not path.is_file():
         if labels is not None:
             raise UserError(f"--labels: there is no file {labels}.")
         return None
-    names = read_labels(path)[offset:]
-    if labels is not None and beside.is_file() and read_labels(beside)[offset:] != names:
+    offset_beside = labels_offset_of_run(beside.parent, offset)
+    names = read_labels(path)[offset if labels is not None else offset_beside :]
+    if labels is not None and beside.is_file() and read_labels(beside)[offset_beside:] != names:
         log.warning("%s names other classes, or the same in another order, than %s: it counts.", labels, beside)
     if len(names) != num_classes:
         after = f" from label {offset} on" if offset else ""

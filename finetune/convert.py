@@ -17,7 +17,7 @@ from typing import Any
 
 from finetune.command import run_command
 from finetune.conversion import BACKGROUND, DEFAULT_VALIDATION_FRACTION, Conversion, print_summary, remarks_of
-from finetune.datasets.description import FILE_NAME, LABELS_FILE_NAME, VERSION, write_json, write_labels
+from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_json, write_labels
 from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, scan_images
 from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_MAX_MEGAPIXELS, MOST_SAMPLE_BITS, ImageRules
@@ -385,7 +385,7 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         "contradictions": {"count": len(conversion.contradictions), "pictures": conversion.contradictions},
     }
     write_json(staging / FILE_NAME, description)
-    write_labels(staging / LABELS_FILE_NAME, conversion.classes)
+    write_labels(staging / LABELS_FILE, conversion.classes)
 
 
 def _all_corrupt(reports: Sequence[ShardReport]) -> list[tuple[str, str]]:

@@ -116,8 +116,7 @@ def export(settings: ExportSettings) -> ExportResult:
     """
     import tensorflow as tf
 
-    from finetune.datasets.description import write_labels
-    from finetune.exports.exported import LABELS_FILE
+    from finetune.datasets.description import LABELS_FILE, write_labels
 
     with staged_output(settings.output_dir, DESCRIPTION_FILE, overwrite=settings.overwrite) as folder:
         classifier = restore_classifier(settings)
@@ -157,6 +156,7 @@ def _export_and_print(settings: ExportSettings) -> None:
 def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str) -> "Dataset":
     from finetune.datasets.class_matching import match_labels
     from finetune.datasets.dataset import find_dataset
+    from finetune.trained_network import tell_by_number
 
     assert settings.dataset_dir is not None
     dataset = find_dataset(
@@ -183,6 +183,8 @@ def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str
             f"{classifier.model.num_classes} outputs.",
             "Give the records that it was trained on.",
         )
+    if not classifier.has_class_names:
+        tell_by_number(classifier.checkpoint)
     return dataset
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from finetune.checkpoint import Checkpoint, checkpoints_by_step, count_not_finite, refuse_not_finite
-from finetune.datasets.description import read_labels
+from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.errors import UserError
-from finetune.run_folder import LABELS_FILE
 
 
 class MeanCheckpoint(Checkpoint):
@@ -57,7 +56,11 @@ class MeanCheckpoint(Checkpoint):
         total = np.zeros(last.shape)
         for checkpoint in self._checkpoints:
             value = checkpoint.read(name)
-            refuse_not_finite(checkpoint, count_not_finite([(name, value)]), "Leave it out of the mean.")
+            refuse_not_finite(
+                checkpoint,
+                count_not_finite([(name, value)]),
+                "Leave it out: without --average, give the others with a --checkpoint each.",
+            )
             total += value
         return np.asarray(total / len(self._checkpoints), last.dtype)
 

@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from finetune.config import TrainSettings
+from finetune.datasets.description import LABELS_FILE, write_labels
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.flags import read_toml, to_toml_table
@@ -21,7 +22,6 @@ from finetune.text_files import write_text
 
 CONFIG_FILE = "config.toml"
 PLAN_FILE = "plan.json"
-LABELS_FILE = "labels.txt"
 METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
@@ -105,8 +105,7 @@ class RunFolder:
         write_text(self.path / CONFIG_FILE, tomli_w.dumps(to_toml_table(settings)))
         self.write_json(PLAN_FILE, {"variables": [dataclasses.asdict(variable) for variable in plan.variables]})
         if class_names is not None:
-            lines = "".join(f"{label}:{name}\n" for label, name in enumerate(class_names))
-            write_text(self.path / LABELS_FILE, lines)
+            write_labels(self.path / LABELS_FILE, class_names)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a file of the run, whole or not at all."""

@@ -276,7 +276,9 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
         checkpoint = newest_whole(settings.train_dir)
         if checkpoint is None:
             raise UserError(
-                f"--resume: {settings.train_dir} holds no whole checkpoint.", "Start the run anew, without --resume."
+                f"--resume: {settings.train_dir} holds no whole checkpoint.",
+                f"Start it anew, without --resume: --config {shlex.quote(str(settings.train_dir / CONFIG_FILE))} "
+                "--train-dir OTHER",
             )
         return checkpoint
     if settings.checkpoint is None:

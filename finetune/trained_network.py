@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import DEFAULT_MODEL
+from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
+from finetune.notices import tell_once
 from finetune.recognise import image_size_at, other_model
-from finetune.run_folder import LABELS_FILE, settings_of_run
+from finetune.run_folder import settings_of_run
 from finetune.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
 
 if TYPE_CHECKING:
@@ -80,21 +82,34 @@ def names_of_outputs(checkpoint: "Checkpoint", model: str, labels_offset: int) -
     Args:
         checkpoint: A run's, or another one with such a file.
         model: Name of its network.
-        labels_offset: Number of the label that the first output stands for.
+        labels_offset: Label of the first output where no run says it: a run's labels.txt is of the data that it was
+            trained on, whatever other data call their first class.
     """
-    from finetune.datasets.description import read_labels
     from finetune.nets import get_spec
     from finetune.recognise import count_classes, variable_shapes
 
     path = Path(checkpoint.prefix).parent / LABELS_FILE
     if not path.is_file():
+        tell_by_number(checkpoint)
         return None
-    names = read_labels(path)[labels_offset:]
+    names = read_labels(path)[labels_offset_of_run(path.parent, labels_offset) :]
     num_outputs = count_classes(get_spec(model), variable_shapes(checkpoint.shapes))
     if num_outputs is not None and len(names) != num_outputs:
-        log.info("%s names %d classes, %s has %d outputs: not used.", path, len(names), checkpoint.prefix, num_outputs)
+        log.info("%s names %d classes for %d outputs: it is not used.", path, len(names), num_outputs)
+        tell_by_number(checkpoint)
         return None
     return names
+
+
+def tell_by_number(checkpoint: "Checkpoint") -> None:
+    """Says what is guessed where a network's classes have no names."""
+    tell_once(f"{checkpoint.prefix} has no names of its classes: its outputs are taken for the data's by number.")
+
+
+def labels_offset_of_run(folder: Path, default: int) -> int:
+    """Label of the first output in a run's own labels.txt; the default where the folder is no run's."""
+    offset: int = (settings_of_run(folder) or {}).get("labels_offset", default)
+    return offset
 
 
 def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Checkpoint") -> "Model":

@@ -1,13 +1,11 @@
 """Classes of the data and of the network that training goes on from, matched by name before the first step."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config import TrainSettings
 from finetune.datasets.class_matching import match_labels
-from finetune.datasets.description import read_labels
-from finetune.run_folder import LABELS_FILE, settings_of_run
+from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.scopes import VariablePlan, in_any_scope, new_run_with_weights
 from finetune.trained_network import names_of_outputs
 
@@ -40,13 +38,12 @@ def match_to_restored_head(
         UserError: The head is of other classes.
     """
     head = [variable for variable in plan.restored if in_any_scope(variable.name, spec.head_scopes)]
-    run = settings_of_run(Path(source.prefix).parent) or {}
-    offset = run.get("labels_offset", settings.labels_offset)
-    names = names_of_outputs(source, spec.name, offset) if head else None
+    names = names_of_outputs(source, spec.name, settings.labels_offset) if head else None
     if names is None or settings.match_labels == "index":
         return data
     mend = f"For a new head: --exclude-scopes {','.join(spec.head_scopes)}"
-    of_no_output = (data.training.class_names or ())[: settings.labels_offset]
+    own_names = data.training.class_names or tuple(map(str, range(settings.labels_offset)))
+    of_no_output = own_names[: settings.labels_offset]
     return _matched(settings, data, (*of_no_output, *names), source.prefix, mend)
 
 

@@ -94,6 +94,11 @@ def test_the_only_folder_of_records_within(tmp_path, caplog):
     with caplog.at_level("INFO", "finetune"):
         assert find_shards(tmp_path, None).folder == tmp_path / "flowers"
     assert f"Records are read from {tmp_path / 'flowers'}: {tmp_path} itself holds none." in caplog.messages
+    assert "is not read" not in caplog.text
+    touch(tmp_path / "labels.txt")
+    with caplog.at_level("INFO", "finetune"):
+        find_shards(tmp_path, None)
+    assert f"{tmp_path / 'labels.txt'} is not read" in caplog.text
     touch(tmp_path / "pets" / "train.tfrecord")
     assert find_shards(tmp_path, "pets").folder == tmp_path / "pets"
     message = mistake(tmp_path)

@@ -384,6 +384,18 @@ def test_nan_and_infinity_are_refused_before_anything_runs(tmp_path, run, record
     assert train.main([*new_run, f"--train-dir={tmp_path / 'mended'}", f"--exclude-scopes={scopes}"]) == 0
 
 
+def test_a_run_without_a_finite_checkpoint_is_begun_anew_as_advised(tmp_path, capsys):
+    run = write_run(tmp_path / "a run", dataset_dir=str(write_records(tmp_path / "data", split="train")), batch_size=4)
+    checkpoint = Checkpoint(str(run / "model.ckpt-7"))
+    values = {name: checkpoint.read(name) for name in checkpoint.shapes}
+    values["CifarNet/conv1/weights"] = np.full_like(values["CifarNet/conv1/weights"], np.nan)
+    write_checkpoint(run / "model.ckpt-7", values)
+    assert train.main(["--resume", f"--train-dir={run}", "--max-steps=8"]) == 2
+    advice = capsys.readouterr().err.splitlines()[-1].partition("without --resume: ")[2]
+    words = shlex.split(advice.replace("OTHER", str(tmp_path / "other").replace(" ", "")))
+    assert train.main([*words, "--max-steps=1"]) == 0
+
+
 def test_a_run_is_resumed_from_its_newest_finite_checkpoint(tmp_path, capsys):
     write_steps(tmp_path, 10, 20)
     write_checkpoint(tmp_path / "model.ckpt-30", {"Net/w": np.array([1, np.nan], np.float32), "global_step": 30})

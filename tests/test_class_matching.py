@@ -182,6 +182,42 @@ def test_weights_of_runs_on_other_classes_have_no_mean(run, tmp_path, records, c
     assert "labels.txt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [evaluate, export])
+def test_outputs_without_names_are_told_to_go_by_number(run, records, tmp_path, capsys, command):
+    nameless = shutil.copytree(run, tmp_path / "nameless")
+    (nameless / "labels.txt").unlink()
+    words = [f"--checkpoint={nameless}", f"--dataset-dir={records / 'same'}", f"--output-dir={tmp_path / 'out'}"]
+    assert command.main(words) == 0
+    guessed = f"{nameless}/model.ckpt-7 has no names of its classes: its outputs are taken for the data's by number."
+    assert guessed in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def run_from_1(tmp_path_factory):
+    """A run on records whose label 0 is a background that has no output."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "from_1", labels_offset=1)
+    (run / "labels.txt").write_text("0:background\n1:blue\n2:green\n3:red\n")
+    return run
+
+
+def test_data_may_begin_at_another_label_than_the_runs_own(run, run_from_1, records, tmp_path, capsys):
+    """The run's labels.txt is counted from the run's lowest label, the data's from theirs."""
+    expected = figures(run, records / "same", tmp_path / "expected")[0]["accuracy"]
+    given = [f"--checkpoint={run_from_1}", f"--dataset-dir={records / 'turned'}"]
+    for command, name in ((evaluate, "eval"), (export, "export")):
+        words = [*given, f"--output-dir={tmp_path / name}"]
+        assert command.main(words) == 2
+        assert "give --labels-offset 0." in capsys.readouterr().err
+        assert command.main([*words, "--labels-offset=0"]) == 0
+        assert "matched by name" in capsys.readouterr().err
+    assert json.loads((tmp_path / "eval/metrics.json").read_text())["accuracy"] == expected
+    measured = json.loads((tmp_path / "export/export.json").read_text())["measured"]
+    assert {one["accuracy"] for one in measured} == {expected}
+    runs = ["--compare", str(run), str(run_from_1)]
+    assert evaluate.main([given[1], f"--output-dir={tmp_path / 'both'}", *runs, "--labels-offset=0"]) == 0
+    assert json.loads((tmp_path / "both/comparison.json").read_text())["num_differing"] == 0
+
+
 def test_an_export_is_measured_by_name(run, records, tmp_path, capsys):
     accuracy = figures(run, records / "same", tmp_path / "eval")[0]["accuracy"]
     words = [f"--checkpoint={run}", f"--output-dir={tmp_path / 'served'}"]
@@ -228,6 +264,15 @@ def test_a_second_stage_with_the_head_of_the_first(run, records, tmp_path, capsy
     given[1] += "_again"
     assert train.main([*words, *given, "--exclude-scopes=CifarNet/logits"]) == 0
     assert (tmp_path / "other_again/labels.txt").read_text() == "0:blue\n1:green\n2:violet\n"
+
+
+def test_a_second_stage_on_records_from_1_without_names(run_from_1, records, tmp_path):
+    data = write_records(tmp_path / "data", names=("background", *CLASSES), split="train")
+    (data / "labels.txt").unlink()
+    words = [*TRAIN, f"--checkpoint={run_from_1}", "--max-steps=1", "--labels-offset=1"]
+    assert train.main([*words, f"--dataset-dir={data}", f"--train-dir={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run/labels.txt").read_text() == "0:0\n1:blue\n2:green\n3:red\n"
+    figures(tmp_path / "run", records / "same", tmp_path / "eval", "--labels-offset=0")
 
 
 def test_a_resumed_run_keeps_its_classes(records, tmp_path, capsys):

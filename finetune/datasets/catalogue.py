@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from finetune.datasets.description import LABELS_FILE
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 from finetune.notices import few, tell_once
@@ -166,6 +167,9 @@ def _find_shards(dataset_dir: Path, name: str | None) -> FoundShards:
         if within is None:
             raise _no_shards(dataset_dir)
         tell_once(f"Records are read from {within}: {dataset_dir} itself holds none.")
+        labels = dataset_dir / LABELS_FILE
+        if labels.exists() and not (within / LABELS_FILE).exists():
+            tell_once(f"{labels} is not read: names of the classes belong beside the records, in {within}.")
         return find_shards(within, None if name == within.name else name)
     _tell_left_out(dataset_dir)
     dataset = _choose_name(catalogue, dataset_dir, name)

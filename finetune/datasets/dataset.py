@@ -14,7 +14,7 @@ from pathlib import Path
 from finetune.datasets.catalogue import FoundShards, ShardName, find_shards, in_order
 from finetune.datasets.description import (
     FILE_NAME,
-    LABELS_FILE_NAME,
+    LABELS_FILE,
     Description,
     read_description,
     read_labels,
@@ -199,8 +199,11 @@ def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num
         "Classes come from labels.txt (id:name a line), without it from the data set's name; the lowest from "
         "--labels-offset."
     )
-    if label == num_classes and labels_offset == 0:
-        mend += " Where labels begin at 1, labels.txt must, too (1:daisy); then give --labels-offset 1."
+    if label == num_classes and labels_offset <= 1:
+        mend += " Where labels begin at 1, labels.txt must, too (1:daisy)"
+        mend += "." if labels_offset else "; then give --labels-offset 1."
+    if 0 <= label < labels_offset:
+        mend = f"If the labels of these records begin at {label}, give --labels-offset {label}."
     classes = f"{labels_offset} to {num_classes - 1}"
     raise LabelError(f"the label is {label}{_of_file(serialized)}, but the classes are {classes}", mend)
 
@@ -272,7 +275,7 @@ def _tell_compressed(folder: Path, shards: tuple[Shard, ...], split: str) -> Non
 
 def _class_names(folder: Path, described: Description | None) -> tuple[str, ...] | None:
     """Of labels.txt, else of dataset.json; both may be there, and then labels.txt may have been edited."""
-    path = folder / LABELS_FILE_NAME
+    path = folder / LABELS_FILE
     if not path.exists():
         return described.classes if described else None
     names = read_labels(path)

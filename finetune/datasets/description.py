@@ -22,7 +22,7 @@ File names are relative, with forward slashes; there is no path of the machine i
 import codecs
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,23 @@ from typing import Any
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.notices import tell_once
+from finetune.text_files import write_text
 
 FILE_NAME = "dataset.json"
-LABELS_FILE_NAME = "labels.txt"
+LABELS_FILE = "labels.txt"
 VERSION = 1
 
 NUMBERED_LINE = re.compile(r"(?P<label>[0-9]+)\s*:\s*(?P<name>.*)")
 OTHER_SEPARATOR = re.compile(r"[0-9]+\s*[\s,;=]\s*\S")
-LABEL_MAP = re.compile(r"item\s*\{")  # Protobuf's text form, which detectors are trained with.
-BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+NUMBER_LAST = re.compile(r".*\S\s*[,;:=\t]\s*[0-9]+$")
+OTHER_FORM = re.compile(r"item\s*\{|[{\[]")  # Protobuf's text form, which detectors are trained with; JSON.
+BYTE_ORDER_MARKS = {  # UTF-32's begins with UTF-16's.
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 @dataclass(frozen=True)
@@ -108,16 +116,15 @@ def _check_sum(path: Path, split: str, num_examples: int, shards: tuple[ShardDes
         )
 
 
-def write_labels(path: Path, classes: tuple[str, ...]) -> None:
-    """Writes slim's labels.txt: `id:name` a line."""
-    lines = "".join(f"{label}:{name}\n" for label, name in enumerate(classes))
-    path.write_bytes(lines.encode("utf-8", "surrogateescape"))
+def write_labels(path: Path, classes: Sequence[str]) -> None:
+    """Writes slim's labels.txt, whole or not at all: `id:name` a line."""
+    write_text(path, "".join(f"{label}:{name}\n" for label, name in enumerate(classes)))
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """The class names of a labels.txt: `id:name` a line, or, where no line is so, one name a line in order.
 
-    A number that the file leaves out is its own name. UTF-8 or, with a byte-order mark, UTF-16.
+    A number that the file leaves out is its own name. UTF-8 or, with a byte-order mark, UTF-16 or UTF-32.
 
     Raises:
         UserError: A line that isn't `id:name` among such lines, a number without a name or given twice, more numbers
@@ -158,7 +165,10 @@ def _decode_labels(path: Path) -> str:
 
 def _names_in_order(path: Path, lines: list[tuple[int, str]]) -> tuple[str, ...]:
     number, first = lines[0]
-    if LABEL_MAP.match(first) or all(OTHER_SEPARATOR.match(line) for _, line in lines):
+    looks_otherwise = OTHER_FORM.match(first) or any(
+        all(form.match(line) for _, line in lines) for form in (OTHER_SEPARATOR, NUMBER_LAST)
+    )
+    if looks_otherwise:
         raise UserError(f"{path}, line {number}: {first!r} is not of the form id:name, such as 0:daisy.")
     names = [name for _, name in lines]
     tell_once(f"{path}: no line is of the form id:name, so they are taken for names in order: 0 is {names[0]}.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.datasets.catalogue import catalogue_shards
-from finetune.datasets.description import FILE_NAME, LABELS_FILE_NAME
+from finetune.datasets.description import FILE_NAME, LABELS_FILE
 from finetune.errors import UserError
 from finetune.notices import few
 
@@ -29,7 +29,7 @@ def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[
             "Choose another --dataset-dir, or the same --dataset-name to replace it.",
         )
     shards = [shard.path for split in catalogue.get(name, {}).values() for shard in split]
-    described = [dataset_dir / file for file in (FILE_NAME, LABELS_FILE_NAME) if (dataset_dir / file).exists()]
+    described = [dataset_dir / file for file in (FILE_NAME, LABELS_FILE) if (dataset_dir / file).exists()]
     existing = (*described, *shards)
     if existing and not overwrite:
         raise UserError(

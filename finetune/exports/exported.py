@@ -13,8 +13,6 @@ from finetune.exports.signatures import Signature
 Array = np.ndarray[Any, Any]
 Tensor = Any
 
-LABELS_FILE = "labels.txt"
-
 
 @dataclasses.dataclass(frozen=True)
 class Exported:

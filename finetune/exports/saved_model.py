@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.classifier import Classifier
-from finetune.exports.exported import LABELS_FILE, Array, Exported, answer, prepared_images
+from finetune.datasets.description import LABELS_FILE
+from finetune.exports.exported import Array, Exported, answer, prepared_images
 from finetune.exports.file_decoding import decode_file
 from finetune.exports.signatures import PIXELS, Signature, TensorDescription, describe_tensor
 from finetune.tensorflow_paths import is_pattern, plain_folder
