@@ -1,6 +1,7 @@
 """Lines that say what was guessed, left out or changed: each of them once, however many splits it holds for."""
 
 import logging
+from collections.abc import Sequence
 
 log = logging.getLogger("finetune")
 
@@ -14,7 +15,7 @@ def tell_once(notice: str) -> None:
         log.info("%s", notice)
 
 
-def few(items: list[str], most: int = 3) -> str:
+def few(items: Sequence[str], most: int = 3) -> str:
     """The first items in words, and how many more there are."""
     more = len(items) - most
-    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(items[:most]) + (f" and {more:,} more" if more > 0 else "")

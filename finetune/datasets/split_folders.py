@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from finetune.datasets.image_walk import Found, Listing, list_folder
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, nearest
+from finetune.notices import few
 
 # A folder of images without classes, which comes with train and test folders in competitions.
 UNLABELLED = "unlabelled"
@@ -14,6 +15,7 @@ UNLABELLED_WORDS = ("pred", "predict", "prediction", "predictions", "unlabelled"
 FILLERS = ("set", "data", "dataset", "image", "images", "img", "imgs", "folder", "dir", "split", "seg")
 LAYOUTS = ("classes", "splits")
 CLASSES, SPLITS_OF_CLASSES = LAYOUTS
+MOST_NAMED = 8
 
 
 class NoClassesError(UserError):
@@ -174,14 +176,15 @@ def _refuse_unknown_splits(root: Found, folders: list[Found], wanted: str | None
     common, all_names = set.intersection(*names_within), set.union(*names_within)
     if len(common) < 2 or 2 * len(common) < len(all_names):  # A single one, such as `images`, is no set of classes.
         return
-    if all(split_called(name) for name in common):
+    shared = sorted(common)
+    if all(split_called(name) for name in shared):
         raise UserError(
-            f"{root.path} holds {_names(folders)}, and each of them folders for splits: {_some(sorted(common))}.",
+            f"{root.path} holds {_names(folders)}, and each of them folders for splits: {few(shared, MOST_NAMED)}.",
             "Splits that hold classes are read, such as train/CLASS: arrange them so, or give --layout classes to have "
             "all of a class divided anew.",
         )
     raise UserError(
-        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: {_some(sorted(common))}. "
+        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: {few(shared, MOST_NAMED)}. "
         f"Those may be classes, and these splits, but none is called like the train split.\n  {known_split_words()}",
         f"Rename the splits, or give --layout classes if {_names(folders)} are the classes.",
     )
@@ -193,8 +196,4 @@ def _words(name: str) -> list[str]:
 
 
 def _names(folders: list[Found]) -> str:
-    return _some([folder.path.name for folder in folders])
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return few([folder.path.name for folder in folders], MOST_NAMED)
