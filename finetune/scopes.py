@@ -172,7 +172,7 @@ def plan_variables(
     if checkpoint_shapes is not None:
         missing = [name for name, source in wanted.items() if source is None]
         if missing and len(missing) == len(wanted):
-            _refuse_other_network(missing, checkpoint_shapes, purpose)
+            _refuse_other_network(missing, checkpoint_shapes, purpose, use_moving_averages)
         differing = {
             variable.name: (checkpoint_shapes[source], variable.shape)
             for variable in variables
@@ -308,12 +308,19 @@ class _Advice:
         return not self.trainable_scopes or all(in_any_scope(name, self.trainable_scopes) for name in names)
 
 
-def _refuse_other_network(missing: Sequence[str], checkpoint_shapes: Mapping[str, Shape], purpose: Purpose) -> None:
+def _refuse_other_network(
+    missing: Sequence[str], checkpoint_shapes: Mapping[str, Shape], purpose: Purpose, use_moving_averages: bool
+) -> None:
     """None of the variables is in the checkpoint."""
-    prefix, count = find_prefix(missing, checkpoint_shapes)
+    averaged = {name.removesuffix(MOVING_AVERAGE_SUFFIX) for name in checkpoint_shapes}
+    if not averaged.isdisjoint(missing):
+        mend = "Take them: --moving-average" if purpose.command == "evaluate" else "Take them: leave out --no-ema."
+        raise UserError(f"{purpose.flag} holds moving averages of the variables alone.", mend)
+    stored = averaged.union(checkpoint_shapes) if use_moving_averages else checkpoint_shapes
+    prefix, count = find_prefix(missing, stored)
     if count and purpose.command != "resume":
         whole_prefix = f"{purpose.name_prefix}/{prefix}".strip("/")
-        first = next(name for name in missing if f"{prefix}/{name}" in checkpoint_shapes)
+        first = next(name for name in missing if f"{prefix}/{name}" in stored)
         raise UserError(
             f"{purpose.flag} holds {count} of the {len(missing)} variables to restore, but under the prefix "
             f"{whole_prefix}/: {first} is {whole_prefix}/{first} there.",
