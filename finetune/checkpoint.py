@@ -16,12 +16,16 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
 from finetune.checkpoint_names import OBJECT_GRAPH, names_of_objects, take_off_prefix
 from finetune.errors import UserError, first_line
+from finetune.notices import few
 from finetune.published.catalogue import catalogue
 from finetune.scopes import Shape
-from finetune.tensorflow_paths import is_misread, plain_folder, plain_prefix
+from finetune.tensorflow_paths import is_misread, plain_prefix
+from finetune.text_files import write_text
 from finetune.weight_files import NOT_READ, file_kind, what_reads
 
 log = logging.getLogger("finetune")
@@ -71,7 +75,7 @@ class Checkpoint:
             if not is_misread(prefix):
                 self._reader = reader
         except _READ_ERRORS as error:
-            raise UserError(f"{argument}: {prefix} is not a whole checkpoint: {first_line(error)}", _MEND) from error
+            raise UserError(f"{argument}: {prefix} is not a whole checkpoint: {_why(error)}", _MEND) from error
         self.is_object_based = object_graph is not None
         keys = {name: name for name in shapes} if object_graph is None else names_of_objects(shapes, object_graph)
         if name_prefix:
@@ -91,7 +95,10 @@ class Checkpoint:
             with plain_prefix(self.prefix) as path:
                 return np.asarray(tf.train.load_checkpoint(path).get_tensor(self._keys[name]))
         except _READ_ERRORS as error:
-            raise UserError(f"{self._argument}: {self.prefix} is damaged at {name}: {first_line(error)}") from error
+            raise UserError(
+                f"{self._argument}: {self.prefix} is damaged at {name}: {first_line(error)}.",
+                "Copy it again from where it came from, or give another one.",
+            ) from error
 
     def step(self) -> int | None:
         """The global step that it was written at; None where it holds none, as published weights do not."""
@@ -140,17 +147,15 @@ def newest_checkpoint(folder: Path) -> str | None:
     by_step = checkpoints_by_step(folder)
     highest = by_step[-1] if by_step else _checkpoint_without_step(folder)
     named = _named_newest(folder)
-    if named is None:
-        return highest
     for name in (PurePosixPath(named).name, PureWindowsPath(named).name):
         if name and _is_checkpoint(folder / name):
             _tell_other_folder(folder, named, name)
             return str(folder / name)
-    if highest is not None:
+    if highest is not None and (folder / STATE_FILE).is_file():
         log.warning(
-            "%s names %s, which is not in this folder: %s is taken, the newest there is.",
+            "%s names %s: %s is taken, the newest there is.",
             folder / STATE_FILE,
-            named,
+            f"{named}, which is not in this folder" if named else "no checkpoint",
             Path(highest).name,
         )
     return highest
@@ -199,8 +204,8 @@ def refuse_not_finite(checkpoint: Checkpoint, counts: Mapping[str, int], mend: s
         UserError: There are any.
     """
     if counts:
-        name, count = next(iter(counts.items()))
-        more = f", and {len(counts) - 1} more variables hold such" if len(counts) > 1 else ""
+        (name, count), *others = counts.items()
+        more = f", and some of {few([other for other, _ in others])}" if others else ""
         total = math.prod(checkpoint.shapes[name])
         raise UserError(
             f"{checkpoint.prefix}: {count} of the {total} values of {name} are NaN or infinite{more}.", mend
@@ -264,9 +269,7 @@ def _write_state(train_dir: Path, newest: str) -> None:
     """Writes the `checkpoint` file, with names relative to it, so that a run can be moved."""
     lines = [f"model_checkpoint_path: {json.dumps(Path(newest).name)}"]
     lines += [f"all_model_checkpoint_paths: {json.dumps(Path(p).name)}" for p in checkpoints_by_step(train_dir)]
-    partial = train_dir / f"{STATE_FILE}.partial"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(train_dir / STATE_FILE)
+    write_text(train_dir / STATE_FILE, "\n".join(lines) + "\n")
 
 
 def _files_of(prefix: str) -> list[Path]:
@@ -304,7 +307,7 @@ def _prefix_of(path: Path, argument: str, model: str | None) -> str:
         return name
     if not Path(name).is_file():
         raise UserError(
-            f"{argument}: there is no checkpoint {path}{_others_beside(path)}", f"{_MEND}{_download(model)}"
+            f"{argument}: there is no checkpoint {path}{_others_beside(path, name)}", f"{_MEND}{_download(model)}"
         )
     kind = file_kind(Path(name))
     if kind is not None:
@@ -343,22 +346,18 @@ def _named_best(folder: Path) -> str | None:
         return None
 
 
-def _named_newest(folder: Path) -> str | None:
-    """What the `checkpoint` file calls the newest checkpoint; a name without a folder gets this one in front."""
+def _named_newest(folder: Path) -> str:
+    """What the `checkpoint` file calls the newest checkpoint; "": nothing."""
     try:
-        with plain_folder(folder) as path:
-            state = tf.train.get_checkpoint_state(str(path))
-    except (OSError, ValueError, tf.errors.OpError):
-        return None
-    if state is None:
-        return None
-    named = Path(state.model_checkpoint_path)
-    return str(folder / named.relative_to(path) if named.is_relative_to(path) else named)
+        text = (folder / STATE_FILE).read_text(encoding="utf-8")
+        return str(text_format.Parse(text, CheckpointState()).model_checkpoint_path)
+    except (OSError, ValueError, text_format.ParseError):
+        return ""
 
 
 def _tell_other_folder(folder: Path, named: str, name: str) -> None:
     """Says so where a checkpoint is taken from another folder than the `checkpoint` file says."""
-    if Path(named).name != name or Path(named).parent.resolve() != folder.resolve():
+    if Path(named).name != name or (folder / named).parent.resolve() != folder.resolve():
         log.info("%s names %s; its namesake in this folder is taken, %s.", folder / STATE_FILE, named, name)
 
 
@@ -389,8 +388,18 @@ def _checkpoint_without_step(folder: Path) -> str | None:
     return by_step[-1][1] if by_step and (len(by_step) == 1 or by_step[-1][0] >= 0) else None
 
 
-def _others_beside(path: Path) -> str:
+def _why(error: BaseException) -> str:
+    """Why a file is no checkpoint. TensorFlow speaks of its tables and of operations to read it otherwise."""
+    reason = first_line(error)
+    return "it is something else, or breaks off." if "sstable" in reason else reason
+
+
+def _others_beside(path: Path, prefix: str) -> str:
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent} either."
+    name = Path(prefix).name
+    parts = [other for other in path.parent.iterdir() if other.name.startswith((f"{name}.meta", f"{name}.data-"))]
+    if parts:
+        return f": there is {min(parts).name}, but no {name}.index, which belongs to it."
     others = [str(other).removesuffix(".index") for other in sorted(path.parent.glob("*.index"))]
     return f"; the folder holds {', '.join(others[:3])}." if others else "; the folder holds none."

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.new_folders import whole_folder
 from finetune.progress import progress
 
 Array = np.ndarray[Any, Any]
@@ -66,16 +67,9 @@ def compute_features(
     if found is not None:
         log.info("Features of %s: %s holds them already.", what, folder)
         return found
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)  # They are large: there may be no room for both.
+    with whole_folder(folder) as partial:
         _write(partial, _rows(trunk, batches, num_images, what), num_images, key)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     written = _read(folder, key)
     assert written is not None
     return written

@@ -258,8 +258,11 @@ def _converter(hint: Any) -> Any:
     base = _base_type(hint)
     if typing.get_origin(base) is tuple:
         item = _converter(typing.get_args(base)[0])
+        holds_paths = base == tuple[Path, ...]
 
         def convert_items(text: str) -> tuple[Any, ...]:
+            if holds_paths and _is_there(text):  # Whatever commas are in its name.
+                return (item(text),)
             return tuple(item(part.strip()) for part in text.split(",") if part.strip())
 
         convert_items.__name__ = "comma-separated list"
@@ -282,6 +285,12 @@ def _parse_bool(text: str) -> bool:
     if text.lower() in FALSE_WORDS:
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _is_there(text: str) -> bool:
+    """Whether there is such a path, or such a checkpoint."""
+    path = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser fails where a user isn't known.
+    return Path(path).exists() or Path(f"{path}.index").exists()
 
 
 def _parse_path(text: str) -> Path:

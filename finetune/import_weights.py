@@ -15,6 +15,7 @@ from finetune.errors import UserError
 from finetune.flags import CommandSettings, flag
 from finetune.nets import get_spec
 from finetune.nets.spec import NetSpec
+from finetune.notices import few
 from finetune.scopes import in_any_scope
 from finetune.tensorflow_start import start_tensorflow
 
@@ -126,7 +127,7 @@ def _only_file(settings: ImportSettings) -> Path:
 def _refuse_not_finite(path: Path, counts: Mapping[str, int]) -> None:
     if counts:
         raise UserError(
-            f"{path}: {len(counts)} variables hold NaN or infinity: {_listed(list(counts))}. Nothing was written.",
+            f"{path}: {len(counts)} variables hold NaN or infinity: {few(list(counts))}. Nothing was written.",
             "Give a file of sound weights.",
         )
 
@@ -137,7 +138,7 @@ def _check_missing(path: Path, spec: NetSpec, expected: Mapping[str, Any], found
     needed = [name for name in absent if not in_any_scope(name, spec.head_scopes[1:])]
     if needed:
         raise UserError(
-            f"{path} lacks {len(needed)} of the {len(expected)} variables of {spec.name}: {_listed(needed)}.",
+            f"{path} lacks {len(needed)} of the {len(expected)} variables of {spec.name}: {few(needed)}.",
             _OTHER_MODEL,
         )
     return absent
@@ -146,9 +147,9 @@ def _check_missing(path: Path, spec: NetSpec, expected: Mapping[str, Any], found
 def _describe_strays(missing: Sequence[str], leftovers: Sequence[str]) -> list[str]:
     lines = []
     if missing:
-        lines.append(f"Not in the file, auxiliary head, left out: {len(missing)} variables ({_listed(missing)}).")
+        lines.append(f"Not in the file, auxiliary head, left out: {len(missing)} variables ({few(missing)}).")
     if leftovers:
-        lines.append(f"In the file, not the network's, left out: {len(leftovers)} arrays ({_listed(leftovers)}).")
+        lines.append(f"In the file, not the network's, left out: {len(leftovers)} arrays ({few(leftovers)}).")
     return lines
 
 
@@ -189,11 +190,6 @@ def _own_logits(model: "Model", images: "Array") -> "Array":
 
     network = tf.function(lambda images: model(images, is_training=False).logits, autograph=False)
     return np.asarray(network(tf.constant(images)))[0]
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ both took half words, and a scope that matched nothing passed in silence.)
 """
 
 import dataclasses
+import logging
 import math
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,6 +15,9 @@ from typing import Literal
 
 from finetune.checkpoint_names import find_prefix
 from finetune.errors import UserError, did_you_mean
+from finetune.notices import few
+
+log = logging.getLogger("finetune")
 
 Shape = tuple[int, ...]
 
@@ -156,6 +160,8 @@ def plan_variables(
     names = [variable.name for variable in variables]
     exclude_scopes = check_scopes("--exclude-scopes", exclude_scopes, names)
     trainable_scopes = check_scopes("--trainable-scopes", trainable_scopes, names)
+    if exclude_scopes and checkpoint_shapes is None:
+        log.info("--exclude-scopes does nothing without a checkpoint: all variables are initialised.")
     wanted = {
         variable.name: _source(variable.name, checkpoint_shapes, use_moving_averages)
         for variable in variables
@@ -166,7 +172,7 @@ def plan_variables(
     if checkpoint_shapes is not None:
         missing = [name for name, source in wanted.items() if source is None]
         if missing and len(missing) == len(wanted):
-            _refuse_other_network(missing, checkpoint_shapes, purpose)
+            _refuse_other_network(missing, checkpoint_shapes, purpose, use_moving_averages)
         differing = {
             variable.name: (checkpoint_shapes[source], variable.shape)
             for variable in variables
@@ -302,12 +308,19 @@ class _Advice:
         return not self.trainable_scopes or all(in_any_scope(name, self.trainable_scopes) for name in names)
 
 
-def _refuse_other_network(missing: Sequence[str], checkpoint_shapes: Mapping[str, Shape], purpose: Purpose) -> None:
+def _refuse_other_network(
+    missing: Sequence[str], checkpoint_shapes: Mapping[str, Shape], purpose: Purpose, use_moving_averages: bool
+) -> None:
     """None of the variables is in the checkpoint."""
-    prefix, count = find_prefix(missing, checkpoint_shapes)
+    averaged = {name.removesuffix(MOVING_AVERAGE_SUFFIX) for name in checkpoint_shapes}
+    if not averaged.isdisjoint(missing):
+        mend = "Take them: --moving-average" if purpose.command == "evaluate" else "Take them: leave out --no-ema."
+        raise UserError(f"{purpose.flag} holds moving averages of the variables alone.", mend)
+    stored = averaged.union(checkpoint_shapes) if use_moving_averages else checkpoint_shapes
+    prefix, count = find_prefix(missing, stored)
     if count and purpose.command != "resume":
         whole_prefix = f"{purpose.name_prefix}/{prefix}".strip("/")
-        first = next(name for name in missing if f"{prefix}/{name}" in checkpoint_shapes)
+        first = next(name for name in missing if f"{prefix}/{name}" in stored)
         raise UserError(
             f"{purpose.flag} holds {count} of the {len(missing)} variables to restore, but under the prefix "
             f"{whole_prefix}/: {first} is {whole_prefix}/{first} there.",
@@ -343,9 +356,7 @@ def _refuse_unlike(
     purpose = advice.purpose
     found = []
     if missing:
-        found.append(
-            f"{purpose.flag} lacks {len(missing)} of the {num_wanted} variables to restore: {_listed(missing)}."
-        )
+        found.append(f"{purpose.flag} lacks {len(missing)} of the {num_wanted} variables to restore: {few(missing)}.")
     if differing:
         name, (there, here) = next(iter(differing.items()))
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
@@ -458,11 +469,6 @@ def _refuse_initialised_and_frozen(
         if all(checkpoint_shapes.get(name) == variable.shape for name, variable in stray.items()):
             mend += f"; or restore them: {advice.restore(stray)}"
     raise UserError(
-        f"{len(stray)} variables would be random and stay so, not restored and not trained: {_listed(list(stray))}.",
+        f"{len(stray)} variables would be random and stay so, not restored and not trained: {few(list(stray))}.",
         mend,
     )
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -1,12 +1,11 @@
-"""A folder that appears whole under its final name, or not at all."""
+"""The folder of an export: what it may take the place of."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.errors import UserError, first_line
-from finetune.new_folders import gone_if_empty
+from finetune.new_folders import whole_folder
 
 
 @contextlib.contextmanager
@@ -23,18 +22,12 @@ def staged_output(output_dir: Path, mark: str, *, overwrite: bool) -> Iterator[P
     """
     output_dir = output_dir.absolute()
     _refuse_to_replace(output_dir, mark, overwrite)
-    staging = output_dir.with_name(f".{output_dir.name}.partial")
-    with gone_if_empty(output_dir):
-        try:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
+    try:
+        with whole_folder(output_dir) as staging:
             yield staging
-            _swap(staging, output_dir)
-        except OSError as error:
-            why = error.strerror or first_line(error)
-            raise UserError(f"--output-dir: {output_dir} can't be written: {why}.") from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        why = error.strerror or first_line(error)
+        raise UserError(f"--output-dir: {output_dir} can't be written: {why}.") from error
 
 
 def _refuse_to_replace(output_dir: Path, mark: str, overwrite: bool) -> None:
@@ -47,12 +40,3 @@ def _refuse_to_replace(output_dir: Path, mark: str, overwrite: bool) -> None:
         )
     if not overwrite:
         raise UserError(f"--output-dir: {output_dir} holds an export already.", "Give --overwrite to replace it.")
-
-
-def _swap(staging: Path, output_dir: Path) -> None:
-    replaced = output_dir.with_name(f".{output_dir.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if output_dir.exists():
-        output_dir.rename(replaced)
-    staging.rename(output_dir)
-    shutil.rmtree(replaced, ignore_errors=True)

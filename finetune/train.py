@@ -12,7 +12,7 @@ from finetune.command import run_command
 from finetune.config import TrainSettings, parse_multipliers
 from finetune.errors import Interrupted, UserError
 from finetune.provenance import PROVENANCE_FILE, describe_run
-from finetune.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder, warn_of_other_rules
+from finetune.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder, settings_of_run, warn_of_other_rules
 from finetune.schedules import make_schedule
 from finetune.scopes import Purpose, check_scopes, in_scope, plan_variables
 from finetune.tensorflow_start import start_tensorflow
@@ -30,6 +30,8 @@ log = logging.getLogger("finetune")
 
 DEFAULT_EVAL_SPLIT = "validation"
 VALIDATIONS_PER_RUN = 10
+# What a run is begun from, which doesn't matter where it is resumed.
+RESTORING = ("checkpoint", "checkpoint_prefix", "exclude_scopes", "ignore_missing_vars", "ema", "grayscale_stem")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,8 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     from finetune.devices import choose_strategy
 
+    if settings.resume:
+        settings = _as_begun(settings)
     data = _find_data(settings)
     strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
     _refuse_large_batch(settings.batch_size * strategy.num_replicas_in_sync, data.training)
@@ -211,6 +215,19 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
     """Where a run is resumed its own settings hold, but for those given anew."""
     path = given.get("train_dir", Path()) / CONFIG_FILE
     return path if given.get("resume") and path.is_file() else None
+
+
+def _as_begun(settings: TrainSettings) -> TrainSettings:
+    """The settings of a resumed run, with what it was begun from as it was: all values come from the run now."""
+    run = settings_of_run(settings.train_dir)
+    if run is None:
+        return settings
+    begun = {f.name: run.get(f.name, f.default) for f in dataclasses.fields(settings) if f.name in RESTORING}
+    begun = {name: value for name, value in begun.items() if value != getattr(settings, name)}
+    if begun:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in begun)
+        log.info("--resume: all values come from the run; not followed: %s.", flags)
+    return dataclasses.replace(settings, **begun)
 
 
 def _find_data(settings: TrainSettings) -> "TrainingData":

@@ -28,9 +28,7 @@ KERAS = FileKind("a Keras file", "keras")
 TFLITE = FileKind("a TensorFlow Lite file", "tflite")
 NPZ = FileKind("a file of NumPy arrays", "npz")
 GRAPH = FileKind("a frozen graph", "graph")
-STATE = FileKind(
-    "the list of a folder's checkpoints, not one of them", mend="Give the folder, for the newest of them: {folder}"
-)
+STATE = FileKind("the list of a folder's checkpoints", mend="Give the folder, for the newest of them: {folder}")
 TAR = FileKind("an archive", mend="Unpack it, tar -xf {path} -C {folder}, and give the checkpoint that was in it.")
 ZIP = FileKind("an archive", mend="Unpack it, unzip {path} -d {folder}, and give the checkpoint that was in it.")
 SAVED_MODEL = FileKind(
@@ -124,7 +122,8 @@ def what_reads(kind: FileKind, path: Path, model: str | None) -> str:
     if kind.reader is not None:
         output = path.with_name(path.name.removesuffix(path.suffix).removesuffix(".weights") + ".ckpt")
         words = [str(path), "--model", model or "NAME", "--output", str(output)]
-        return f"Make a checkpoint of it and give that: finetune-import {shlex.join(words)}"
+        names = "" if model else "\n  NAME is one of finetune-inspect --models."
+        return f"Make a checkpoint of it and give that: finetune-import {shlex.join(words)}{names}"
     weights = folder / "variables" / "variables"
     if kind is SAVED_MODEL and Path(f"{weights}.index").is_file():
         return f"Its weights may be read, where the network is one of these here: give {weights}"

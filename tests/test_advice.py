@@ -85,6 +85,8 @@ def checkpoints(tmp_path_factory):
         "grey": weights_of("cifarnet", channels=1),
         "prefixed": {f"module/{name}": value for name, value in cifar.items()},
         "twice": {f"a/b/{name}": value for name, value in cifar.items()},
+        "averages": {f"{name}/ExponentialMovingAverage": value for name, value in cifar.items()},
+        "prefixed_averages": {f"m/{name}/ExponentialMovingAverage": value for name, value in cifar.items()},
         "lenet": weights_of("lenet"),
         "lenet_small": weights_of("lenet", image_size=20),
         "small": weights_of("cifarnet", image_size=20),
@@ -120,6 +122,8 @@ SITUATIONS = [
     ("prefixed", ["--ignore-missing-vars"], 1),
     ("prefixed", ["--checkpoint-prefix=mod"], 1),
     ("cifarnet", ["--checkpoint-prefix=module"], 1),
+    ("averages", ["--no-ema"], 1),
+    ("prefixed_averages", [], 1),
     ("lenet", [], 1),
     ("cifarnet", ["--image-size=24"], 1),
     ("five", ["--image-size=24"], 1),
@@ -204,6 +208,34 @@ def test_resuming_with_other_classes_advises_what_a_resumed_run_heeds(tmp_path, 
     assert advised == advised_by_shapes
     assert train.main([*advised, f"--dataset-dir={five}", "--eval-split=train"]) == 0
     assert open_checkpoint(tmp_path / "other").shapes["CifarNet/logits/biases"] == (5,)
+
+
+def test_excluding_scopes_without_a_checkpoint_is_said_to_do_nothing(tmp_path, records, checkpoints, capsys):
+    line = "--exclude-scopes does nothing without a checkpoint: all variables are initialised.\n"
+    words = ["--model=cifarnet", f"--exclude-scopes={HEAD}"]
+    assert inspect.main(words) == 0
+    assert capsys.readouterr().err == line
+    run = [f"--dataset-dir={records}", f"--train-dir={tmp_path / 'run'}", *NEW_RUN, f"--exclude-scopes={HEAD}"]
+    assert train.main(run) == 0
+    assert capsys.readouterr().err.count(line) == 1
+    assert inspect.main([str(checkpoints / "five"), "--num-classes=3", *words]) == 0
+    assert train.main([*run, "--resume", "--max-steps=2"]) == 0
+    assert line not in capsys.readouterr().err
+
+
+def test_a_resumed_run_says_which_flags_on_restoring_it_does_not_follow(tmp_path, records, capsys):
+    run, weights = tmp_path / "run", write_run(tmp_path / "weights")
+    words = [f"--dataset-dir={records}", f"--train-dir={run}", f"--checkpoint={weights}", *NEW_RUN]
+    assert train.main([*words, f"--exclude-scopes={HEAD}"]) == 0
+    first = (run / "config.toml").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert train.main([*words, f"--exclude-scopes={HEAD}", "--resume", "--max-steps=2"]) == 0
+    assert "not followed" not in capsys.readouterr().err
+    other = [f"--checkpoint={tmp_path / 'other'}", "--exclude-scopes=CifarNet/fc3", "--grayscale-stem=sum"]
+    assert train.main([f"--train-dir={run}", *other, "--resume", "--max-steps=3"]) == 0
+    error = capsys.readouterr().err
+    assert "--resume: all values come from the run; not followed: --checkpoint, --exclude-scopes, --grayscale-" in error
+    assert (run / "config.toml").read_text(encoding="utf-8") == first.replace("max_steps = 1", "max_steps = 3")
 
 
 def test_evaluating_advises_flags_that_finetune_eval_has(tmp_path, records, checkpoints, capsys):

@@ -78,6 +78,17 @@ def test_a_copy_that_lacks_the_named_checkpoint_says_so_and_takes_the_highest_st
     assert f"names {original}/model.ckpt-100, which is not in this folder: model.ckpt-10 is taken" in told.err
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage {{{", b"\xff\xfe\x00", b'all_model_checkpoint_paths: "model.ckpt-9"\n']
+)
+def test_a_list_of_checkpoints_that_names_none_is_told_in_one_line(tmp_path, capfd, content):
+    (write_steps(tmp_path, 9, 10) / "checkpoint").write_bytes(content)
+    assert inspect.main([str(tmp_path), "--json"]) == 0
+    told = capfd.readouterr()
+    assert json.loads(told.out)["checkpoint"] == str(tmp_path / "model.ckpt-10")
+    assert told.err == f"{tmp_path}/checkpoint names no checkpoint: model.ckpt-10 is taken, the newest there is.\n"
+
+
 def test_a_copied_run_of_v1_checkpoints(tmp_path):
     for step in (9, 100):
         tf.raw_ops.Save(filename=str(tmp_path / f"model.ckpt-{step}"), tensor_names=["a"], data=[tf.constant([1.0])])
@@ -226,6 +237,7 @@ def test_the_list_of_a_folders_checkpoints_is_not_one_of_them(tmp_path):
     with pytest.raises(UserError, match="list of a folder's checkpoints") as caught:
         open_checkpoint(tmp_path / "checkpoint")
     assert str(caught.value).endswith(str(tmp_path))
+    assert str(caught.value).count("not ") == 1
 
 
 def test_a_saved_model_is_named_and_its_weights_are_read_where_it_says(tmp_path, run, capsys):
@@ -378,7 +390,9 @@ def test_nan_and_infinity_are_refused_before_anything_runs(tmp_path, run, record
         assert "step 1" not in error
     assert train.main([*new_run, f"--train-dir={tmp_path / 'refused'}"]) == 2
     error = capsys.readouterr().err
-    assert "2 of the 4800 values of CifarNet/conv1/weights are NaN or infinite, and 1 more variables" in error
+    assert (
+        "2 of the 4800 values of CifarNet/conv1/weights are NaN or infinite, and some of CifarNet/fc3/biases." in error
+    )
     scopes = re.search(r"--exclude-scopes (\S+)", error)[1]
     assert scopes == "CifarNet/conv1/weights,CifarNet/fc3/biases"
     assert train.main([*new_run, f"--train-dir={tmp_path / 'mended'}", f"--exclude-scopes={scopes}"]) == 0
@@ -426,6 +440,11 @@ def test_names_of_nodes_and_operations_do_not_reach_the_user(tmp_path, capsys):
     assert first_line(ValueError(text)) == "Bad input:"
     assert first_line(ValueError("shape [3] of {a}")) == "shape [3] of {a}"
     assert first_line(IndexError()) == "IndexError"
+    for name in ("notes.txt", "empty.ckpt", "breaks.ckpt.index"):
+        (tmp_path / name).write_bytes(b"" if name == "empty.ckpt" else b"some words " * 20)
+        with pytest.raises(UserError) as unlike:
+            open_checkpoint(tmp_path / name)
+        assert "is not a whole checkpoint: it is something else, or breaks off." in str(unlike.value)
     (tmp_path / "folder").touch()
     with pytest.raises(UserError) as told:
         write_checkpoint(tmp_path / "folder/a.ckpt", {"a": np.zeros(1, np.float32)})
@@ -439,3 +458,12 @@ def test_a_checkpoint_without_its_data_is_told_in_a_readable_line(tmp_path):
         Checkpoint(str(tmp_path / "model.ckpt-3")).read("Net/w")
     assert "model.ckpt-3" in str(caught.value)
     assert "{{" not in str(caught.value)
+    assert "Copy it again" in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".meta", ".data-00000-of-00001"])
+def test_a_checkpoint_without_its_index_says_so(tmp_path, ending):
+    (tmp_path / f"model.ckpt-3{ending}").touch()
+    for given in ("model.ckpt-3", f"model.ckpt-3{ending}"):
+        with pytest.raises(UserError, match=rf"there is model.ckpt-3\{ending}, but no model.ckpt-3\.index"):
+            open_checkpoint(tmp_path / given)

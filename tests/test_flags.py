@@ -63,6 +63,16 @@ def test_lists_come_with_commas_or_by_giving_the_flag_several_times():
     assert parse(*words).exclude_scopes == ("A/B", "C", "D")
 
 
+def test_commas_in_the_name_of_what_is_there_part_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a,b").mkdir()
+    Path("model,2.index").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--dataset-dir=d", "--checkpoint=a,b", "--checkpoint=model,2", "--checkpoint=c,d", "--checkpoint=~/a,b"]
+    paths = ("a,b", "model,2", "c", "d", f"{tmp_path}/a,b")
+    assert parse(*words, settings_class=EvalSettings).checkpoint == tuple(map(Path, paths))
+
+
 def test_a_flag_that_takes_two_words():
     assert parse("--dataset-dir=d", "--compare", "a,b", "c", settings_class=EvalSettings).compare == (
         Path("a,b"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from finetune.datasets.dataset import Dataset
 from finetune.errors import UserError, nearest
+from finetune.notices import few
 
 WAYS_TO_MATCH = ("name", "index")
 MATCH_LABELS_HELP = (
@@ -109,7 +110,7 @@ def _match_by_number(dataset: Dataset, names: Sequence[str], owner: str, labels_
         log.info("%s has no names of its classes: its labels are taken for the numbers of %s's.", dataset.name, owner)
         return dataset
     raise UserError(
-        f"{dataset.name} has labels for {num_classes} classes, {owner} has {len(names)}: {_listed(names)}.",
+        f"{dataset.name} has labels for {num_classes} classes, {owner} has {len(names)}: {few(names, MOST_LISTED)}.",
         "Give the records of its classes.",
     )
 
@@ -122,13 +123,19 @@ def _say(
     positions: Sequence[int],
     lacking: Sequence[str],
 ) -> None:
-    of_data = f"The classes of {dataset.name} ({_listed(data)})"
+    of_data = f"The classes of {dataset.name} ({few(data, MOST_LISTED)})"
     if lacking:
-        log.info("%s are some of %s's, matched by name; it lacks %s.", of_data, owner, _listed(lacking))
+        log.info("%s are some of %s's, matched by name; it lacks %s.", of_data, owner, few(lacking, MOST_LISTED))
     else:
         matched = [names[position] for position in positions]
-        spelling = "" if matched == list(data) else f", as {_listed(matched)}"
-        log.info("%s are in another order than %s's (%s): matched by name%s.", of_data, owner, _listed(names), spelling)
+        spelling = "" if matched == list(data) else f", as {few(matched, MOST_LISTED)}"
+        log.info(
+            "%s are in another order than %s's (%s): matched by name%s.",
+            of_data,
+            owner,
+            few(names, MOST_LISTED),
+            spelling,
+        )
 
 
 def _side_by_side(data: Sequence[str], names: Sequence[str], whose: str = "data") -> str:
@@ -166,8 +173,3 @@ def _folded(name: str) -> str:
     """The name without letter case, accents' form, spaces, hyphens and underscores."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(character for character in folded if character not in " -_")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + more

@@ -207,17 +207,16 @@ def _refuse_unknown_splits(root: Found, folders: list[Found], wanted: str | None
     common, all_names = set.intersection(*names_within), set.union(*names_within)
     if len(common) < 2 or 2 * len(common) < len(all_names):  # A single one, such as `images`, is no set of classes.
         return
-    if all(split_called(name) for name in common):
+    shared = sorted(common)
+    if all(split_called(name) for name in shared):
         raise UserError(
-            f"{root.path} holds {_names(folders)}, and each of them folders for splits: "
-            f"{few(sorted(common), MOST_NAMED)}.",
+            f"{root.path} holds {_names(folders)}, and each of them folders for splits: {few(shared, MOST_NAMED)}.",
             "Splits that hold classes are read, such as train/CLASS: arrange them so, or give --layout classes to have "
             "all of a class divided anew.",
         )
     raise UserError(
-        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: "
-        f"{few(sorted(common), MOST_NAMED)}. Those may be classes, and these splits, but none is called like the train "
-        f"split.\n  {known_split_words()}",
+        f"{root.path} holds {_names(folders)}, which hold folders only, and the same ones: {few(shared, MOST_NAMED)}. "
+        f"Those may be classes, and these splits, but none is called like the train split.\n  {known_split_words()}",
         f"Rename the splits, or give --layout classes if {_names(folders)} are the classes.",
     )
 

@@ -1,6 +1,7 @@
 """Weight files of Keras Applications (.h5, .weights.h5, .keras), read and written by Keras itself."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class KerasFile(ForeignFile):
         num_classes = count_classes(spec, shapes)
         assert num_classes is not None
         self._model = build_application(spec, num_classes)
-        with _keras_errors_told(self._path):
+        with _keras_errors_told(self._path, spec, num_classes):
             self._model.load_weights(str(self._path))
         pairs = pair_variables(self._model, spec, shapes)
         values = {name: np.asarray(variable.value).reshape(shapes[name]) for name, variable in pairs.items()}
@@ -85,7 +86,7 @@ def write_keras_weights(model: "Model", path: Path) -> KerasModel:
     application = build_application(model.spec, model.num_classes)
     for name, variable in pair_variables(application, model.spec, shapes).items():
         variable.assign(model.model_variables[name].numpy().reshape(variable.shape))
-    with _keras_errors_told(path):
+    with _keras_errors_told(path, model.spec, model.num_classes):
         application.save_weights(str(path)) if path.suffix == ".h5" else application.save(str(path))
     return application
 
@@ -172,12 +173,14 @@ def pair_variables(model: KerasModel, spec: NetSpec, shapes: Mapping[str, Shape]
 
 
 @contextlib.contextmanager
-def _keras_errors_told(path: Path) -> Iterator[None]:
-    """Keras raises nearly anything for a file that isn't what it expects."""
+def _keras_errors_told(path: Path, spec: NetSpec, num_classes: int) -> Iterator[None]:
+    """Keras raises nearly anything for a file that isn't what it expects, and warns before."""
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            yield
     except Exception as error:
         raise UserError(
-            f"{path} does not hold these weights, as Keras says: {first_line(error)}",
+            f"{path} does not hold weights of {spec.name} with {num_classes} classes, as Keras says: "
+            f"{first_line(error).rstrip(':')}",
             "Give the --model that the file was made with, and the --num-classes of its classifier.",
         ) from error

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.new_folders import whole_folder
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch, forget
 from finetune.published.catalogue import get_published
@@ -99,16 +100,11 @@ def find_published_files(name: str, folder: Path) -> list[Path]:
 @contextlib.contextmanager
 def _appearing_whole(folder: Path, flag_name: str = "--output-dir") -> Iterator[Path]:
     """Another folder to write in, which becomes this one at the end; after an error there is neither."""
-    partial = folder.with_name(f"{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(folder)
+        with whole_folder(folder) as partial:
+            yield partial
     except OSError as error:
         raise UserError(f"{folder} can't be written: {error.strerror}.", f"Choose another {flag_name}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _unpack(name: str, files: Sequence[Path], folder: Path) -> None:
