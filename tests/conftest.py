@@ -1,7 +1,7 @@
 """Fixtures that all tests share."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,16 @@ def fresh_logger() -> Iterator[None]:
     log.setLevel(logging.INFO)
     yield
     log.handlers.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was captured as text that processes of tests can send each other: names that are no text are shown escaped."""
+    report = yield
+    report.sections = [
+        (title, content.encode("utf-8", "backslashreplace").decode()) for title, content in report.sections
+    ]
+    return report
 
 
 def pytest_configure() -> None:
