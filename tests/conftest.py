@@ -30,7 +30,7 @@ def fresh_logger() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What was captured as text that processes of tests can send each other: names that are no text are shown escaped."""
+    """What was captured as text that processes of tests can send each other, names that are no text escaped."""
     report = yield
     report.sections = [
         (title, content.encode("utf-8", "backslashreplace").decode()) for title, content in report.sections
