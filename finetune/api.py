@@ -23,17 +23,17 @@ Mistakes that the user can mend raise `UserError`; Ctrl-C in a training raises `
 KeyboardInterrupt, once its checkpoint is written. Importing this module loads no TensorFlow; the functions do.
 """
 
-from finetune.classifier import Classifier, restore_classifier
-from finetune.config import EvalSettings, TrainSettings
-from finetune.convert import Conversion, ConvertSettings, convert
+from finetune.commands.convert import Conversion, ConvertSettings, convert
+from finetune.commands.evaluate import evaluate
+from finetune.commands.export import ExportResult, ExportSettings, export
+from finetune.commands.predict import PredictSettings, predict
+from finetune.commands.train import TrainingInterrupted, TrainResult, plan, train
 from finetune.errors import UserError
-from finetune.evaluate import evaluate
-from finetune.export import ExportResult, ExportSettings, export
-from finetune.predict import PredictSettings, predict
-from finetune.predictions import Guess, Prediction
-from finetune.result_files import EvalResult
-from finetune.scopes import VariablePlan
-from finetune.train import TrainingInterrupted, TrainResult, plan, train
+from finetune.evaluation.result_files import EvalResult
+from finetune.model.scopes import VariablePlan
+from finetune.prediction.classifier import Classifier, restore_classifier
+from finetune.prediction.writers import Guess, Prediction
+from finetune.settings.config import EvalSettings, TrainSettings
 
 __all__ = [
     "Classifier",

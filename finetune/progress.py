@@ -1,6 +1,7 @@
 """Progress on standard error: a bar where it is a terminal, lines where it is not."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from finetune.command import log
+log = logging.getLogger("finetune")
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -1,6 +1,6 @@
 """Slim's name for finetune-convert."""
 
-from finetune.convert import main
+from finetune.commands.convert import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -2,6 +2,6 @@
 
 import sys
 
-from finetune.evaluate import main
+from finetune.commands.evaluate import main
 
 sys.exit(main())

@@ -6,9 +6,9 @@ from image_files import encode, picture
 from finetune.datasets.dataset import Dataset, Shard
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
-from finetune.metrics import score_batch
-from finetune.result_files import EvalResult
-from finetune.trained_network import NetworkSettings
+from finetune.evaluation.metrics import score_batch
+from finetune.evaluation.result_files import EvalResult
+from finetune.runs.trained_network import NetworkSettings
 
 NUM_SHARDS = 3
 

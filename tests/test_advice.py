@@ -11,13 +11,13 @@ import tensorflow as tf
 from reference_networks import load_reference, reference_weight
 from tiny_runs import write_records, write_run
 
-from finetune import evaluate, inspect, train
-from finetune.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from finetune.commands import evaluate, inspect, train
 from finetune.errors import UserError
-from finetune.model import Model
+from finetune.model.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from finetune.model.model import Model
+from finetune.model.recognise import describe_variables
+from finetune.model.scopes import NetworkVariable, Purpose, plan_variables
 from finetune.nets import MODELS, get_spec
-from finetune.recognise import describe_variables
-from finetune.scopes import NetworkVariable, Purpose, plan_variables
 
 HEAD = "CifarNet/logits"
 STEM = "CifarNet/conv1/weights"

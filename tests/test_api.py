@@ -13,7 +13,8 @@ import pytest
 from test_commands import write_colour_folders
 from tiny_runs import write_run
 
-from finetune import api, convert
+from finetune import api
+from finetune.commands import convert
 
 EXAMPLE = textwrap.dedent(re.search(r"(?m)((?:^    .*\n|^\n)+)", api.__doc__.split("\n\n", 1)[1] + "\n")[1]).strip()
 

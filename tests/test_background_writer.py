@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from finetune.background_writer import BackgroundWriter
+from finetune.training.background_writer import BackgroundWriter
 
 
 def test_tasks_run_beside_and_in_order():

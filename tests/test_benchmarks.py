@@ -11,7 +11,7 @@ import pytest
 from image_files import write_class_folders
 from PIL import Image
 
-from finetune import convert
+from finetune.commands import convert
 from finetune.datasets.dataset import find_dataset
 from finetune.datasets.tfrecord import read_records
 

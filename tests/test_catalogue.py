@@ -159,7 +159,7 @@ def test_a_missing_path_is_never_answered_by_a_listing(tmp_path):
 @pytest.mark.parametrize("path", ["/qqzz-nowhere", "/qqzz-nowhere/data"])
 def test_a_missing_folder_at_the_root_lists_nothing_of_it(path):
     from finetune.datasets.folders import scan_images
-    from finetune.image_files import find_images
+    from finetune.prediction.find_images import find_images
 
     for ask in (lambda: find_shards(Path(path), None), lambda: scan_images(Path(path)), lambda: find_images([path])):
         with pytest.raises(UserError) as caught:

@@ -14,12 +14,12 @@ import pytest
 import tensorflow as tf
 from tiny_runs import write_records, write_run
 
-from finetune import evaluate, export, import_weights, inspect, predict, train
-from finetune.checkpoint import Checkpoint, newest_whole, open_checkpoint, write_checkpoint
+from finetune.commands import evaluate, export, import_weights, inspect, predict, train
 from finetune.errors import UserError, first_line
-from finetune.mean_checkpoint import MeanCheckpoint, last_checkpoints
-from finetune.model import Model
+from finetune.model.checkpoint import Checkpoint, newest_whole, open_checkpoint, write_checkpoint
+from finetune.model.model import Model
 from finetune.nets import get_spec
+from finetune.runs.mean_checkpoint import MeanCheckpoint, last_checkpoints
 
 
 @pytest.fixture(scope="module")

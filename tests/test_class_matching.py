@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tiny_runs import CLASSES, write_records, write_run
 
-from finetune import evaluate, export, predict, train
-from finetune.checkpoint import Checkpoint, write_checkpoint
+from finetune.commands import evaluate, export, predict, train
 from finetune.datasets.class_matching import match_labels, output_order
 from finetune.datasets.dataset import Dataset
 from finetune.errors import UserError
+from finetune.model.checkpoint import Checkpoint, write_checkpoint
 
 TURNED = ("red", "blue", "green")  # The same classes, as another folder may sort them.
 CAPITAL = ("Red", "blue", "green")

@@ -18,12 +18,13 @@ import tensorflow as tf
 from PIL import Image
 from tiny_runs import write_run
 
-from finetune import convert, evaluate, export, run_log, train
-from finetune.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
-from finetune.config import TrainSettings
-from finetune.run_folder import RunFolder
-from finetune.tensorflow_start import _is_silence_wanted
-from finetune.training_loop import TrainingLoop
+from finetune.commands import convert, evaluate, export, train
+from finetune.commands.tensorflow_start import _is_silence_wanted
+from finetune.model.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from finetune.runs.run_folder import RunFolder
+from finetune.settings.config import TrainSettings
+from finetune.training import run_log
+from finetune.training.loop import TrainingLoop
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 IMAGES_PER_CLASS = 24
@@ -294,7 +295,8 @@ def environment_with(**variables):
 )
 def test_tensorflow_starts_with_onednn_and_in_silence_unless_the_user_says_otherwise(given, onednn, is_silent):
     script = (
-        "from finetune.tensorflow_start import *; import os; start_tensorflow(); print(os.environ[ONEDNN_VARIABLE]); "
+        "from finetune.commands.tensorflow_start import *; import os; start_tensorflow(); "
+        "print(os.environ[ONEDNN_VARIABLE]); "
         "import tensorflow as tf; tf.constant(1)"
     )
     environment = environment_with(**given)
@@ -321,7 +323,7 @@ def test_a_command_stopped_by_ctrl_c_in_a_shell(dataset_dir, trained, tmp_path):
         [
             sys.executable,
             "-c",
-            "from finetune.train import main; main()",
+            "from finetune.commands.train import main; main()",
             *words,
             "--batch-size=7",
             "--cache-features=5",

@@ -18,7 +18,7 @@ import tensorflow as tf
 from image_files import encode, picture, write_class_folders, write_file
 from PIL import Image, ImageOps
 
-from finetune.convert import ConvertSettings, convert, main
+from finetune.commands.convert import ConvertSettings, convert, main
 from finetune.datasets.images import BrokenImageError, prepare_image
 from finetune.datasets.splits import name_hash, share_by_size
 from finetune.errors import UserError
@@ -534,7 +534,7 @@ def test_folder_that_cannot_be_written(tmp_path):
 def test_no_tensorflow_to_convert(tmp_path):
     images = write_class_folders(tmp_path / "images", a=2, b=2)
     program = (
-        "import sys; from pathlib import Path; from finetune.convert import *;"
+        "import sys; from pathlib import Path; from finetune.commands.convert import *;"
         f"convert(ConvertSettings(Path({str(tmp_path / 'out')!r}), Path({str(images)!r})));"
         "sys.exit('tensorflow' in sys.modules)"
     )

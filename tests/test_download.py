@@ -12,7 +12,7 @@ import pytest
 from broken_server import serving
 from PIL import Image
 
-from finetune.download import DownloadSettings, download, main
+from finetune.commands.download import DownloadSettings, download, main
 from finetune.errors import UserError
 from finetune.nets import MODELS
 from finetune.published import http_download

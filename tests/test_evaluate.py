@@ -10,16 +10,16 @@ import sklearn.metrics
 import tensorflow as tf
 from eval_results import make_result, random_scores, write_dataset
 
-from finetune import evaluate
-from finetune.checkpoint import RUN_PREFIX, write_checkpoint
-from finetune.config import TrainSettings
-from finetune.metrics import score_batch
-from finetune.model import Model
+from finetune.commands import evaluate
+from finetune.evaluation.metrics import score_batch
+from finetune.evaluation.result_files import class_names_of, write_confusion_matrix, write_metrics, write_predictions
+from finetune.evaluation.test_time_augmentation import with_mirror_images
+from finetune.model.checkpoint import RUN_PREFIX, write_checkpoint
+from finetune.model.model import Model
+from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, plan_variables
 from finetune.nets import get_spec
-from finetune.result_files import class_names_of, write_confusion_matrix, write_metrics, write_predictions
-from finetune.run_folder import RunFolder
-from finetune.scopes import MOVING_AVERAGE_SUFFIX, plan_variables
-from finetune.test_time_augmentation import with_mirror_images
+from finetune.runs.run_folder import RunFolder
+from finetune.settings.config import TrainSettings
 
 CLASSES = ["blue", "green", "red"]
 NUM_IMAGES = 30

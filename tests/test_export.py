@@ -10,12 +10,12 @@ import tensorflow as tf
 from image_files import encode, picture
 from tiny_runs import CLASSES, write_records, write_run
 
-from finetune import export, predict
-from finetune.checkpoint import Checkpoint, write_checkpoint
-from finetune.classifier import restore_classifier
+from finetune.commands import export, predict
+from finetune.evaluation.scoring import inference_function
 from finetune.exports import saved_model, tflite_model
+from finetune.model.checkpoint import Checkpoint, write_checkpoint
 from finetune.nets import get_spec
-from finetune.scoring import inference_function
+from finetune.prediction.classifier import restore_classifier
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_labels_that_do_not_start_at_the_first_output(tmp_path):
 
 def test_an_accuracy_on_the_images_that_trained_it_is_called_so(tmp_path, records, capsys):
     from finetune.datasets.dataset import content_hash, find_dataset
-    from finetune.provenance import PROVENANCE_FILE
+    from finetune.runs.provenance import PROVENANCE_FILE
 
     run = write_run(tmp_path / "run")
     sha256 = content_hash(find_dataset(records, None, "train"))

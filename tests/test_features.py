@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune import convert, features, train
-from finetune.checkpoint import Checkpoint, write_checkpoint
-from finetune.features import Features, compute_features, feature_batches
+from finetune.commands import convert, train
+from finetune.model.checkpoint import Checkpoint, write_checkpoint
+from finetune.trunk import features
+from finetune.trunk.features import Features, compute_features, feature_batches
 
 NUM_IMAGES = 10
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from finetune import convert, download, evaluate, export, import_weights, inspect, predict, train
-from finetune.config import EvalSettings, TrainSettings
+from finetune.commands import convert, download, evaluate, export, import_weights, inspect, predict, train
 from finetune.errors import UserError
-from finetune.flags import flag, parse_flags, read_toml, to_toml_table
+from finetune.settings.config import EvalSettings, TrainSettings
+from finetune.settings.flags import flag, parse_flags, read_toml, to_toml_table
 
 
 def parse(*words, settings_class=TrainSettings, **options):

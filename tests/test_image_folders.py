@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from image_files import encode, picture, write_class_folders, write_file
 
-from finetune.convert import ConvertSettings, convert, main
+from finetune.commands.convert import ConvertSettings, convert, main
 from finetune.datasets.folders import scan_images
 from finetune.datasets.image_walk import SYSTEM_NAMES
 from finetune.datasets.remarks import Kind, Remark, changed_images, remarks_on
 from finetune.datasets.split_folders import split_called
 from finetune.datasets.split_words import SPLIT_WORDS
 from finetune.errors import UserError
-from finetune.image_files import find_images, left_out
+from finetune.prediction.find_images import find_images, left_out
 
 
 def write_splits(root: Path, **folders: int) -> Path:
@@ -353,7 +353,7 @@ def test_names_of_classes_are_text_that_every_output_takes(tmp_path, encoding):
     write_file(Path(os.fsdecode(bytes(folder) + b"/\xff.jpg")), encode(picture(71)))
     (Path(os.fsdecode(bytes(folder) + b"/\xfe.txt"))).write_text("no image")
     words = ["--images-dir", str(images), "--dataset-dir", str(tmp_path / "out"), "--validation-fraction", "0"]
-    command = "import sys; from finetune.convert import main; sys.exit(main())"
+    command = "import sys; from finetune.commands.convert import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", command, *words], env=environment, capture_output=True, check=False)
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False)

@@ -16,9 +16,9 @@ from image_files import encode, picture, write_file
 from PIL import Image, ImageOps, features
 from tiny_runs import CLASSES, write_run
 
-from finetune import convert as convert_command
-from finetune import evaluate, export, predict, train
-from finetune.convert import ConvertSettings, convert
+from finetune.commands import convert as convert_command
+from finetune.commands import evaluate, export, predict, train
+from finetune.commands.convert import ConvertSettings, convert
 from finetune.datasets.dataset import find_dataset
 from finetune.datasets.image_rules import DEFAULT_RULES, RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.datasets.images import BrokenImageError, is_image, prepare_image
@@ -27,7 +27,7 @@ from finetune.datasets.tfrecord import RecordWriter
 from finetune.errors import UserError
 from finetune.exports.exif_turning import turned_upright
 from finetune.exports.file_decoding import decode_file
-from finetune.run_folder import image_rules_of_run
+from finetune.runs.run_folder import image_rules_of_run
 
 ORIENTATION = 0x0112
 START_OF_SCAN, END = b"\xff\xda", b"\xff\xd9"

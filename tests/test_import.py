@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 from reference_networks import assign_reference_weights, reference_images, reference_weight
 
-from finetune.checkpoint import Checkpoint, write_checkpoint
+from finetune.commands.import_weights import ImportSettings, import_weights, main
 from finetune.errors import UserError
 from finetune.foreign_weights.keras_weights import build_application, write_keras_weights
-from finetune.import_weights import ImportSettings, import_weights, main
-from finetune.model import Model
+from finetune.model.checkpoint import Checkpoint, write_checkpoint
+from finetune.model.model import Model
 from finetune.nets import get_spec, layers
 
 SMALL = "mobilenet_v1_025"

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from finetune import input_watch
-from finetune.input_watch import InputWatch
+from finetune.training import input_watch
+from finetune.training.input_watch import InputWatch
 
 
 @pytest.fixture

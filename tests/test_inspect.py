@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from reference_networks import load_reference
 
-from finetune.checkpoint import write_checkpoint
-from finetune.inspect import main
+from finetune.commands.inspect import main
+from finetune.model.checkpoint import write_checkpoint
+from finetune.model.recognise import describe_variables, recognise
+from finetune.model.scopes import in_any_scope
 from finetune.nets import MODELS
-from finetune.recognise import describe_variables, recognise
-from finetune.scopes import in_any_scope
 
 HEAD = "MobilenetV1/Logits"
 

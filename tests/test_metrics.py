@@ -5,9 +5,9 @@ import pytest
 import sklearn.metrics
 from eval_results import random_scores
 
-from finetune.calibration import calibration
-from finetune.comparison import McNemar, mcnemar
-from finetune.metrics import (
+from finetune.evaluation.calibration import calibration
+from finetune.evaluation.comparison import McNemar, mcnemar
+from finetune.evaluation.metrics import (
     Confusion,
     class_figures,
     confusion_matrix,

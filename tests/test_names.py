@@ -12,11 +12,11 @@ import pytest
 from image_files import encode, picture, write_file
 from tiny_runs import write_run
 
-from finetune import convert, evaluate, export, predict, train
-from finetune.config import TrainSettings
-from finetune.flags import read_toml
-from finetune.run_folder import RunFolder, settings_of_run
-from finetune.text_files import KEEP_BYTES, printable, whole_file
+from finetune.commands import convert, evaluate, export, predict, train
+from finetune.runs.run_folder import RunFolder, settings_of_run
+from finetune.settings.config import TrainSettings
+from finetune.settings.flags import read_toml
+from finetune.whole_files import KEEP_BYTES, printable, whole_file
 
 CAFE = os.fsdecode(b"caf\xe9")  # in Latin-1
 CLASSES = (CAFE, "向日葵", "plain")

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from reference_networks import NETWORKS_DIR, assign_reference_weights, load_reference, reference_images
 
-from finetune.model import Model
+from finetune.model.model import Model
 from finetune.nets import MODELS, get_spec
 
 QUICK = {"lenet", "cifarnet", "inception_v1", "mobilenet_v1_025", "mobilenet_v2_035"}

@@ -10,10 +10,10 @@ import tensorflow as tf
 from image_files import write_class_folders
 from tiny_runs import write_run
 
-from finetune import convert, evaluate, export, import_weights, inspect, predict, train
-from finetune.checkpoint import Checkpoint, delete_checkpoint, open_checkpoint, write_checkpoint
+from finetune.commands import convert, evaluate, export, import_weights, inspect, predict, train
 from finetune.errors import UserError
-from finetune.tensorflow_paths import plain_folder, plain_prefix
+from finetune.model.checkpoint import Checkpoint, delete_checkpoint, open_checkpoint, write_checkpoint
+from finetune.model.tensorflow_paths import plain_folder, plain_prefix
 
 NO_TEXT = os.fsdecode(b"caf\xe9")  # Latin-1, as old disks have it.
 ODD_NAMES = ("exp [1]*?", "back\\slash", "[!a]", NO_TEXT, "plain")

@@ -8,9 +8,9 @@ import tensorflow as tf
 from image_files import encode
 from PIL import Image
 
-from finetune import evaluate, export, predict, train
-from finetune.config import TrainSettings
-from finetune.flags import read_toml
+from finetune.commands import evaluate, export, predict, train
+from finetune.settings.config import TrainSettings
+from finetune.settings.flags import read_toml
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 

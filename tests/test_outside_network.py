@@ -5,7 +5,7 @@ import sys
 import pytest
 from test_commands import write_colour_folders
 
-from finetune import convert, evaluate, train
+from finetune.commands import convert, evaluate, train
 from finetune.errors import UserError
 from finetune.nets import get_spec
 

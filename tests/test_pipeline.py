@@ -23,8 +23,8 @@ from finetune.datasets.pipeline import (
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter, read_records
 from finetune.errors import UserError
+from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.preprocessing import get_preprocessing
-from finetune.thumbnails import read_thumbnails
 
 SIZE = 16
 NUM_RECORDS = 23
@@ -290,7 +290,7 @@ def test_other_failures_are_not_the_datas(dataset):
 
 
 def test_real_photographs(shared_dir, tmp_path):
-    from finetune.convert import ConvertSettings, convert
+    from finetune.commands.convert import ConvertSettings, convert
 
     images_dir = shared_dir / "data/flowers12/images"
     convert(ConvertSettings(tmp_path / "flowers12", images_dir, validation_fraction=0.25))

@@ -8,16 +8,17 @@ import pytest
 import tensorflow as tf
 from test_commands import write_colour_folders
 
-from finetune import convert, precision, train
-from finetune.config import EvalSettings, OptimizerSettings, TrainSettings
-from finetune.convert import ConvertSettings
-from finetune.evaluate import evaluate
-from finetune.loss_scaling import LossScale
-from finetune.model import Model
+from finetune.commands import convert, train
+from finetune.commands.convert import ConvertSettings
+from finetune.commands.evaluate import evaluate
+from finetune.model.model import Model
 from finetune.nets import get_spec
-from finetune.optimizers import Optimizer
-from finetune.precision import StepMeasure, measure_step, resolve_precision, supported_precisions
-from finetune.training_step import TrainingStep
+from finetune.settings.config import EvalSettings, OptimizerSettings, TrainSettings
+from finetune.training import precision
+from finetune.training.loss_scaling import LossScale
+from finetune.training.optimizers import Optimizer
+from finetune.training.precision import StepMeasure, measure_step, resolve_precision, supported_precisions
+from finetune.training.step import TrainingStep
 
 # Their random weights leave logits that float16 can hold. 8 or 11 bits of a value are kept: how far this may take them.
 NETWORKS = ("lenet", "cifarnet", "alexnet_v2", "resnet_v1_50", "resnet_v2_50")
@@ -176,7 +177,7 @@ def test_the_loss_scale_halves_on_overflow_without_an_update_and_doubles_after_g
 
 
 def test_two_devices_scale_losses_as_one_does():
-    from finetune.devices import choose_strategy
+    from finetune.training.devices import choose_strategy
 
     images = tf.random.stateless_uniform([8, 28, 28, 1], [1, 2], -1, 1)
     labels = tf.constant([0, 1, 2, 0, 1, 2, 0, 1])

@@ -16,11 +16,11 @@ import pytest
 from image_files import encode, picture, write_file
 from tiny_runs import CLASSES, write_records, write_run
 
-from finetune import evaluate, predict
-from finetune.classify import _map_in_order
+from finetune.commands import evaluate, predict
+from finetune.commands.predict import _open_output
 from finetune.errors import UserError
-from finetune.image_files import find_images
-from finetune.predict import _open_output
+from finetune.prediction.find_images import find_images
+from finetune.prediction.stream import _map_in_order
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_memory_does_not_grow_with_the_number_of_images(run, tmp_path):
         picture_file = write_file(tmp_path / "picture.jpg", encode(picture()))
         for index in range(number):
             (folder / f"{index:05d}.jpg").symlink_to(picture_file)
-        command = "import sys; from finetune.predict import main; sys.exit(main())"
+        command = "import sys; from finetune.commands.predict import main; sys.exit(main())"
         words = [f"--checkpoint={run}", str(folder), f"--output={tmp_path}/{number}.csv"]
         process = subprocess.Popen([sys.executable, "-c", command, *words], stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)

@@ -16,7 +16,7 @@ from image_files import encode, picture
 from PIL import Image
 from tiny_runs import CLASSES, write_run
 
-from finetune import export, predict
+from finetune.commands import export, predict
 from finetune.datasets.images import prepare_image
 from finetune.datasets.pipeline import decode_image
 from finetune.exports import image_preparation

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.flags import parse_flags, read_toml
+from finetune.settings.flags import parse_flags, read_toml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,13 +46,13 @@ def test_files_that_are_named_exist(name):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_settings_files_are_read(path):
-    from finetune.config import TrainSettings
+    from finetune.settings.config import TrainSettings
 
     read_toml(TrainSettings, path)
 
 
 def test_the_table_of_networks_is_that_of_the_records():
-    from finetune.inspect import describe_model
+    from finetune.commands.inspect import describe_model
     from finetune.nets import MODELS
 
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| ([\d.]*) \| (.*?) \| (\S*) ?\|$", README, re.MULTILINE)

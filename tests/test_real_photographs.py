@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from finetune import convert, evaluate, train
-from finetune.checkpoint import Checkpoint
+from finetune.commands import convert, evaluate, train
+from finetune.model.checkpoint import Checkpoint
 
 HEAD = ["--exclude-scopes=MobilenetV2/Logits", "--trainable-scopes=MobilenetV2/Logits"]
 
@@ -55,8 +55,8 @@ def test_a_head_trained_with_slims_settings(shared_dir, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_lines_of_slims_tutorials(shared_dir, tmp_path):
-    from finetune.checkpoint import write_checkpoint
-    from finetune.model import Model
+    from finetune.model.checkpoint import write_checkpoint
+    from finetune.model.model import Model
     from finetune.nets import get_spec
 
     records = make_records(shared_dir, tmp_path / "flowers", 0.25)

@@ -11,12 +11,12 @@ from browser import CHROMIUM, open_browser
 from eval_results import make_result, random_scores
 from PIL import Image
 
-from finetune import plots
-from finetune.config import TrainSettings
-from finetune.metrics import confusion_matrix, score_batch
-from finetune.report import write_report
-from finetune.run_folder import RunFolder
-from finetune.scopes import NetworkVariable, plan_variables
+from finetune.evaluation import plots
+from finetune.evaluation.metrics import confusion_matrix, score_batch
+from finetune.evaluation.report import write_report
+from finetune.model.scopes import NetworkVariable, plan_variables
+from finetune.runs.run_folder import RunFolder
+from finetune.settings.config import TrainSettings
 
 HOSTILE_NAMES = [
     "<script>console.log('run')</script>",

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from finetune.errors import UserError
-from finetune.schedules import make_schedule
+from finetune.training.schedules import make_schedule
 
 
 def make(decay_type, **options):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from finetune.checkpoint_names import find_prefix
 from finetune.errors import UserError
-from finetune.scopes import NetworkVariable, in_scope, plan_variables, shortest_scopes
+from finetune.model.checkpoint_names import find_prefix
+from finetune.model.scopes import NetworkVariable, in_scope, plan_variables, shortest_scopes
 
 VARIABLES = [
     NetworkVariable("Net/Conv2d_1/weights", (3, 3, 3, 8), is_statistic=False),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from finetune.seen_images import caution
+from finetune.evaluation.seen_images import caution
 
 TRAINING, VALIDATION, NEW = "a" * 64, "b" * 64, "c" * 64
 

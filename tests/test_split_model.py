@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune.model import Model
+from finetune.model.model import Model
+from finetune.model.scopes import plan_variables
 from finetune.nets import MODELS, get_spec
-from finetune.scopes import plan_variables
-from finetune.split_model import SplitModel
+from finetune.trunk.split_model import SplitModel
 
 # A size that each family takes, small where it may be.
 SMALL_SIZES = {"mobilenet": 64, "inception": 139, "resnet": 64, "nasnet": 96, "pnasnet": 96}

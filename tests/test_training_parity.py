@@ -24,13 +24,13 @@ import tensorflow as tf
 from reference_networks import assign_reference_weights
 from slim_formulas import AVERAGE, WrittenOutTrainer
 
-from finetune.config import OptimizerSettings
-from finetune.losses import weight_decay_loss
-from finetune.model import Model, Outputs
-from finetune.moving_averages import MovingAverages
+from finetune.model.model import Model, Outputs
 from finetune.nets import get_spec, mobilenet_v1
-from finetune.optimizers import Optimizer
-from finetune.training_step import TrainingStep
+from finetune.settings.config import OptimizerSettings
+from finetune.training.losses import weight_decay_loss
+from finetune.training.moving_averages import MovingAverages
+from finetune.training.optimizers import Optimizer
+from finetune.training.step import TrainingStep
 
 REFERENCE = json.loads((Path(__file__).parent / "reference/training_parity.json").read_text(encoding="utf-8"))
 RUNS = {

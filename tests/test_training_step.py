@@ -5,15 +5,16 @@ import pytest
 import tensorflow as tf
 from slim_formulas import SLOTS, updated
 
-from finetune.config import OPTIMIZERS, OptimizerSettings
-from finetune.devices import choose_strategy
-from finetune.model import Model
-from finetune.moving_averages import MovingAverages
+from finetune.model.model import Model
+from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
-from finetune.optimizers import Optimizer
-from finetune.scopes import plan_variables
-from finetune.training_state import TrainingState
-from finetune.training_step import TrainingStep
+from finetune.settings.choices import OPTIMIZERS
+from finetune.settings.config import OptimizerSettings
+from finetune.training.devices import choose_strategy
+from finetune.training.moving_averages import MovingAverages
+from finetune.training.optimizers import Optimizer
+from finetune.training.state import TrainingState
+from finetune.training.step import TrainingStep
 
 NUM_CLASSES = 3
 

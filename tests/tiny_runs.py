@@ -4,11 +4,11 @@ import numpy as np
 from image_files import encode, picture
 from reference_networks import reference_weight
 
-from finetune.checkpoint import write_checkpoint
 from finetune.datasets.description import write_labels
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
-from finetune.model import Model
+from finetune.model.checkpoint import write_checkpoint
+from finetune.model.model import Model
 from finetune.nets import get_spec
 
 CLASSES = ("blue", "green", "red")

@@ -13,11 +13,6 @@ from finetune.datasets.dataset import Dataset
 from finetune.errors import UserError, nearest
 from finetune.notices import few
 
-WAYS_TO_MATCH = ("name", "index")
-MATCH_LABELS_HELP = (
-    "where the data's class names are not the network's: name: letter case, spaces, - and _ don't count; index: labels "
-    "mean what they mean by number; not given: equal names, else refused"
-)
 MOST_LISTED = 10
 
 log = logging.getLogger("finetune")

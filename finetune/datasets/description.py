@@ -30,7 +30,7 @@ from typing import Any
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.notices import tell_once
-from finetune.text_files import write_text
+from finetune.whole_files import write_text
 
 FILE_NAME = "dataset.json"
 LABELS_FILE = "labels.txt"

@@ -20,8 +20,7 @@ from finetune.datasets.tfrecord import RecordFileError, read_records
 from finetune.errors import UserError
 from finetune.preprocessing import Preprocessing
 from finetune.preprocessing.geometry import crop
-
-Tensor = Any
+from finetune.types import Tensor
 
 log = logging.getLogger("finetune")
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-ENCODED = "image/encoded"
+from finetune.settings.choices import IMAGE_KEY, LABEL_KEY
+
+ENCODED = IMAGE_KEY
 FORMAT = "image/format"
-LABEL = "image/class/label"
+LABEL = LABEL_KEY
 HEIGHT = "image/height"
 WIDTH = "image/width"
 FILENAME = "image/filename"

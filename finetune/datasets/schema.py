@@ -23,8 +23,7 @@ from finetune.datasets.records import (
 )
 from finetune.errors import did_you_mean
 from finetune.notices import few
-
-Tensor = Any
+from finetune.types import Tensor
 
 # What the graph makes of a label that is none; Python's reader then says why.
 UNREADABLE = -1

@@ -10,13 +10,13 @@ from finetune.datasets.image_walk import Found, Listing, list_folder
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, nearest
 from finetune.notices import few
+from finetune.settings.choices import LAYOUTS
 
 # A folder of images without classes, which comes with train and test folders in competitions.
 UNLABELLED = "unlabelled"
 UNLABELLED_WORDS = ("pred", "predict", "prediction", "predictions", "unlabelled", "unlabeled", "unsup")
 # Words that stand beside these: `training_set`, `seg_train`, `Test Images`.
 FILLERS = ("set", "data", "dataset", "image", "images", "img", "imgs", "folder", "dir", "split", "seg")
-LAYOUTS = ("classes", "splits")
 CLASSES, SPLITS_OF_CLASSES = LAYOUTS
 MOST_NAMED = 8
 

@@ -5,13 +5,11 @@ PNG's chunk eXIf; the entry Orientation tells how the picture is to be turned.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from finetune.datasets import jpeg, png
-
-Tensor = Any
+from finetune.types import Tensor
 
 ORIENTATION = 0x0112
 UPRIGHT = 1

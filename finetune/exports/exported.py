@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.classifier import Classifier
 from finetune.exports.signatures import Signature
+from finetune.prediction.classifier import Classifier
+from finetune.types import Tensor
 
 Array = np.ndarray[Any, Any]
-Tensor = Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,6 @@ encoded anew before it is decoded, which makes a few levels of difference; Tenso
 is transparent; and it has another rule for the colours of a CMYK JPEG.
 """
 
-from typing import Any
-
 import tensorflow as tf
 
 from finetune.datasets import jpeg
@@ -14,8 +12,7 @@ from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.pipeline import decode_image
 from finetune.datasets.png import BIT_DEPTH_OFFSET, SIGNATURE
 from finetune.exports.exif_turning import turned_upright
-
-Tensor = Any
+from finetune.types import Tensor
 
 WITH_ALPHA = 4
 

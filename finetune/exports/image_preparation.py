@@ -6,9 +6,9 @@ what comes out (`result`). docs/preparing_images.md does what is said here with 
 
 from typing import Any
 
-from finetune.classifier import Classifier
 from finetune.datasets.image_rules import MOST_SAMPLE_BITS
 from finetune.datasets.images import JPEG_QUALITY
+from finetune.prediction.classifier import Classifier
 from finetune.preprocessing.steps import value_range
 
 # What tf.io.decode_image does with a JPEG; it has no settings for it.

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from finetune.classifier import Classifier
 from finetune.errors import UserError
 from finetune.exports.exported import Array, Exported
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights.keras_weights import application_call, padding_remark, write_keras_weights
+from finetune.prediction.classifier import Classifier
 
 FILE = "classifier.weights.h5"
 # Keras's kernels add in another order than ours.

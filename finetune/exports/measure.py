@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from finetune.classifier import Classifier
 from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import decode_image, evaluation_batches, records_in_order
 from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
 from finetune.exports.exif_turning import UPRIGHT, exif_orientation
 from finetune.exports.exported import Array, Exported, Tensor, answer, prepared_images
+from finetune.prediction.classifier import Classifier
 
 NUM_FIXED_IMAGES = 8
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.classifier import Classifier
 from finetune.errors import UserError
 from finetune.exports.exported import Array, Exported, answer, prepared_images
 from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
-from finetune.tensorflow_paths import plain_folder
+from finetune.model.tensorflow_paths import plain_folder
+from finetune.prediction.classifier import Classifier
 
 FILE = "model.onnx"
 OPSET = 17

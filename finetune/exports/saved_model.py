@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.classifier import Classifier
 from finetune.datasets.description import LABELS_FILE
 from finetune.exports.exported import Array, Exported, answer, prepared_images
 from finetune.exports.file_decoding import decode_file
 from finetune.exports.signatures import PIXELS, Signature, TensorDescription, describe_tensor
-from finetune.tensorflow_paths import is_pattern, plain_folder
-
-Tensor = Any
+from finetune.model.tensorflow_paths import is_pattern, plain_folder
+from finetune.prediction.classifier import Classifier
+from finetune.types import Tensor
 
 log = logging.getLogger("finetune")
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.classifier import Classifier
 from finetune.exports.exported import Array, Exported, answer, prepared_images
 from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
-from finetune.tensorflow_paths import plain_folder
+from finetune.model.tensorflow_paths import plain_folder
+from finetune.prediction.classifier import Classifier
 
 TOLERANCE = 1e-4
 LOADING = "ai_edge_litert.interpreter.Interpreter(model_path=file).get_signature_runner(), called with images=..."

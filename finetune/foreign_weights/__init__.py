@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune.errors import UserError
 from finetune.foreign_weights.foreign_file import ForeignFile
-from finetune.weight_files import file_kind, kind_by_ending
+from finetune.model.weight_files import file_kind, kind_by_ending
 
 # Each needs another part of TensorFlow, so what isn't needed isn't loaded.
 _READERS = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from finetune.model.scopes import Shape
 from finetune.nets.spec import NetSpec
-from finetune.scopes import Shape
 
 Array = np.ndarray[Any, Any]
 

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
 from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
+from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
-from finetune.scopes import Shape, in_any_scope
 
 Node = Any
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 from finetune.errors import UserError
+from finetune.model.recognise import count_classes
+from finetune.model.scopes import Shape
 from finetune.nets.spec import NetSpec
-from finetune.recognise import count_classes
-from finetune.scopes import Shape
 
 _SUFFIX = re.compile(r"(/read|/ReadVariableOp|:0)+$")
 

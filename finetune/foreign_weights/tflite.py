@@ -12,8 +12,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
+from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
-from finetune.scopes import Shape, in_any_scope
 
 FILE_IDENTIFIER = b"TFL3"
 

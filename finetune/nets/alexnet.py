@@ -4,15 +4,12 @@ networks", 2014, arXiv:1404.5997.
 No checkpoint was published. tf-slim's own `alexnet_v2` takes no other image size than its default.
 """
 
-from typing import Any
-
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
 from finetune.nets.fully_connected import add_fully_connected
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def alexnet_v2(

@@ -9,8 +9,7 @@ import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def cifarnet(

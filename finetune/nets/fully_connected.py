@@ -5,14 +5,11 @@ the dense evaluation of OverFeat (arXiv:1312.6229, section 3.3) and VGG (arXiv:1
 map `fc6` takes all of it; then its weights have another shape than the published ones.
 """
 
-from typing import Any
-
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def add_fully_connected(

@@ -2,15 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
 from tf_slim.layers import initializers
 
 from finetune.nets import layers
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 @contextlib.contextmanager

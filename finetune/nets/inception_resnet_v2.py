@@ -5,7 +5,6 @@ Published checkpoint: inception_resnet_v2_2016_08_30.tar.gz.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
@@ -20,8 +19,7 @@ from finetune.nets.inception import (
     inception_layers,
     tower,
 )
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def inception_resnet_v2(

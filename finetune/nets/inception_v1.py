@@ -4,14 +4,11 @@ Published checkpoint: inception_v1_2016_08_28.tar.gz. The trunk is tf-slim's, th
 image sizes.
 """
 
-from typing import Any
-
 import tensorflow as tf
 from tf_slim.nets.inception_v1 import inception_v1_base
 
 from finetune.nets.inception import inception_layers, pooled_logits
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def inception_v1(

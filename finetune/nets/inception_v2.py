@@ -5,14 +5,11 @@ Published checkpoint: inception_v2_2016_08_28.tar.gz. The trunk is tf-slim's, th
 image sizes.
 """
 
-from typing import Any
-
 import tensorflow as tf
 from tf_slim.nets.inception_v2 import inception_v2_base
 
 from finetune.nets.inception import inception_layers, pooled_logits
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def inception_v2(

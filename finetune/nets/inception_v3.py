@@ -4,15 +4,12 @@ Published checkpoint: inception_v3_2016_08_28.tar.gz. The trunk is tf-slim's, th
 image sizes.
 """
 
-from typing import Any
-
 import tensorflow as tf
 import tf_slim as slim
 from tf_slim.nets.inception_v3 import inception_v3_base
 
 from finetune.nets.inception import inception_layers, kernel_at_most, pooled_logits
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def inception_v3(

@@ -4,8 +4,6 @@ Connections on Learning", 2016, arXiv:1602.07261, figures 3 to 9.
 Published checkpoint: inception_v4_2016_09_09.tar.gz.
 """
 
-from typing import Any
-
 import tensorflow as tf
 import tf_slim as slim
 
@@ -17,8 +15,7 @@ from finetune.nets.inception import (
     inception_layers,
     tower,
 )
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def inception_v4(

@@ -22,7 +22,7 @@ import tensorflow as tf
 import tf_slim as slim
 from tf_slim.layers import layers as slim_layers
 
-Tensor = Any
+from finetune.types import Tensor
 
 DECAYED_VARIABLES = "decayed_variables"
 

@@ -4,14 +4,11 @@ recognition", 1998.
 No checkpoint was published.
 """
 
-from typing import Any
-
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def lenet(

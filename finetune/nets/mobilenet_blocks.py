@@ -7,14 +7,12 @@ Papers: MobileNet V2 (Sandler et al., arXiv:1801.04381) for the inverted residua
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)

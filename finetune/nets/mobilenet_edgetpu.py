@@ -4,13 +4,11 @@ Published checkpoints: mobilenet_edgetpu_224_{1.0,0.75}.tgz.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 
 from finetune.nets.mobilenet_blocks import Block, add_classifier, mobilenet_layers, round_depth, trunk
-
-Tensor = Any
+from finetune.types import Tensor
 
 # Depth, kernel size, number of blocks, stride of the first one, whether they are fused.
 _STAGES = (

@@ -4,14 +4,11 @@ arXiv:1704.04861, table 1.
 Published checkpoints: mobilenet_v1_2018_02_22/mobilenet_v1_{1.0,0.75,0.5,0.25}_224.tgz.
 """
 
-from typing import Any
-
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets.mobilenet_blocks import add_classifier, mobilenet_layers
-
-Tensor = Any
+from finetune.types import Tensor
 
 # Depth and stride of each depthwise separable convolution.
 _SEPARABLE_CONVOLUTIONS = (

@@ -4,13 +4,11 @@ Published checkpoints: mobilenet_v2_{1.4,1.0,0.35}_224.tgz.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 
 from finetune.nets.mobilenet_blocks import Block, add_classifier, mobilenet_layers, round_depth, trunk
-
-Tensor = Any
+from finetune.types import Tensor
 
 # Expansion factor, depth, number of blocks, stride of the first one.
 _BLOCKS = (

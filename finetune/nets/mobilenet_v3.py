@@ -7,14 +7,12 @@ Published checkpoints: v3-{large,small,large-minimalistic,small-minimalistic}_22
 """
 
 import dataclasses
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets.mobilenet_blocks import Block, add_classifier, hard_swish, mobilenet_layers, trunk
-
-Tensor = Any
+from finetune.types import Tensor
 
 _RE, _HS = tf.nn.relu, hard_swish
 _SE = True

@@ -4,8 +4,6 @@ Scalable Image Recognition", arXiv:1707.07012, figure 4.
 Published checkpoints: nasnet-a_{mobile,large}_04_10_2017.tar.gz.
 """
 
-from typing import Any
-
 import tf_slim as slim
 
 from finetune.nets import layers
@@ -20,8 +18,7 @@ from finetune.nets.nasnet_cells import (
     nasnet_layers,
     separable,
 )
-
-Tensor = Any
+from finetune.types import Tensor
 
 _NORMAL_CELL = Cell(
     combinations=(

@@ -11,14 +11,13 @@ the published weights were finished.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
+from finetune.types import Tensor
 
-Tensor = Any
 # (inputs [B,H,W,C], depth, stride) -> [B,H/stride,W/stride,depth]
 Operation = Callable[[Tensor, int, int], Tensor]
 # An operation and the number of the state that it is applied to: 0 is the cell's input, 1 that of the cell before, the

@@ -4,15 +4,12 @@ Convolutional Networks", 2014, arXiv:1312.6229, table 1.
 No checkpoint was published. tf-slim's own `overfeat` takes no other image size than its default.
 """
 
-from typing import Any
-
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
 from finetune.nets.fully_connected import add_fully_connected
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def overfeat(

@@ -3,8 +3,6 @@
 Published checkpoints: pnasnet-5_{mobile,large}_2017_12_13.tar.gz.
 """
 
-from typing import Any
-
 from finetune.nets.nasnet_cells import (
     Cell,
     add_classifiers,
@@ -14,8 +12,7 @@ from finetune.nets.nasnet_cells import (
     nasnet_layers,
     separable,
 )
-
-Tensor = Any
+from finetune.types import Tensor
 
 _CELL = Cell(
     combinations=(

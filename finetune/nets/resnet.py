@@ -12,8 +12,7 @@ import tf_slim as slim
 from tf_slim.layers import initializers
 
 from finetune.nets import layers
-
-Tensor = Any
+from finetune.types import Tensor
 
 # Depth inside the bottlenecks of each block; the blocks' outputs are four times as deep.
 _BOTTLENECK_DEPTHS = (64, 128, 256, 512)

@@ -5,14 +5,12 @@ Published checkpoints: resnet_v1_{50,101,152}_2016_08_28.tar.gz.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets.resnet import add_blocks, add_classifier, convolve, resnet_layers, subsample
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def resnet_v1(

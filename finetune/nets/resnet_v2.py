@@ -5,15 +5,13 @@ Published checkpoints: resnet_v2_{50,101,152}_2017_04_14.tar.gz, trained at 299Ã
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
 from finetune.nets.resnet import add_blocks, add_classifier, convolve, resnet_layers, subsample
-
-Tensor = Any
+from finetune.types import Tensor
 
 _LINEAR = {"activation_fn": None, "normalizer_fn": None}
 

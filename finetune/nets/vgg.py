@@ -6,15 +6,13 @@ size than their default.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
 from finetune.nets.fully_connected import add_fully_connected
-
-Tensor = Any
+from finetune.types import Tensor
 
 _DEPTHS = (64, 128, 256, 512, 512)
 

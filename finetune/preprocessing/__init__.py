@@ -8,15 +8,12 @@ network on grey images (`--use-grayscale`) needs nothing but images decoded to o
 import dataclasses
 import importlib
 from types import ModuleType
-from typing import Any
 
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import MODELS, get_spec
 from finetune.preprocessing.steps import Step
-
-Tensor = Any
-
-AUGMENTATIONS = ("default", "crop", "flip", "none")
+from finetune.settings.choices import AUGMENTATIONS
+from finetune.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,15 +4,12 @@ Source: slim's cifarnet_preprocessing.py, after Krizhevsky's cuda-convnet. Value
 in each image. Of a photograph no more is seen than a part of the output's size: the middle, or in training any.
 """
 
-from typing import Any
-
 import tensorflow as tf
 
 from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip
 from finetune.preprocessing.seeds import Decision, seed_for
-
-Tensor = Any
+from finetune.types import Tensor
 
 MARGIN_PIXELS = 4
 MAX_BRIGHTNESS_CHANGE = 63.0  # of 255

@@ -1,12 +1,9 @@
 """Cutting, resizing and flipping one image [H,W,C]: what several families share."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from finetune.preprocessing.seeds import Decision, seed_for
-
-Tensor = Any
+from finetune.types import Tensor
 
 
 def crop(image: Tensor, window: Tensor) -> Tensor:

@@ -5,15 +5,12 @@ only, brightness before saturation, no hue and no contrast. The random window is
 with Convolutions", https://arxiv.org/abs/1409.4842. Values out: [-1, 1].
 """
 
-from typing import Any
-
 import tensorflow as tf
 
 from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip, resize_bilinear
 from finetune.preprocessing.seeds import Decision, seed_for
-
-Tensor = Any
+from finetune.types import Tensor
 
 CENTRAL_FRACTION = 0.875
 MIN_IMAGE_COVERED = 0.1

@@ -3,13 +3,10 @@
 Source: slim's lenet_preprocessing.py. Values out: [-1, 1).
 """
 
-from typing import Any
-
 import tensorflow as tf
 
 from finetune.preprocessing import steps
-
-Tensor = Any
+from finetune.types import Tensor
 
 # [0, 255] to [-1, 1): multiplied, then added.
 SCALE = 1.0 / 128.0

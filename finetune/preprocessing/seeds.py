@@ -1,11 +1,10 @@
 """One seed per image goes in; every random decision on that image draws from a seed of its own."""
 
 import enum
-from typing import Any
 
 import tensorflow as tf
 
-Tensor = Any
+from finetune.types import Tensor
 
 
 class Decision(enum.IntEnum):

@@ -5,15 +5,12 @@ https://arxiv.org/abs/1409.1556, section 3, and slim's vgg_preprocessing.py. Val
 that is -123.68 to 151.06.
 """
 
-from typing import Any
-
 import tensorflow as tf
 
 from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip, resize_bilinear
 from finetune.preprocessing.seeds import Decision, seed_for
-
-Tensor = Any
+from finetune.types import Tensor
 
 RGB_MEANS = (123.68, 116.78, 103.94)
 GREY_MEAN = 0.2989 * 123.68 + 0.587 * 116.78 + 0.114 * 103.94  # the weights are those of tf.image.rgb_to_grayscale

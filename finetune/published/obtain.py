@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.errors import UserError
-from finetune.new_folders import whole_folder
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch, forget
 from finetune.published.catalogue import get_published
+from finetune.whole_files import whole_folder
 
 # Where the downloaded files are kept, beside the unpacked ones.
 ARCHIVES_FOLDER = "archives"
@@ -109,11 +109,11 @@ def _appearing_whole(folder: Path, flag_name: str = "--output-dir") -> Iterator[
 
 def _unpack(name: str, files: Sequence[Path], folder: Path) -> None:
     if name == "mnist":
-        from finetune.published.image_files import write_mnist
+        from finetune.published.cifar10_mnist import write_mnist
 
         write_mnist(files, folder)
     elif name == "cifar10":
-        from finetune.published.image_files import write_cifar10
+        from finetune.published.cifar10_mnist import write_cifar10
 
         batches = folder / "batches"
         unpack(files[0], batches)

@@ -12,7 +12,7 @@ from typing import Any
 
 from measuring import HelpFormatter
 
-from finetune.config import BATCH_NORM_MODES, PRECISIONS
+from finetune.settings.choices import BATCH_NORM_MODES, PRECISIONS
 
 NUM_CLASSES = 12
 CALLS_OF_WARMING_UP = 3
@@ -31,10 +31,10 @@ def main() -> None:
     parser.add_argument("--batch-norm", choices=BATCH_NORM_MODES, default="plan", help="of a training step")
     arguments = parser.parse_args()
 
-    from finetune.tensorflow_start import start_tensorflow
+    from finetune.commands.tensorflow_start import start_tensorflow
 
     start_tensorflow()
-    from finetune.precision import supported_precisions
+    from finetune.training.precision import supported_precisions
 
     asked = arguments.precision
     precisions = supported_precisions(on_cpu=True) if asked == "auto" else [asked]
@@ -62,7 +62,7 @@ def median_seconds(call: Callable[[], Any], num_calls: int) -> float:
 
 def forward_pass(network: str, precision: str, batch_size: int) -> Callable[[], Any]:
     """The evaluation pass on one batch; its batch norm always goes by moving statistics."""
-    from finetune.scoring import inference_function
+    from finetune.evaluation.scoring import inference_function
 
     model = make_model(network, precision)
     infer = inference_function(model)
@@ -74,11 +74,11 @@ def training_step(network: str, precision: str, batch_size: int, batch_norm: str
     """The step of finetune-train with everything trained, by slim's RMSProp, again and again on one batch."""
     import tensorflow as tf
 
-    from finetune.config import OptimizerSettings
-    from finetune.model import variable_name
-    from finetune.optimizers import Optimizer
-    from finetune.scopes import plan_variables
-    from finetune.training_step import TrainingStep
+    from finetune.model.model import variable_name
+    from finetune.model.scopes import plan_variables
+    from finetune.settings.config import OptimizerSettings
+    from finetune.training.optimizers import Optimizer
+    from finetune.training.step import TrainingStep
 
     model = make_model(network, precision)
     plan = plan_variables(model.network_variables(), checkpoint_shapes=None)
@@ -99,7 +99,7 @@ def make_model(network: str, precision: str) -> Any:
     """The network with random weights, computing in a precision."""
     import tensorflow as tf
 
-    from finetune.model import Model
+    from finetune.model.model import Model
     from finetune.nets import get_spec
 
     model = Model(get_spec(network), NUM_CLASSES)

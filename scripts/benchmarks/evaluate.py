@@ -28,7 +28,7 @@ from measuring import (
 )
 from programs import NETWORKS, prepare_photographs
 
-from finetune.config import PRECISIONS
+from finetune.settings.choices import PRECISIONS
 
 PASS, BARE = "finetune-eval's pass", "forward pass alone"
 
@@ -74,13 +74,13 @@ def measure_in_child(network: str, records: Path, arguments: argparse.Namespace)
 
 def measure_here(arguments: argparse.Namespace) -> dict[str, float]:
     """Images a second of the pass and of the network alone, after one pass of each to warm up."""
-    from finetune.tensorflow_start import start_tensorflow
+    from finetune.commands.tensorflow_start import start_tensorflow
 
     start_tensorflow()
     from finetune.datasets.dataset import find_dataset
     from finetune.datasets.pipeline import evaluation_batches
+    from finetune.evaluation.scoring import inference_function, score
     from finetune.preprocessing import get_preprocessing
-    from finetune.scoring import inference_function, score
 
     model = make_model(arguments.network, arguments.precision)
     infer = inference_function(model)

@@ -33,7 +33,7 @@ from measuring import (
 )
 from photographs import LARGE_SIZE, write_enlarged
 
-from finetune.preprocessing import AUGMENTATIONS
+from finetune.settings.choices import AUGMENTATIONS
 
 IMAGE_SIZE = 224
 # What Keras resizes to before a random crop.
@@ -111,7 +111,7 @@ def measure_here(child: str, folder: Path, passes: int) -> float:
 
 def finetune_batches(folder: Path, augmentation: str) -> tuple[Any, int]:
     """Our training batches, endless, and the number of them in a pass."""
-    from finetune.tensorflow_start import start_tensorflow
+    from finetune.commands.tensorflow_start import start_tensorflow
 
     start_tensorflow()
     from finetune.datasets.dataset import find_dataset

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="what to write: a prefix, or a file .weights.h5")
     arguments = parser.parse_args()
 
-    from finetune.tensorflow_start import start_tensorflow
+    from finetune.commands.tensorflow_start import start_tensorflow
 
     start_tensorflow()
     if arguments.kind == "random":
@@ -31,8 +31,8 @@ def write_random(network: str, prefix: Path) -> None:
     """A checkpoint of a network's initial values."""
     import numpy as np
 
-    from finetune.checkpoint import write_checkpoint
-    from finetune.model import Model
+    from finetune.model.checkpoint import write_checkpoint
+    from finetune.model.model import Model
     from finetune.nets import get_spec
 
     variables = Model(get_spec(network), 1001).model_variables
@@ -43,8 +43,8 @@ def write_for_keras(checkpoint: Path, path: Path) -> None:
     """MobileNet V2 out of slim's format, for `keras.applications.MobileNetV2(include_top=False, weights=path)`."""
     import keras
 
-    from finetune.classifier import ClassifierSettings, restore_classifier
     from finetune.foreign_weights.keras_weights import write_keras_weights
+    from finetune.prediction.classifier import ClassifierSettings, restore_classifier
 
     classifier = restore_classifier(ClassifierSettings(checkpoint=checkpoint, model="mobilenet_v2"))
     whole = write_keras_weights(classifier.model, path)

@@ -1,0 +1,105 @@
+"""What all commands share: logs on standard error, exit status, mistakes told without a traceback."""
+
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetune.errors import Interrupted, UserError
+from finetune.settings.flags import parse_flags
+from finetune.whole_files import KEEP_BYTES
+
+Settings = TypeVar("Settings")
+
+EXIT_DONE = 0
+EXIT_FAULT = 1
+EXIT_USER_ERROR = 2
+EXIT_BY_SIGNAL = 128  # and the signal's number, as shells have it
+
+log = logging.getLogger("finetune")
+
+
+def run_command(
+    settings_class: type[Settings],
+    function: Callable[[Settings], int | None],
+    *,
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+    find_config: Callable[[Mapping[str, Any]], Path | None] = lambda given: None,
+) -> int:
+    """Parses the command line, runs the command, and returns its exit status.
+
+    0: done; 2: a mistake that the user can mend, told on standard error; 130 and 143: stopped by Ctrl-C and by
+    SIGTERM. A fault of the program itself keeps its traceback and ends with Python's own status 1.
+
+    Args:
+        settings_class: Whose fields are the flags.
+        function: Does the work; its result, if it has one, is the exit status.
+        prog: Name of the command.
+        description: For its help text.
+        argv: The words of the command line; None: those of this program, which then ends here.
+        find_config: A file of settings that hold where the command line says nothing.
+    """
+    status = _run(settings_class, function, prog, description, argv, find_config)
+    if argv is None:
+        _leave(status)
+    return status
+
+
+def _run(
+    settings_class: type[Settings],
+    function: Callable[[Settings], int | None],
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None,
+    find_config: Callable[[Mapping[str, Any]], Path | None],
+) -> int:
+    _take_all_letters()
+    configure_logging()
+    try:
+        words = sys.argv[1:] if argv is None else argv
+        settings = parse_flags(settings_class, words, prog=prog, description=description, find_config=find_config)
+        return function(settings) or EXIT_DONE
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # Who read the output has seen enough, as `head` does; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Interrupted as stop:
+        print(f"{prog}: {stop}", file=sys.stderr)
+        return EXIT_BY_SIGNAL + stop.signal_number
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return EXIT_BY_SIGNAL + signal.SIGINT
+
+
+def _leave(status: int) -> None:
+    """Ends the program without unwinding TensorFlow, which takes a second and does nothing for the user."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _take_all_letters() -> None:
+    """Whatever its encoding, output fails for want of no letter: names are anything, and so are terminals."""
+    for stream, errors in ((sys.stdout, KEEP_BYTES), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def configure_logging() -> None:
+    """Sends our log lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False

@@ -1,0 +1,397 @@
+"""finetune-convert: a folder of images becomes TFRecord shards, labels.txt and dataset.json.
+
+As a function: `convert(ConvertSettings(dataset_dir=..., images_dir=...))`.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import re
+import shlex
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.commands.command import run_command
+from finetune.commands.conversion import BACKGROUND, DEFAULT_VALIDATION_FRACTION, Conversion, print_summary, remarks_of
+from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_json, write_labels
+from finetune.datasets.duplicates import find_duplicates
+from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, scan_images
+from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_MAX_MEGAPIXELS, MOST_SAMPLE_BITS, ImageRules
+from finetune.datasets.image_walk import found_folder, list_folder
+from finetune.datasets.label_table import find_label_table, read_label_table
+from finetune.datasets.remarks import Remark
+from finetune.datasets.sample_bits import find_used_bits
+from finetune.datasets.shards import ShardReport, ShardTask, num_cores, write_shards
+from finetune.datasets.split_folders import NoClassesError
+from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
+from finetune.datasets.staging import files_to_replace, publish, staging_folder
+from finetune.errors import UserError
+from finetune.settings.choices import LAYOUTS
+from finetune.settings.flags import CommandSettings, flag
+
+log = logging.getLogger("finetune")
+
+MIN_SHARDS = 5  # Slim's number.
+MAX_IMAGES_PER_SHARD = 1000
+MOST_SHARDS = 99_999
+IMAGENET = "imagenet"
+ON_CORRUPT = ("fail", "skip")
+
+
+@dataclass(frozen=True)
+class ConvertSettings(CommandSettings):
+    """What `finetune-convert` is told."""
+
+    dataset_dir: Path = flag(help="where the shards go; the images are looked for there too without --images-dir")
+    images_dir: Path | None = flag(
+        None, help="folder of class folders, or of train/validation(/test) folders of class folders"
+    )
+    layout: str | None = flag(
+        None, choices=LAYOUTS, help="what the folders there are; not given: told by their names and what they hold"
+    )
+    labels_csv: Path | None = flag(
+        None,
+        metavar="FILE",
+        help="CSV with the file and class of each image, and its split if known, in place of class folders",
+    )
+    dataset_name: str | None = flag(None, help="first part of the shards' names; not given: the name of --dataset-dir")
+    validation_fraction: float | None = flag(
+        None,
+        metavar="F",
+        help=f"part of each class for validation; not given: {DEFAULT_VALIDATION_FRACTION}, or the folder's own split",
+    )
+    validation_size: int | None = flag(None, metavar="N", help="number of images for validation, instead of a fraction")
+    test_fraction: float | None = flag(None, metavar="F", help="part of each class for a test split; not given: none")
+    num_shards: int | None = flag(
+        None,
+        metavar="N",
+        help=f"shards per split; not given: {MIN_SHARDS}, more beyond {MAX_IMAGES_PER_SHARD} images each",
+    )
+    seed: int = flag(0, help="another seed divides and shuffles differently")
+    workers: int | None = flag(None, metavar="N", help="processes; not given: one for each core")
+    on_corrupt: str = flag(
+        "fail", choices=ON_CORRUPT, help="files that can't be read: name them and stop, or leave them out"
+    )
+    background: str = flag(
+        DEFAULT_BACKGROUND, metavar="COLOUR", help="what transparency is laid on, such as white, black or #ff8000"
+    )
+    sample_bits: int | None = flag(
+        None,
+        metavar="N",
+        help="bits that files of 16 a sample use; not given: as many as their largest value needs",
+    )
+    max_megapixels: float = flag(DEFAULT_MAX_MEGAPIXELS, metavar="N", help="larger images can't be read")
+    strict: bool = flag(False, help="write nothing if anything is left out, changed or guessed, or looks doubtful")
+    overwrite: bool = flag(False, help="replace the data set if it exists")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `finetune-convert`; returns its exit status."""
+    return run_command(
+        ConvertSettings,
+        lambda settings: print_summary(convert(settings)),
+        prog="finetune-convert",
+        description="Converts a folder of images into TFRecord shards to train and evaluate on.",
+        argv=argv,
+    )
+
+
+def convert(settings: ConvertSettings) -> Conversion:
+    """Converts a folder of images. All of it is written, or nothing.
+
+    Raises:
+        UserError: A setting out of its range; no images, a class without images; files that can't be read (with
+            `on_corrupt="fail"`); anything to remark (with `strict`); a data set that exists (without `overwrite`); a
+            folder that can't be written.
+    """
+    from finetune.progress import progress
+
+    _check_settings(settings)
+    name = settings.dataset_name or _name_of_folder(settings.dataset_dir)
+    replaced = files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)
+    with _images_dir(settings) as images_dir:
+        found = _find_images(images_dir, settings)
+        splits = _divide(found, settings)
+        classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
+        tasks = _plan_shards(splits, classes, name, settings)
+        num_images = sum(len(task.files) for task in tasks)
+        rules, guessed = _find_rules(settings, [found.root / file for task in tasks for file in task.files])
+        start = time.monotonic()
+        with staging_folder(settings.dataset_dir, name) as staging:
+            with progress("Converting", num_images) as advance:
+                reports = write_shards(
+                    tasks, found.root, staging, rules, num_workers=settings.workers, on_progress=advance
+                )
+            _refuse_corrupt(reports, num_images, settings.on_corrupt)
+            conversion = _summarise(settings, name, classes, found, reports, rules, guessed)
+            if settings.strict and conversion.remarks:
+                _refuse_remarks(conversion.remarks)
+            _describe(staging, conversion, reports, settings.seed)
+            publish(staging, settings.dataset_dir, replaced)
+    seconds = time.monotonic() - start
+    rate = num_images / seconds
+    num_written = num_images - len(conversion.corrupt)
+    log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_written, settings.dataset_dir, seconds, rate)
+    return conversion
+
+
+def _check_settings(settings: ConvertSettings) -> None:
+    if settings.validation_fraction is not None and settings.validation_size is not None:
+        raise UserError("--validation-fraction and --validation-size are both given.", "Give one of them.")
+    fractions = {"--validation-fraction": settings.validation_fraction, "--test-fraction": settings.test_fraction}
+    for flag_name, fraction in fractions.items():
+        if fraction is not None and not 0 <= fraction < 1:
+            raise UserError(f"{flag_name} is {fraction}; it is a part of each class, from 0 to below 1.")
+    if sum(fraction or 0 for fraction in fractions.values()) >= 1:
+        raise UserError("--validation-fraction and --test-fraction together leave nothing to train on.")
+    least = {"validation_size": 0, "num_shards": 1, "workers": 1}
+    for field, minimum in least.items():
+        value = getattr(settings, field)
+        if value is not None and value < minimum:
+            raise UserError(f"--{field.replace('_', '-')} is {value}; it must be at least {minimum}.")
+    if settings.num_shards is not None and settings.num_shards > MOST_SHARDS:
+        raise UserError(f"--num-shards is {settings.num_shards}; a shard's number has five digits.")
+    if settings.on_corrupt not in ON_CORRUPT:
+        raise UserError(f"on_corrupt is {settings.on_corrupt!r}; it must be {' or '.join(ON_CORRUPT)}.")
+    if settings.layout not in (None, *LAYOUTS):
+        raise UserError(f"layout is {settings.layout!r}; it must be {' or '.join(LAYOUTS)}.")
+    if settings.layout is not None and settings.labels_csv is not None:
+        raise UserError("--layout and --labels-csv are both given.", "Leave out --layout: the table says the classes.")
+    _given_rules(settings)
+    name = settings.dataset_name
+    if name is not None and (name != Path(name).name or name.startswith(".")):
+        raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
+
+
+def _given_rules(settings: ConvertSettings) -> ImageRules:
+    return ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
+
+
+def _find_rules(settings: ConvertSettings, paths: Sequence[Path]) -> tuple[ImageRules, tuple[str, ...]]:
+    """How the images become pixels of 8 bits, and what was guessed of it."""
+    rules = _given_rules(settings)
+    if rules.sample_bits is not None:
+        return rules, ()
+    used = find_used_bits(paths, rules, settings.workers or num_cores())
+    if used is None:
+        return rules, ()
+    rules = dataclasses.replace(rules, sample_bits=used.bits)
+    if used.num_above:
+        return rules, (
+            f"{used.num_above} of {used.num_images} images of 16 bits a sample have values of more than "
+            f"{used.bits_of_others} bits: all are taken to use {used.bits}, which leaves the others dark "
+            f"(--sample-bits {used.bits_of_others} scales by the others, {used.bits} leaves it so)",
+        )
+    if used.bits == MOST_SAMPLE_BITS:
+        return rules, ()
+    return rules, (
+        f"{used.num_images} images of 16 bits a sample have no value above {used.largest}: they are taken to use "
+        f"{used.bits} bits (--sample-bits {used.bits} says so; 16 takes them as they are)",
+    )
+
+
+@contextlib.contextmanager
+def _images_dir(settings: ConvertSettings) -> Iterator[Path]:
+    """As told, else the class folders in --dataset-dir, else what is published under --dataset-name.
+
+    That is unpacked from its files in --dataset-dir where they are there, else downloaded.
+    """
+    from finetune.published.catalogue import DATASETS
+    from finetune.published.obtain import default_folder, find_published_files, obtain, unpacked_for_now
+
+    folder, name = settings.dataset_dir, settings.dataset_name
+    has_folders = folder.is_dir() and bool(list_folder(found_folder(folder)).folders)
+    if settings.images_dir is not None:
+        yield settings.images_dir
+    elif has_folders or name is None or name not in {dataset.name for dataset in DATASETS}:
+        yield folder
+    elif files := find_published_files(name, folder):
+        log.info("Images from %s.", ", ".join(map(str, files)))
+        with unpacked_for_now(name, files, folder) as unpacked:
+            yield unpacked
+    else:
+        yield obtain(name, default_folder())
+
+
+def _find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
+    """The images and their classes: by a table where one is given, else by their folders."""
+    skip = settings.dataset_dir
+    if settings.labels_csv is not None:
+        return read_label_table(settings.labels_csv, images_dir, skip=skip)
+    try:
+        return scan_images(images_dir, skip=skip, layout=settings.layout)
+    except NoClassesError as error:
+        table = find_label_table(images_dir, skip=skip)
+        if table is None:
+            raise
+        words = ["--images-dir", str(table[1])] if table[1] != settings.images_dir else []
+        words += ["--labels-csv", str(table[0])]
+        raise UserError(
+            f"{error.message} But {table[0]} says the classes of images.",
+            f"Read them from it: give {shlex.join(words)}",
+        ) from error
+
+
+def _name_of_folder(folder: Path) -> str:
+    return re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-") or "images"
+
+
+def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFiles]:
+    """The splits the folder has, or a division by the settings."""
+    asked = {
+        "validation": settings.validation_fraction is not None or settings.validation_size is not None,
+        "test": settings.test_fraction is not None,
+    }
+    for split, is_asked in asked.items():
+        if is_asked and split in found.splits:
+            raise UserError(
+                f"{found.root} has its own {split} split, and --{split}-fraction or --{split}-size asks for another.",
+                "Leave out the flag, or point --images-dir at the train folder.",
+            )
+    fraction = settings.validation_fraction
+    if fraction is None:
+        fraction = 0.0 if found.is_split else DEFAULT_VALIDATION_FRACTION
+    sizes = count(found.splits["train"])
+    test = share_by_fraction(sizes, settings.test_fraction or 0.0)
+    rest = {name: size - test[name] for name, size in sizes.items()}
+    if settings.validation_size is not None:
+        validation = share_by_size(rest, settings.validation_size)
+    else:
+        # Of the whole class, so that a test split takes nothing from validation, as long as one is left to train on.
+        validation = {name: min(n, rest[name] - 1) for name, n in share_by_fraction(sizes, fraction).items()}
+    divided = divide(found.splits["train"], seed=settings.seed, validation=validation, test=test)
+    return {**found.splits, **divided}
+
+
+def _plan_shards(
+    splits: Mapping[str, ClassFiles], classes: Sequence[str], name: str, settings: ConvertSettings
+) -> list[ShardTask]:
+    """Cuts each split, shuffled, into shards of equal size: each of them mixes all classes."""
+    labels = {class_name: label for label, class_name in enumerate(classes)}
+    tasks = []
+    for split in sorted(splits, key=SPLITS.index):
+        label_of = {file: labels[class_name] for class_name, files in splits[split].items() for file in files}
+        files = shuffled(label_of, settings.seed)
+        wanted = settings.num_shards or max(MIN_SHARDS, -(-len(files) // MAX_IMAGES_PER_SHARD))
+        num_shards = min(wanted, len(files))
+        for index in range(num_shards):
+            part = files[len(files) * index // num_shards : len(files) * (index + 1) // num_shards]
+            shard_name = f"{name}_{split}_{index:05d}-of-{num_shards:05d}.tfrecord"
+            tasks.append(ShardTask(split, shard_name, tuple(part), tuple(label_of[file] for file in part)))
+    return tasks
+
+
+def _refuse_corrupt(reports: Sequence[ShardReport], num_images: int, on_corrupt: str) -> None:
+    corrupt = _all_corrupt(reports)
+    if corrupt and on_corrupt == "fail":
+        names = "".join(f"\n  {file}: {reason}" for file, reason in corrupt)
+        raise UserError(
+            f"{len(corrupt)} of {num_images} files can't be read as images; nothing was written:{names}",
+            "Mend or remove them, or leave them out with --on-corrupt skip.",
+        )
+
+
+def _refuse_remarks(remarks: Sequence[Remark]) -> None:
+    lines = "".join(f"\n  {remark}" for remark in remarks)
+    raise UserError(
+        f"--strict: nothing was written, as not all is plain:{lines}", "Mend that, or accept it: leave out --strict."
+    )
+
+
+def _summarise(
+    settings: ConvertSettings,
+    name: str,
+    classes: tuple[str, ...],
+    found: ImageFolder,
+    reports: Sequence[ShardReport],
+    rules: ImageRules,
+    guessed: tuple[str, ...],
+) -> Conversion:
+    counts: dict[str, list[int]] = {}
+    of_splits: dict[str, dict[str, bytes]] = defaultdict(dict)
+    of_classes: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for report in reports:
+        of_split = counts.setdefault(report.task.split, [0] * len(classes))
+        for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
+            label, file = report.task.labels[index], report.task.files[index]
+            of_split[label] += 1
+            of_splits[report.task.split][file] = of_classes[classes[label]][file] = fingerprint
+    for class_name, number in zip(classes, counts["train"], strict=True):
+        if not number and class_name != BACKGROUND:
+            raise UserError(f"No image of class {class_name} can be read, of those to train on.", "Mend its files.")
+    conversion = Conversion(
+        dataset_dir=settings.dataset_dir,
+        name=name,
+        classes=classes,
+        counts={split: tuple(of_split) for split, of_split in counts.items()},
+        num_shards=dict(Counter(report.task.split for report in reports)),
+        reencoded=_total(report.reencoded for report in reports),
+        changed=_total(report.changed for report in reports),
+        guessed=guessed,
+        image_rules=rules,
+        corrupt=tuple(_all_corrupt(reports)),
+        ignored=found.ignored,
+        duplicates=find_duplicates(of_splits, found.root, rules),
+        contradictions=find_duplicates(of_classes, found.root, rules),
+        remarks=(),
+    )
+    remarks = remarks_of(conversion, found, validation=_validation_asked(found, settings))
+    return dataclasses.replace(conversion, remarks=remarks)
+
+
+def _validation_asked(found: ImageFolder, settings: ConvertSettings) -> bool | None:
+    """Whether validation images are asked for, by the settings or where they say nothing; None: nobody says."""
+    asked = [value for value in (settings.validation_fraction, settings.validation_size) if value is not None]
+    return any(asked) if asked else None if found.is_split else True
+
+
+def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardReport], seed: int) -> None:
+    """Writes labels.txt and dataset.json (see description.py for its keys)."""
+    shards: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for report in reports:
+        shards[report.task.split].append(
+            {
+                "file": report.task.name,
+                "num_records": len(report.written),
+                "num_bytes": report.num_bytes,
+                "sha256": report.sha256,
+            }
+        )
+    description = {
+        "version": VERSION,
+        "name": conversion.name,
+        "seed": seed,
+        "classes": conversion.classes,
+        "splits": {
+            split: {
+                "num_examples": sum(counts),
+                "num_examples_per_class": dict(zip(conversion.classes, counts, strict=True)),
+                "shards": shards[split],
+            }
+            for split, counts in conversion.counts.items()
+        },
+        "formats": _total(report.formats for report in reports),
+        "images": conversion.image_rules.to_json(),
+        "reencoded": conversion.reencoded,
+        "changed": conversion.changed,
+        "guessed": conversion.guessed,
+        "corrupt": [{"file": file, "reason": reason} for file, reason in conversion.corrupt],
+        "ignored": conversion.ignored,
+        "remarks": [remark.as_json() for remark in conversion.remarks],
+        "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},
+        "contradictions": {"count": len(conversion.contradictions), "pictures": conversion.contradictions},
+    }
+    write_json(staging / FILE_NAME, description)
+    write_labels(staging / LABELS_FILE, conversion.classes)
+
+
+def _all_corrupt(reports: Sequence[ShardReport]) -> list[tuple[str, str]]:
+    return sorted(corrupt for report in reports for corrupt in report.corrupt)
+
+
+def _total(counters: Iterable[Counter[str]]) -> dict[str, int]:
+    return dict(sorted(sum(counters, Counter()).items()))

@@ -1,0 +1,50 @@
+"""`finetune-download`: published checkpoints and data sets, by name."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune.commands.command import run_command
+from finetune.errors import UserError
+from finetune.settings.flags import CommandSettings, flag
+
+
+@dataclasses.dataclass(frozen=True)
+class DownloadSettings(CommandSettings):
+    """What `finetune-download` is told."""
+
+    name: tuple[str, ...] = flag(
+        (),
+        help="a network of finetune-inspect --models, or flowers, cifar10, mnist",
+        positional=True,
+        metavar="NAME",
+    )
+    output_dir: Path | None = flag(None, help="gets NAME/ and, kept, the archives; not given: ~/.cache/finetune")
+    base_url: str | None = flag(None, metavar="URL", help="a mirror, in place of the host in the published addresses")
+
+
+def download(settings: DownloadSettings) -> Path:
+    """Downloads and unpacks what is published under a name, unless it is there already.
+
+    Returns:
+        Prefix of the checkpoint, or the folder of the images.
+
+    Raises:
+        UserError: An unknown name, a server that can't be reached, a file that is damaged or not the one it was.
+    """
+    from finetune.published.obtain import default_folder, obtain
+
+    if len(settings.name) != 1:
+        raise UserError(f"finetune-download takes one NAME, not {len(settings.name)}.", "See finetune-download --help.")
+    return obtain(settings.name[0], settings.output_dir or default_folder(), settings.base_url)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: prints the checkpoint's prefix, or the folder."""
+    return run_command(
+        DownloadSettings,
+        lambda settings: print(download(settings)),
+        prog="finetune-download",
+        description="Downloads published checkpoints and data sets by name, and prints where they are.",
+        argv=argv,
+    )

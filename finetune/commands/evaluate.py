@@ -1,0 +1,309 @@
+"""`finetune-eval`: the accuracy of a checkpoint on a split, each image counted once."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.commands.command import EXIT_DONE, run_command
+from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.errors import UserError
+from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.metrics import Scores, wilson_interval
+from finetune.evaluation.result_files import (
+    REPORT_FILE,
+    EvalResult,
+    append_to_history,
+    class_names_of,
+    write_comparison,
+    write_confusion_matrix,
+    write_differences,
+    write_metrics,
+    write_predictions,
+)
+from finetune.runs.run_folder import warn_of_other_rules
+from finetune.runs.trained_network import (
+    names_of_outputs,
+    network_settings,
+    restore_network,
+    restore_weights,
+)
+from finetune.settings.config import EvalSettings
+from finetune.whole_files import gone_if_empty
+
+if TYPE_CHECKING:
+    from finetune.model.checkpoint import Checkpoint
+
+EXIT_BELOW_ACCURACY = 3
+SECONDS_BETWEEN_LOOKS = 1.0
+
+log = logging.getLogger("finetune")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        EvalSettings,
+        _evaluate_and_print,
+        prog="finetune-eval",
+        argv=argv,
+        description="Evaluate a checkpoint on a split: every image once, whatever the batch size.",
+    )
+
+
+def evaluate(settings: EvalSettings) -> EvalResult:
+    """Scores a split and writes metrics.json, predictions.csv, confusion_matrix.csv, and the report with its plots.
+
+    Raises:
+        UserError: What the user can mend: the checkpoint, the data, a network that doesn't fit them.
+    """
+    return _Evaluator(settings, _open(settings)).evaluate()
+
+
+def watch(settings: EvalSettings) -> Iterator[EvalResult]:
+    """Evaluates the newest checkpoint of a run and each that comes after it, as it appears.
+
+    Ends when none has appeared for `settings.timeout` seconds; the time of an evaluation doesn't count.
+
+    Raises:
+        UserError: As `evaluate`; none appeared at all.
+    """
+    folder = settings.checkpoint[0]
+    evaluator = None
+    for checkpoint in _new_checkpoints(folder, settings.timeout, settings.checkpoint_prefix):
+        if evaluator is None:
+            evaluator = _Evaluator(settings, checkpoint)
+        else:
+            evaluator.restore(checkpoint)
+        result = evaluator.evaluate()
+        append_to_history(result)
+        yield result
+    if evaluator is None:
+        raise UserError(
+            f"--watch: no checkpoint appeared in {folder} within {settings.timeout:g} seconds.",
+            "Give the run's folder with --checkpoint, and a longer --timeout if it needs one.",
+        )
+
+
+def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
+    """Scores a split with the two runs of `settings.compare`; writes comparison.json and differences.csv.
+
+    Returns:
+        The comparison, and the folder of the two files.
+
+    Raises:
+        UserError: As `evaluate`; the runs don't have the same classes.
+    """
+    from finetune.model.checkpoint import open_checkpoint
+
+    checkpoints = [
+        open_checkpoint(run, name_prefix=settings.checkpoint_prefix, argument="--compare", model=settings.model)
+        for run in settings.compare
+    ]
+    first = _Evaluator(settings, checkpoints[0])
+    second = _Evaluator(settings, checkpoints[1], class_names=first.class_names)
+    output_dir = settings.output_dir or Path(second.checkpoint.prefix).parent / f"compare_{settings.split}"
+    with gone_if_empty(output_dir):
+        _make_writable(output_dir)
+        comparison = Comparison(first.score(), second.score())
+    write_comparison(output_dir, [first.checkpoint.prefix, second.checkpoint.prefix], comparison)
+    write_differences(output_dir, first.class_names, comparison)
+    return comparison, output_dir
+
+
+class _Evaluator:
+    """A network and a split: scores one checkpoint of the network after another.
+
+    `class_names` are the network's, in the order of its outputs, unless they are given in another order.
+    """
+
+    def __init__(
+        self, settings: EvalSettings, checkpoint: "Checkpoint", class_names: Sequence[str] | None = None
+    ) -> None:
+        from finetune.datasets.class_matching import match_labels, output_order
+        from finetune.datasets.dataset import content_hash, find_dataset
+        from finetune.evaluation.scoring import inference_function, with_outputs_in_order
+        from finetune.preprocessing import get_preprocessing
+
+        self._settings = settings
+        self.checkpoint = checkpoint
+        self._network = network_settings(settings, checkpoint.prefix)
+        self._preprocessing = get_preprocessing(self._network.preprocessing)
+        offset, how = self._network.labels_offset, settings.match_labels
+        dataset = find_dataset(
+            settings.dataset_dir,
+            settings.dataset_name,
+            settings.split,
+            labels_offset=offset,
+            image_key=self._network.image_key,
+            label_key=self._network.label_key,
+        )
+        names = names_of_outputs(checkpoint, self._network.model, offset) if how != "index" else None
+        own_names = list(names) if names is not None else class_names_of(dataset, offset)
+        self.class_names = own_names if class_names is None else list(class_names)
+        self._dataset = match_labels(
+            dataset,
+            None if names is None and class_names is None else self.class_names,
+            checkpoint.prefix,
+            labels_offset=offset,
+            how=how,
+            may_lack_classes=True,
+        )
+        self._data_sha256 = content_hash(self._dataset)
+        warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
+        self._model = restore_network(self._network, len(own_names), checkpoint)
+        order = output_order(own_names, self.class_names, checkpoint.prefix, how)
+        self._infer = with_outputs_in_order(inference_function(self._model), order)
+
+    def restore(self, checkpoint: "Checkpoint") -> None:
+        """Goes over to another checkpoint of the same network."""
+        restore_weights(self._model, self._network, checkpoint)
+        self.checkpoint = checkpoint
+
+    def evaluate(self) -> EvalResult:
+        """Scores the split and writes the files."""
+        prefix = self.checkpoint.prefix
+        output_dir = self._settings.output_dir or Path(prefix).parent / f"eval_{self._settings.split}"
+        with gone_if_empty(output_dir):
+            _make_writable(output_dir)
+            scores = self.score()
+        result = EvalResult(
+            checkpoint=prefix,
+            checkpoint_name=_name(self.checkpoint),
+            step=self.checkpoint.step(),
+            network=self._network,
+            tta=self._settings.tta,
+            dataset=self._dataset,
+            data_sha256=self._data_sha256,
+            scores=scores,
+            class_names=self.class_names,
+            output_dir=output_dir,
+        )
+        _write_files(result, with_report=self._settings.report)
+        return result
+
+    def score(self) -> Scores:
+        """One pass over the split."""
+        from finetune.datasets.pipeline import evaluation_batches, reading
+        from finetune.evaluation.scoring import score
+        from finetune.evaluation.test_time_augmentation import with_mirror_images
+        from finetune.progress import progress
+
+        settings, offset = self._settings, self._network.labels_offset
+        batches = evaluation_batches(
+            self._dataset,
+            self._preprocessing,
+            image_size=self._model.image_size,
+            channels=self._model.channels,
+            batch_size=settings.batch_size,
+            labels_offset=offset,
+            num_parallel_calls=settings.num_preprocessing_threads,
+        )
+        num_images = self._dataset.num_examples
+        if settings.max_num_batches is not None:
+            batches = batches.take(settings.max_num_batches)
+            num_images = min(num_images, settings.max_num_batches * settings.batch_size)
+        infer = with_mirror_images(self._infer) if settings.tta == "flip" else self._infer
+        with reading(self._dataset, offset), progress(f"Evaluating {settings.split}", num_images) as advance:
+            return score(infer, batches, keep_logits=settings.write_logits, on_batch=advance)
+
+
+def _evaluate_and_print(settings: EvalSettings) -> int:
+    start_tensorflow()
+    if settings.compare:
+        _print_comparison(settings, *compare(settings))
+        return EXIT_DONE
+    for result in watch(settings) if settings.watch else [evaluate(settings)]:
+        _print_result(result, with_report=settings.report)
+    least = settings.assert_accuracy_at_least
+    if least is not None and result.scores.accuracy < least:
+        log.error("The accuracy %.6g is below --assert-accuracy-at-least %g.", result.scores.accuracy, least)
+        return EXIT_BELOW_ACCURACY
+    return EXIT_DONE
+
+
+def _print_result(result: EvalResult, *, with_report: bool) -> None:
+    scores = result.scores
+    print(f"{result.checkpoint_name} on {result.dataset.split}:")
+    print(f"accuracy {_accuracy(scores)}")
+    if result.caution:
+        print(f"caution: {result.caution}")
+    print(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")
+    print(f"loss {scores.loss:.4f}")
+    print(f"written to {result.output_dir / REPORT_FILE if with_report else result.output_dir}", flush=True)
+
+
+def _print_comparison(settings: EvalSettings, comparison: Comparison, output_dir: Path) -> None:
+    first, second = settings.compare
+    test = comparison.mcnemar
+    print(f"a: {first}: accuracy {_accuracy(comparison.first)}")
+    print(f"b: {second}: accuracy {_accuracy(comparison.second)}")
+    print(f"right: only a {comparison.only_first_right}, only b {comparison.only_second_right} images")
+    print(f"McNemar's test ({test.method}): p = {test.p_value:.3g}")
+    print(f"{len(comparison.differing)} images that they take for different classes: written to {output_dir}")
+
+
+def _accuracy(scores: Scores) -> str:
+    low, high = wilson_interval(scores.num_right, scores.num_examples)
+    of_all = f"{scores.num_right} of {scores.num_examples} images"
+    return f"{scores.accuracy:.4f} ({of_all}; 95 % interval {low:.4f} to {high:.4f})"
+
+
+def _open(settings: EvalSettings) -> "Checkpoint":
+    """The checkpoint to evaluate, or the mean of several."""
+    from finetune.model.checkpoint import open_checkpoint
+    from finetune.runs.mean_checkpoint import MeanCheckpoint, last_checkpoints
+
+    if settings.average is not None:
+        return MeanCheckpoint(last_checkpoints(settings.checkpoint[0], settings.average, settings.checkpoint_prefix))
+    checkpoints = [
+        open_checkpoint(path, name_prefix=settings.checkpoint_prefix, model=settings.model)
+        for path in settings.checkpoint
+    ]
+    return MeanCheckpoint(checkpoints) if len(checkpoints) > 1 else checkpoints[0]
+
+
+def _name(checkpoint: "Checkpoint") -> str:
+    from finetune.runs.mean_checkpoint import MeanCheckpoint
+
+    if isinstance(checkpoint, MeanCheckpoint):
+        return f"mean of {', '.join(Path(prefix).name for prefix in checkpoint.prefixes)}"
+    return Path(checkpoint.prefix).name
+
+
+def _new_checkpoints(folder: Path, timeout_seconds: float, name_prefix: str) -> Iterator["Checkpoint"]:
+    """The newest checkpoint of a run and those that appear after it, until none does for so long."""
+    from finetune.model.checkpoint import Checkpoint, checkpoints_by_step
+
+    seen = set(checkpoints_by_step(folder)[:-1])
+    last_seen = time.monotonic()
+    while time.monotonic() - last_seen < timeout_seconds:
+        new = [prefix for prefix in checkpoints_by_step(folder) if prefix not in seen]
+        if not new:
+            time.sleep(min(SECONDS_BETWEEN_LOOKS, timeout_seconds))
+            continue
+        seen.add(new[0])
+        yield Checkpoint(new[0], name_prefix=name_prefix)
+        last_seen = time.monotonic()
+
+
+def _write_files(result: EvalResult, *, with_report: bool) -> None:
+    write_metrics(result)
+    write_predictions(result)
+    write_confusion_matrix(result)
+    if with_report:
+        from finetune.evaluation.report import write_report
+
+        write_report(result)
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"--output-dir: {folder} can't be written: {error.strerror}."
+        raise UserError(message, "Give another --output-dir.") from error

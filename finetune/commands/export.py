@@ -1,0 +1,311 @@
+"""`finetune-export`: a checkpoint in a format that other programs run, measured against the network it was made of."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.commands.command import run_command
+from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.errors import UserError
+from finetune.exports.staged_output import staged_output
+from finetune.prediction.classifier import ClassifierSettings, restore_classifier
+from finetune.runs.run_folder import warn_of_other_rules
+from finetune.settings.choices import MATCH_LABELS_HELP, WAYS_TO_MATCH
+from finetune.settings.flags import flag
+
+if TYPE_CHECKING:
+    from finetune.datasets.dataset import Dataset
+    from finetune.exports.exported import Array, Exported
+    from finetune.exports.measure import Measured
+    from finetune.prediction.classifier import Classifier
+
+FORMATS = ("saved_model", "tflite", "onnx", "keras-weights")
+TAKES_FILES = "saved_model"
+QUANTIZATIONS = ("none", "float16", "int8")
+
+DESCRIPTION_FILE = "export.json"
+CALIBRATION_SPLIT = "train"
+PREPARATION_PAGE = "docs/preparing_images.md"
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings(ClassifierSettings):
+    """Settings of `finetune-export`."""
+
+    output_dir: Path = flag(help="folder to write; it must be new or empty")
+    format: str = flag(
+        "saved_model",
+        choices=FORMATS,
+        help="saved_model takes JPEG or PNG bytes, or pixels; all others take prepared images",
+    )
+    quantize: tuple[str, ...] = flag(
+        ("none",), metavar=f"{{{','.join(QUANTIZATIONS)}}}", help="of tflite, one or several: a file for each"
+    )
+    dataset_dir: Path | None = flag(
+        None, help="records to measure the accuracy on, and to calibrate int8 on; not given: a few made-up images"
+    )
+    dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
+    split: str = flag("validation", help="split to measure on")
+    image_key: str | None = flag(None, metavar="KEY", help="of the image in the records; not given: the run's")
+    label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
+    match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
+    batch_size: int = flag(32, help="images at a time in measuring; the result doesn't depend on it")
+    max_num_batches: int | None = flag(None, metavar="N", help="measure on so many batches only; not given: all")
+    num_calibration_images: int = flag(
+        200, metavar="N", help=f"of the split {CALIBRATION_SPLIT}, else of --split, for int8"
+    )
+    overwrite: bool = flag(False, help="replace an earlier export in --output-dir, the whole folder")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_size", "max_num_batches", "num_calibration_images", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} is {value}, but must be above 0.")
+        for quantization in self.quantize:
+            if quantization not in QUANTIZATIONS:
+                raise UserError(f"--quantize: {quantization!r} is none of {', '.join(QUANTIZATIONS)}.")
+        if self.format != "tflite" and self.quantize != ("none",):
+            raise UserError(f"--quantize is for --format tflite, not for {self.format}.", "Leave one of them out.")
+        if "int8" in self.quantize and self.dataset_dir is None:
+            raise UserError("--quantize int8 needs images to calibrate on.", "Give records with --dataset-dir.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        output_dir: The folder.
+        measured: The network, then each exported classifier, on the same images.
+        num_images: How many images they were measured on.
+        split: Of these images; None: they were made up.
+        caution: Words on how the accuracy on them flatters the checkpoint; None where nothing is known.
+    """
+
+    output_dir: Path
+    measured: "tuple[Measured, ...]"
+    num_images: int
+    split: str | None
+    caution: str | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        ExportSettings,
+        _export_and_print,
+        prog="finetune-export",
+        argv=argv,
+        description="Write a checkpoint as a SavedModel, for TensorFlow Lite or as ONNX, and measure how near the "
+        "result is to the network.",
+    )
+
+
+def export(settings: ExportSettings) -> ExportResult:
+    """Writes a classifier in another format, and measures it there before it gets its final name.
+
+    Raises:
+        UserError: An output folder that isn't free; what `restore_classifier` refuses; records of other classes; an
+            exported classifier that computes something else.
+    """
+    import tensorflow as tf
+
+    from finetune.datasets.description import LABELS_FILE, write_labels
+
+    with staged_output(settings.output_dir, DESCRIPTION_FILE, overwrite=settings.overwrite) as folder:
+        classifier = restore_classifier(settings)
+        # Whatever its run computed in, for the devices that exports run on are others.
+        classifier.model.compute_dtype = tf.float32
+        dataset = _find_dataset(settings, classifier, settings.split) if settings.dataset_dir else None
+        if dataset is not None:
+            warn_of_other_rules(dataset.image_rules, Path(classifier.checkpoint.prefix).parent)
+        write_labels(folder / LABELS_FILE, classifier.class_names)
+        calibration = _calibration_set(settings, classifier)
+        exported = _write(settings, classifier, folder, calibration)
+        result = _measure(settings, classifier, dataset, exported)
+        description = json.dumps(_describe(settings, classifier, calibration, exported, result), indent=1)
+        (folder / DESCRIPTION_FILE).write_text(description + "\n", encoding="utf-8")
+    return result
+
+
+def _export_and_print(settings: ExportSettings) -> None:
+    start_tensorflow()
+    result = export(settings)
+    source = f"{result.num_images} images of {result.split}" if result.split else "made-up images, no --dataset-dir"
+    print(f"{'':15} {'size':>9}  {'accuracy':>8}  largest difference of a probability ({source})")
+    for one in result.measured:
+        accuracy = "-" if one.accuracy is None else f"{one.accuracy:.4f}"
+        difference = f"{one.largest_difference:.1e}" if one.file else ""
+        print(f"{one.name:15} {one.num_bytes / 1e6:6.1f} MB  {accuracy:>8}  {difference}".rstrip())
+    if result.caution:
+        print(f"caution: {result.caution}")
+    print(f"written to {result.output_dir}")
+    if settings.format != TAKES_FILES:
+        print(
+            f"It takes prepared images: {result.output_dir / DESCRIPTION_FILE} says how (image_preparation), "
+            f"{PREPARATION_PAGE} does it with NumPy and Pillow."
+        )
+
+
+def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str) -> "Dataset":
+    from finetune.datasets.class_matching import match_labels
+    from finetune.datasets.dataset import find_dataset
+    from finetune.runs.trained_network import tell_by_number
+
+    assert settings.dataset_dir is not None
+    dataset = find_dataset(
+        settings.dataset_dir,
+        settings.dataset_name,
+        split,
+        labels_offset=classifier.network.labels_offset,
+        image_key=classifier.network.image_key,
+        label_key=classifier.network.label_key,
+    )
+    if classifier.has_class_names and settings.match_labels != "index":
+        return match_labels(
+            dataset,
+            classifier.class_names,
+            classifier.checkpoint.prefix,
+            labels_offset=classifier.network.labels_offset,
+            how=settings.match_labels,
+            may_lack_classes=True,
+        )
+    num_classes = dataset.num_classes - classifier.network.labels_offset
+    if num_classes != classifier.model.num_classes:
+        raise UserError(
+            f"--dataset-dir: {dataset.name} has {num_classes} classes, but {classifier.checkpoint.prefix} has "
+            f"{classifier.model.num_classes} outputs.",
+            "Give the records that it was trained on.",
+        )
+    if not classifier.has_class_names:
+        tell_by_number(classifier.checkpoint)
+    return dataset
+
+
+def _write(
+    settings: ExportSettings, classifier: "Classifier", folder: Path, calibration: "Dataset | None"
+) -> "list[Exported]":
+    if settings.format == "saved_model":
+        from finetune.exports.saved_model import write_saved_model
+
+        return [write_saved_model(classifier, folder)]
+    if settings.format == "onnx":
+        from finetune.exports.onnx_model import write_onnx
+
+        return [write_onnx(classifier, folder)]
+    if settings.format == "keras-weights":
+        from finetune.exports.keras_weights_file import write_keras_weights_file
+
+        return [write_keras_weights_file(classifier, folder)]
+    from finetune.exports.tflite_model import write_tflite
+
+    images = list(_calibration_images(settings, classifier, calibration)) if calibration is not None else []
+    return [write_tflite(classifier, folder, quantization, images) for quantization in settings.quantize]
+
+
+def _calibration_set(settings: ExportSettings, classifier: "Classifier") -> "Dataset | None":
+    """The split that int8 takes its ranges from; None where nothing is made in int8."""
+    from finetune.datasets.dataset import find_splits
+
+    if "int8" not in settings.quantize:
+        return None
+    assert settings.dataset_dir is not None
+    has_training_split = CALIBRATION_SPLIT in find_splits(settings.dataset_dir, settings.dataset_name)
+    return _find_dataset(settings, classifier, CALIBRATION_SPLIT if has_training_split else settings.split)
+
+
+def _num_calibration_images(settings: ExportSettings, dataset: "Dataset") -> int:
+    return min(settings.num_calibration_images, dataset.num_examples)
+
+
+def _calibration_images(settings: ExportSettings, classifier: "Classifier", dataset: "Dataset") -> "Iterator[Array]":
+    """Prepared images, float32 [1,H,W,C], drawn from all over the split: records may be sorted by class."""
+    from finetune.datasets.pipeline import reading, training_batches
+
+    batches = training_batches(
+        dataset,
+        dataclasses.replace(classifier.preprocessing, augmentation="none"),
+        image_size=classifier.model.image_size,
+        channels=classifier.model.channels,
+        batch_size=1,
+        seed=0,
+        labels_offset=classifier.network.labels_offset,
+    )
+    num_images = _num_calibration_images(settings, dataset)
+    log.info("Calibrating on %d images of %s.", num_images, dataset.split)
+    with reading(dataset, classifier.network.labels_offset):
+        for images, _ in batches.take(num_images):
+            yield images.numpy()
+
+
+def _measure(
+    settings: ExportSettings, classifier: "Classifier", dataset: "Dataset | None", exported: "list[Exported]"
+) -> ExportResult:
+    from finetune.datasets.dataset import content_hash
+    from finetune.datasets.pipeline import reading
+    from finetune.evaluation.seen_images import caution
+    from finetune.exports.measure import batches_of_split, fixed_batch, measure
+    from finetune.progress import progress
+
+    if dataset is None:
+        batch = fixed_batch(classifier)
+        measured = measure(classifier, exported, [batch])
+        return ExportResult(settings.output_dir, tuple(measured), len(batch.encoded), None, None)
+    num_images = dataset.num_examples
+    if settings.max_num_batches is not None:
+        num_images = min(num_images, settings.max_num_batches * settings.batch_size)
+    batches = batches_of_split(classifier, dataset, settings.batch_size, settings.max_num_batches)
+    with reading(dataset, classifier.network.labels_offset), progress("Measuring", num_images) as advance:
+        measured = measure(classifier, exported, batches, advance)
+    checkpoint = Path(classifier.checkpoint.prefix)
+    words = caution(checkpoint.parent, checkpoint.name, content_hash(dataset))
+    return ExportResult(settings.output_dir, tuple(measured), num_images, dataset.split, words)
+
+
+def _describe(
+    settings: ExportSettings,
+    classifier: "Classifier",
+    calibration: "Dataset | None",
+    exported: "list[Exported]",
+    result: ExportResult,
+) -> dict[str, Any]:
+    """What export.json says: all that is needed to use the files without this package, and how they were measured."""
+    from finetune.exports.image_preparation import image_preparation
+
+    model = classifier.model
+    return {
+        "format": settings.format,
+        "model": model.spec.name,
+        "checkpoint": Path(classifier.checkpoint.prefix).name,
+        "step": classifier.checkpoint.step(),
+        "moving_average": classifier.network.use_moving_averages,
+        "image_size": model.image_size,
+        "channels": model.channels,
+        "preprocessing": classifier.preprocessing.name,
+        "image_preparation": image_preparation(classifier, by_caller=settings.format != TAKES_FILES),
+        "class_names": list(classifier.class_names),
+        "labels_offset": classifier.network.labels_offset,
+        "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "
+        "in the records its label is i + labels_offset.",
+        "files": [
+            {
+                "name": one.name,
+                "file": one.file,
+                "loading": one.loading,
+                "signatures": [dataclasses.asdict(signature) for signature in one.signatures],
+            }
+            for one in exported
+        ],
+        "calibrated_on": calibration
+        and {"split": calibration.split, "num_images": _num_calibration_images(settings, calibration)},
+        "measured_on": {"split": result.split, "num_images": result.num_images, "caution": result.caution},
+        "measured_in_words": "accuracy is the share of these images whose likeliest class is their label; "
+        "largest_difference is of a probability from the network's, on the same images.",
+        "measured": [dataclasses.asdict(one) for one in result.measured],
+    }

@@ -1,0 +1,203 @@
+"""`finetune-import`: weights that other programs wrote, as a slim checkpoint.
+
+Names and shapes are checked on both sides. Where the file holds a network that can be run, its logits on a fixed image
+are compared with those of our network with the imported weights, and a difference is refused.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.commands.command import run_command
+from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.errors import UserError
+from finetune.model.scopes import in_any_scope
+from finetune.nets import get_spec
+from finetune.nets.spec import NetSpec
+from finetune.notices import few
+from finetune.settings.flags import CommandSettings, flag
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from finetune.foreign_weights.foreign_file import ForeignFile
+    from finetune.model.model import Model
+
+    Array = np.ndarray[Any, Any]
+
+# Largest difference of logits, as a part of the largest logit, that rounding explains.
+TOLERANCE = 1e-4
+
+_OTHER_MODEL = "Give the --model that the file was made with."
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportSettings(CommandSettings):
+    """What `finetune-import` is told."""
+
+    file: tuple[str, ...] = flag(
+        (),
+        help="frozen graph, Keras or TensorFlow Lite file, .npz, or checkpoint",
+        positional=True,
+        is_path=True,
+        metavar="FILE",
+    )
+    model: str = flag(help="the network whose weights these are", metavar="NAME")
+    output: Path = flag(help="checkpoint to write: its path without .index", metavar="PREFIX")
+    num_classes: int | None = flag(None, help="outputs of the head; by default as many as the file has")
+    overwrite: bool = flag(False, help="replace a checkpoint that is there already")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportResult:
+    """What was written.
+
+    Attributes:
+        checkpoint: Prefix of the checkpoint.
+        num_variables: In it.
+        num_parameters: Their values, moving statistics included.
+        num_classes: Outputs of the head.
+        remarks: What the user must know about these weights; a sentence each.
+    """
+
+    checkpoint: Path
+    num_variables: int
+    num_parameters: int
+    num_classes: int
+    remarks: tuple[str, ...]
+
+
+def import_weights(settings: ImportSettings) -> ImportResult:
+    """Writes the weights of a foreign file as a slim checkpoint.
+
+    Raises:
+        UserError: The file can't be read or is not of this network: names, shapes or logits differ.
+    """
+    from finetune.foreign_weights import open_weights
+    from finetune.model.checkpoint import count_not_finite, write_checkpoint
+    from finetune.model.model import Model
+
+    path = _only_file(settings)
+    spec = get_spec(settings.model)
+    if Path(f"{settings.output}.index").exists() and not settings.overwrite:
+        raise UserError(f"--output: the checkpoint {settings.output} exists.", "Replace it with --overwrite.")
+    source = open_weights(path, spec.name)
+    num_classes = settings.num_classes or source.num_classes(spec)
+    if num_classes is None:
+        raise UserError(f"{path} holds no {spec.head_scopes[0]}, the head of {spec.name}.", _OTHER_MODEL)
+    model = Model(spec, num_classes, image_size=source.image_size())
+    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+    found = source.find_weights(spec, shapes)
+    missing = _check_missing(path, spec, shapes, found.values)
+    _refuse_not_finite(path, count_not_finite(found.values.items()))
+    for name, value in found.values.items():
+        model.model_variables[name].assign(value)
+    comparison = _compare_logits(path, model, source)
+    write_checkpoint(settings.output, found.values)
+    return ImportResult(
+        settings.output,
+        num_variables=len(found.values),
+        num_parameters=sum(value.size for value in found.values.values()),
+        num_classes=num_classes,
+        remarks=(*found.remarks, *_describe_strays(missing, found.leftovers), comparison),
+    )
+
+
+def _import_and_print(settings: ImportSettings) -> None:
+    start_tensorflow()
+    result = import_weights(settings)
+    for remark in result.remarks:
+        log.info(remark)
+    print(
+        f"{result.checkpoint}: {result.num_variables} variables, {result.num_parameters:,} values, "
+        f"{result.num_classes} classes"
+    )
+
+
+def _only_file(settings: ImportSettings) -> Path:
+    if len(settings.file) != 1:
+        raise UserError(f"finetune-import takes one FILE, not {len(settings.file)}.", "See finetune-import --help.")
+    return Path(settings.file[0])
+
+
+def _refuse_not_finite(path: Path, counts: Mapping[str, int]) -> None:
+    if counts:
+        raise UserError(
+            f"{path}: {len(counts)} variables hold NaN or infinity: {few(list(counts))}. Nothing was written.",
+            "Give a file of sound weights.",
+        )
+
+
+def _check_missing(path: Path, spec: NetSpec, expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Names of the variables that the file lacks and may lack: those of auxiliary heads, needed in training only."""
+    absent = [name for name in expected if name not in found]
+    needed = [name for name in absent if not in_any_scope(name, spec.head_scopes[1:])]
+    if needed:
+        raise UserError(
+            f"{path} lacks {len(needed)} of the {len(expected)} variables of {spec.name}: {few(needed)}.",
+            _OTHER_MODEL,
+        )
+    return absent
+
+
+def _describe_strays(missing: Sequence[str], leftovers: Sequence[str]) -> list[str]:
+    lines = []
+    if missing:
+        lines.append(f"Not in the file, auxiliary head, left out: {len(missing)} variables ({few(missing)}).")
+    if leftovers:
+        lines.append(f"In the file, not the network's, left out: {len(leftovers)} arrays ({few(leftovers)}).")
+    return lines
+
+
+def _compare_logits(path: Path, model: "Model", source: "ForeignFile") -> str:
+    """A sentence on how near the logits are on a fixed image.
+
+    Raises:
+        UserError: They differ by more than rounding.
+    """
+    images = _fixed_images(model)
+    before = source.logits(images)
+    if before is None:
+        return "The file holds no network to run, so logits could not be compared."
+    after = _own_logits(model, images)
+    difference = float(abs(after - before).max() / abs(before).max())
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{path}: with these weights {model.spec.name} computes other logits than the file's own network: "
+            f"they differ by {difference:.1e} of the largest, more than {TOLERANCE:.0e}.",
+            "The file's network is another one, for all its names. Nothing was written.",
+        )
+    return f"Logits on a fixed image differ by at most {difference:.0e} of the largest from the file's own."
+
+
+def _fixed_images(model: "Model") -> "Array":
+    """The image that is compared on: coarse noise in [-1,1], [1,H,W,C], always the same."""
+    import numpy as np
+
+    size = model.image_size
+    coarse = np.random.RandomState(0).uniform(-1, 1, [8, 8, model.channels]).astype(np.float32)
+    rows = np.arange(size) * 8 // size
+    return coarse[rows][:, rows][np.newaxis]
+
+
+def _own_logits(model: "Model", images: "Array") -> "Array":
+    import numpy as np
+    import tensorflow as tf
+
+    network = tf.function(lambda images: model(images, is_training=False).logits, autograph=False)
+    return np.asarray(network(tf.constant(images)))[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        ImportSettings,
+        _import_and_print,
+        prog="finetune-import",
+        description="Writes weights of other programs as a slim checkpoint; names, shapes and logits are checked.",
+        argv=argv,
+    )

@@ -1,0 +1,169 @@
+"""`finetune-predict`: the classes of image files.
+
+Exit status 4 says that all went well but for files that could not be read: they have error rows.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from finetune.commands.command import EXIT_DONE, run_command
+from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.datasets.image_rules import DEFAULT_MAX_MEGAPIXELS
+from finetune.datasets.remarks import changed_images
+from finetune.errors import UserError
+from finetune.prediction.classifier import ClassifierSettings, restore_classifier
+from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
+from finetune.prediction.writers import WRITERS, Prediction
+from finetune.progress import progress
+from finetune.settings.flags import flag
+from finetune.whole_files import whole_file
+
+EXIT_UNREADABLE_IMAGES = 4
+
+FORMAT_BY_SUFFIX = {".csv": "csv", ".json": "json", ".txt": "lines"}
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictSettings(ClassifierSettings):
+    """Settings of `finetune-predict`."""
+
+    images: tuple[str, ...] = flag(
+        (), positional=True, is_path=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
+    )
+    top_k: int = flag(1, metavar="K", help="the K likeliest classes of each image")
+    output: Path | None = flag(None, metavar="FILE.csv|.json|.txt", help="not given: standard output")
+    format: str | None = flag(
+        None, choices=tuple(WRITERS), help="not given: what the output is called, lines on standard output"
+    )
+    max_megapixels: float = flag(DEFAULT_MAX_MEGAPIXELS, metavar="N", help="larger images get an error row")
+    batch_size: int = flag(32, help="images at a time; the result doesn't depend on it")
+    num_preprocessing_threads: int | None = flag(
+        None, metavar="N", help="that read and decode images; not given: a few more than there are cores"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("top_k", "batch_size", "image_size", "num_preprocessing_threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} is {value}, but must be above 0.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        PredictSettings,
+        _predict_and_write,
+        prog="finetune-predict",
+        argv=argv,
+        description="Predict the classes of image files. A file that can't be read gets an error in place of a "
+        f"class, and the exit status is {EXIT_UNREADABLE_IMAGES}.",
+    )
+
+
+def predict(settings: PredictSettings) -> Iterator[Prediction]:
+    """Predicts the classes of image files, in their order, as they are asked for. `output` and `format` are not used.
+
+    Raises:
+        UserError: No images, or nothing of a given name; what `restore_classifier` refuses.
+    """
+    from finetune.prediction.stream import classify
+
+    filenames = find_images(settings.images)
+    classifier = restore_classifier(settings)
+    return classify(
+        classifier,
+        filenames,
+        top_k=settings.top_k,
+        batch_size=settings.batch_size,
+        num_threads=settings.num_preprocessing_threads,
+    )
+
+
+def _predict_and_write(settings: PredictSettings) -> int:
+    write = WRITERS[_choose_format(settings)]
+    if settings.output is not None and settings.output.is_dir():
+        raise UserError(f"--output: {settings.output} is a folder.", "Name a file in it.")
+    find_images(settings.images)  # What isn't there is told before TensorFlow has started.
+    start_tensorflow()
+    predictions = predict(settings)
+    tally = _Tally()
+    with _open_output(settings.output) as file, _progress(settings) as advance:
+        write(tally.count(predictions, advance), file, settings.top_k)
+    for remark in (*changed_images(tally.changed), *left_out(settings.images)):
+        log.info("%s", remark)
+    log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
+    return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
+
+
+def _choose_format(settings: PredictSettings) -> str:
+    if settings.format is not None:
+        return settings.format
+    if settings.output is None:
+        return "lines"
+    suffix = settings.output.suffix.lower()
+    if suffix not in FORMAT_BY_SUFFIX:
+        raise UserError(
+            f"--output: {settings.output} ends in none of {', '.join(FORMAT_BY_SUFFIX)}.",
+            f"Name the format with --format {'|'.join(WRITERS)}.",
+        )
+    return FORMAT_BY_SUFFIX[suffix]
+
+
+class _Tally:
+    """Counts predictions as they pass."""
+
+    def __init__(self) -> None:
+        self.num_predicted = 0
+        self.num_unreadable = 0
+        self.changed: Counter[str] = Counter()
+
+    def count(self, predictions: Iterable[Prediction], advance: Callable[[int], None]) -> Iterator[Prediction]:
+        for prediction in predictions:
+            if prediction.error is None:
+                self.num_predicted += 1
+            else:
+                self.num_unreadable += 1
+            self.changed.update(prediction.changes)
+            yield prediction
+            advance(1)
+
+
+@contextlib.contextmanager
+def _open_output(path: Path | None) -> Iterator[TextIO]:
+    """A file to write to that gets its name when it is whole, or standard output."""
+    if path is None:
+        yield from _standard_output()
+        return
+    try:
+        with whole_file(path, newline="") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"--output: {path} can't be written: {error.strerror}.") from error
+
+
+def _standard_output() -> Iterator[TextIO]:
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:  # Whoever reads it, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _progress(settings: PredictSettings) -> Iterator[Callable[[int], None]]:
+    """A bar, unless the end isn't known or the predictions themselves run over the screen."""
+    if STANDARD_INPUT in settings.images or (settings.output is None and sys.stdout.isatty()):
+        yield lambda num_images: None
+        return
+    with progress("Predicting", sum(1 for _ in find_images(settings.images))) as advance:
+        yield advance

@@ -1,0 +1,404 @@
+"""`finetune-train`: fine-tune a network from a pretrained checkpoint, or train it from scratch."""
+
+import contextlib
+import dataclasses
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.commands.command import run_command
+from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.errors import Interrupted, UserError
+from finetune.model.scopes import Purpose, check_scopes, in_scope, plan_variables
+from finetune.runs.provenance import PROVENANCE_FILE, describe_run
+from finetune.runs.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder, settings_of_run, warn_of_other_rules
+from finetune.settings.config import TrainSettings, parse_multipliers
+from finetune.training.schedules import make_schedule
+
+if TYPE_CHECKING:
+    from finetune.datasets.dataset import Dataset
+    from finetune.model.checkpoint import Checkpoint
+    from finetune.model.model import Model
+    from finetune.model.scopes import VariablePlan
+    from finetune.training.image_inputs import TrainingData
+    from finetune.training.moving_averages import MovingAverages
+    from finetune.training.schedules import Schedule
+
+log = logging.getLogger("finetune")
+
+DEFAULT_EVAL_SPLIT = "validation"
+VALIDATIONS_PER_RUN = 10
+# What a run is begun from, which doesn't matter where it is resumed.
+RESTORING = ("checkpoint", "checkpoint_prefix", "exclude_scopes", "ignore_missing_vars", "ema", "grayscale_stem")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        train_dir: Its folder.
+        step: Number of updates made.
+        checkpoint: Prefix of the newest checkpoint.
+        best_step: Step of the checkpoint of the best validation accuracy; None without validation.
+        best_accuracy: That accuracy, 0 to 1.
+    """
+
+    train_dir: Path
+    step: int
+    checkpoint: str
+    best_step: int | None
+    best_accuracy: float | None
+
+
+class TrainingInterrupted(Interrupted):
+    """A signal stopped training between two steps; a checkpoint of the last one is written.
+
+    From Python, too, Ctrl-C ends what comes after a training, such as the next one in a loop, unless this is caught.
+
+    Attributes:
+        result: What the run came to so far.
+    """
+
+    def __init__(self, result: TrainResult, signal_number: int) -> None:
+        command = shlex.join(["finetune-train", "--resume", "--train-dir", str(result.train_dir)])
+        super().__init__(
+            f"stopped after step {result.step}, kept in {result.checkpoint}\n  Go on by {command}", signal_number
+        )
+        self.result = result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        TrainSettings,
+        _train_and_print,
+        prog="finetune-train",
+        argv=argv,
+        description="Fine-tune an image classifier: restore a checkpoint minus --exclude-scopes, train "
+        "--trainable-scopes, keep all else frozen.",
+        find_config=_config_of_run,
+    )
+
+
+def train(settings: TrainSettings) -> TrainResult:
+    """Trains as the settings say.
+
+    Raises:
+        UserError: What the user can mend: a setting, a scope, the checkpoint, the data, a loss that isn't finite.
+        TrainingInterrupted: A first Ctrl-C or SIGTERM, once the step is made and the checkpoint is written.
+        Interrupted: A second one, at once.
+    """
+    from finetune.training.devices import choose_strategy
+
+    if settings.resume:
+        settings = _as_begun(settings)
+    data = _find_data(settings)
+    strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
+    _refuse_large_batch(settings.batch_size * strategy.num_replicas_in_sync, data.training)
+    run = RunFolder(settings.train_dir)
+    with run.begun(resume=settings.resume):
+        return _train_in(run, settings, data, strategy)
+
+
+def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
+    from finetune.datasets.pipeline import reading
+    from finetune.model.model import variable_name
+    from finetune.training.classes import match_to_restored_head
+    from finetune.training.devices import uses_xla
+    from finetune.training.inputs import make_inputs
+    from finetune.training.loop import TrainingLoop
+    from finetune.training.loss_scaling import LossScale
+    from finetune.training.optimizers import Optimizer
+    from finetune.training.run_log import RunLog
+    from finetune.training.state import TrainingState
+    from finetune.training.step import TrainingStep
+
+    images_per_step = settings.batch_size * strategy.num_replicas_in_sync
+    with strategy.scope():
+        model = _make_model(settings, data.training)
+        source = _open_weights(settings)
+        variable_plan = _make_plan(settings, model, source)
+        _show_plan(variable_plan, source)
+        if source is not None and not settings.resume:
+            data = match_to_restored_head(settings, data, variable_plan, source, model.spec)
+        model.freeze(variable_plan, settings.batch_norm)
+        trained = [model.model_variables[variable.name] for variable in variable_plan.trained]
+        optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, variable_plan))
+        if source is not None:
+            warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
+            model.restore(source, variable_plan)
+        settings = _with_precision(settings, model, trained, data)
+        loss_scale = LossScale() if settings.precision == "float16" else None
+        averages = _make_averages(settings, model, variable_plan)
+        state = TrainingState(model, optimizer, averages, loss_scale)
+        first_step = _resume(state, source) if settings.resume and source is not None else 0
+        inputs = make_inputs(settings, run, model, variable_plan, data, averages)
+        training_step = TrainingStep(
+            inputs.forward,
+            optimizer,
+            trained,
+            decayed=[v for v in trained if variable_name(v) in model.decayed_names],
+            weight_decay=settings.weight_decay,
+            label_smoothing=settings.label_smoothing,
+            averages=averages,
+            loss_scale=loss_scale,
+            seed=settings.seed,
+            use_xla=uses_xla(settings.xla, on_cpu=settings.clone_on_cpu, num_devices=settings.num_clones),
+        )
+    run.write_settings(settings, variable_plan, data.class_names)
+    run.write_json(PROVENANCE_FILE, describe_run(data.training, data.validation, data.hashes))
+    run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
+    run.forget_metrics_after(first_step)
+    run_log = RunLog(
+        run,
+        max_steps=settings.max_steps,
+        images_per_step=images_per_step,
+        seconds_between_summaries=settings.save_summaries_seconds,
+    )
+    steps_per_epoch = data.training.num_examples / images_per_step
+    loop = TrainingLoop(
+        settings,
+        run,
+        run_log,
+        state,
+        training_step,
+        _make_schedule(settings, steps_per_epoch),
+        inputs.validate,
+        first_step=first_step,
+        eval_split=data.validation.split if data.validation is not None else "",
+        eval_every=_eval_every(settings, steps_per_epoch),
+        steps_per_call=inputs.steps_per_call,
+    )
+    with contextlib.closing(run_log), reading(data.training, settings.labels_offset):
+        if first_step == 0:
+            run_log.sample_images(first_step, inputs.sample_images())
+        newest = loop.run(inputs.batches(first_step))
+    best = loop.best
+    result = TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
+    if loop.stopped_by is not None:
+        raise TrainingInterrupted(result, loop.stopped_by)
+    return result
+
+
+def plan(settings: TrainSettings) -> "VariablePlan":
+    """What `train` would restore, initialise, train and freeze, before anything is trained.
+
+    Raises:
+        UserError: What `train` would refuse about the data, the network, the checkpoint and the scopes.
+    """
+    import tensorflow as tf
+
+    from finetune.training.classes import match_to_restored_head
+
+    data = _find_data(settings)
+    with tf.Graph().as_default():  # Where initial values are planned and never computed.
+        model = _make_model(settings, data.training)
+    source = _open_weights(settings)
+    variable_plan = _make_plan(settings, model, source)
+    if source is not None and not settings.resume:
+        match_to_restored_head(settings, data, variable_plan, source, model.spec)
+    return variable_plan
+
+
+def _train_and_print(settings: TrainSettings) -> None:
+    start_tensorflow()
+    result = train(settings)
+    print(f"step {result.step}: {result.checkpoint}")
+    if result.best_accuracy is not None:
+        print(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+
+
+def _config_of_run(given: Mapping[str, Any]) -> Path | None:
+    """Where a run is resumed its own settings hold, but for those given anew."""
+    path = given.get("train_dir", Path()) / CONFIG_FILE
+    return path if given.get("resume") and path.is_file() else None
+
+
+def _as_begun(settings: TrainSettings) -> TrainSettings:
+    """The settings of a resumed run, with what it was begun from as it was: all values come from the run now."""
+    run = settings_of_run(settings.train_dir)
+    if run is None:
+        return settings
+    begun = {f.name: run.get(f.name, f.default) for f in dataclasses.fields(settings) if f.name in RESTORING}
+    begun = {name: value for name, value in begun.items() if value != getattr(settings, name)}
+    if begun:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in begun)
+        log.info("--resume: all values come from the run; not followed: %s.", flags)
+    return dataclasses.replace(settings, **begun)
+
+
+def _find_data(settings: TrainSettings) -> "TrainingData":
+    from finetune.datasets.dataset import find_splits
+    from finetune.nets import get_spec
+    from finetune.preprocessing import get_preprocessing
+    from finetune.training.classes import match_to_run
+    from finetune.training.image_inputs import TrainingData
+
+    spec = get_spec(settings.model)
+    preprocessing = get_preprocessing(settings.preprocessing or spec.preprocessing, settings.augmentation)
+    training = _find_split(settings, settings.split)
+    validation = None
+    eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
+    if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
+        log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
+    else:
+        validation = _find_split(settings, eval_split)
+    data = TrainingData(training, validation, preprocessing, training.class_names)
+    return match_to_run(settings, data, spec) if settings.resume else data
+
+
+def _find_split(settings: TrainSettings, split: str) -> "Dataset":
+    from finetune.datasets.dataset import find_dataset
+
+    return find_dataset(
+        settings.dataset_dir,
+        settings.dataset_name,
+        split,
+        labels_offset=settings.labels_offset,
+        image_key=settings.image_key,
+        label_key=settings.label_key,
+    )
+
+
+def _refuse_large_batch(images_per_step: int, dataset: "Dataset") -> None:
+    if images_per_step > dataset.num_examples:
+        raise UserError(
+            f"--batch-size: a step takes {images_per_step} images, but the split {dataset.split} has "
+            f"{dataset.num_examples}.",
+            f"Give --batch-size {dataset.num_examples} or less.",
+        )
+
+
+def _make_model(settings: TrainSettings, dataset: "Dataset") -> "Model":
+    from finetune.model.model import Model
+    from finetune.nets import get_spec
+
+    return Model(
+        get_spec(settings.model),
+        dataset.num_classes - settings.labels_offset,
+        image_size=settings.image_size,
+        channels=1 if settings.use_grayscale else None,
+        seed=settings.seed,
+    )
+
+
+def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
+    """1. The run to resume; 2. the pretrained checkpoint; 3. nothing: from scratch."""
+    from finetune.model.checkpoint import newest_whole, open_checkpoint
+
+    if settings.resume:
+        checkpoint = newest_whole(settings.train_dir)
+        if checkpoint is None:
+            raise UserError(
+                f"--resume: {settings.train_dir} holds no whole checkpoint.",
+                f"Start it anew, without --resume: --config {shlex.quote(str(settings.train_dir / CONFIG_FILE))} "
+                "--train-dir OTHER",
+            )
+        return checkpoint
+    if settings.checkpoint is None:
+        if settings.checkpoint_prefix:
+            raise UserError("--checkpoint-prefix is of the names in a checkpoint.", "Give one with --checkpoint.")
+        return None
+    return open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
+
+
+def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
+    from finetune.model.recognise import image_size_at, other_model
+
+    return plan_variables(
+        model.network_variables(),
+        checkpoint_shapes=source.shapes if source is not None else None,
+        exclude_scopes=() if settings.resume else settings.exclude_scopes,
+        trainable_scopes=settings.trainable_scopes,
+        head_scopes=model.spec.head_scopes,
+        ignore_missing=settings.ignore_missing_vars,
+        use_moving_averages=settings.ema and not settings.resume,
+        sum_colours=settings.grayscale_stem == "sum" and not settings.resume,
+        purpose=Purpose(
+            command="resume" if settings.resume else "train",
+            checkpoint=source.prefix if source is not None else "",
+            name_prefix=source.name_prefix if source is not None else "",
+            is_grayscale=settings.use_grayscale,
+            is_object_based=source is not None and source.is_object_based,
+            find_model=other_model(settings.model),
+            find_image_size=image_size_at(settings.model, 1 if settings.use_grayscale else None),
+        ),
+    )
+
+
+def _show_plan(plan: "VariablePlan", source: "Checkpoint | None") -> None:
+    from rich.console import Console
+
+    from finetune.model.plan_table import print_plan
+
+    log.info("Weights: %s", source.prefix if source is not None else "from scratch, no --checkpoint is given")
+    print_plan(plan, Console(stderr=True))
+
+
+def _multipliers(settings: TrainSettings, plan: "VariablePlan") -> dict[str, float]:
+    """The learning-rate multiplier of each trained variable that has one: that of the longest scope around it."""
+    by_scope = parse_multipliers(settings.learning_rate_multipliers)
+    names = [variable.name for variable in plan.trained]
+    check_scopes("--learning-rate-multipliers", tuple(by_scope), names)
+    by_length = sorted(by_scope, key=len)
+    return {name: by_scope[scope] for scope in by_length for name in names if in_scope(name, scope)}
+
+
+def _make_averages(settings: TrainSettings, model: "Model", plan: "VariablePlan") -> "MovingAverages | None":
+    from finetune.training.moving_averages import MovingAverages
+
+    if settings.moving_average_decay is None:
+        return None
+    changing = {v.name: model.model_variables[v.name] for v in plan.variables if v.is_trained or v.is_statistic}
+    return MovingAverages(changing, settings.moving_average_decay)
+
+
+def _with_precision(
+    settings: TrainSettings, model: "Model", trained: Sequence[Any], data: "TrainingData"
+) -> TrainSettings:
+    """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
+    import tensorflow as tf
+
+    from finetune.training.image_inputs import first_batch
+    from finetune.training.precision import measure_step, resolve_precision, supported_precisions
+
+    def measure(precision: str) -> Any:
+        return measure_step(model, trained, first_batch(settings, model, data, settings.batch_size), precision)
+
+    supported = supported_precisions(on_cpu=settings.clone_on_cpu)
+    precision = resolve_precision(settings.precision, supported, measure)
+    model.compute_dtype = tf.as_dtype(precision)
+    return dataclasses.replace(settings, precision=precision)
+
+
+def _resume(state: Any, source: "Checkpoint") -> int:
+    state.restore({name: source.read(name) for name in source.shapes}, source.prefix)
+    step = source.step()
+    if step is None:
+        raise UserError(f"--resume: {source.prefix} holds no global_step.", "Start a new run with --checkpoint.")
+    log.info("Going on from step %d.", step)
+    return step
+
+
+def _make_schedule(settings: TrainSettings, steps_per_epoch: float) -> "Schedule":
+    return make_schedule(
+        settings.learning_rate_decay_type,
+        learning_rate=settings.learning_rate,
+        end_learning_rate=settings.end_learning_rate,
+        decay_factor=settings.learning_rate_decay_factor,
+        num_epochs_per_decay=settings.num_epochs_per_decay,
+        warmup_epochs=settings.warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+        max_steps=settings.max_steps,
+    )
+
+
+def _eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
+    """Steps between validations: as told, else ten times in a run, but not more often than once an epoch."""
+    if settings.eval_every is not None:
+        return settings.eval_every
+    epoch = max(1, round(steps_per_epoch))
+    return epoch if settings.max_steps is None else max(epoch, settings.max_steps // VALIDATIONS_PER_RUN)

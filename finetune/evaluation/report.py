@@ -1,0 +1,208 @@
+"""report.html: what an evaluation came to, in one file for people, without network or scripts; its plots as PNG."""
+
+import base64
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.evaluation import plots
+from finetune.evaluation.calibration import calibration
+from finetune.evaluation.metrics import Array, class_figures, confusion_matrix, most_confused, wilson_interval
+from finetune.evaluation.result_files import REPORT_FILE, EvalResult
+from finetune.evaluation.thumbnails import read_thumbnails
+from finetune.model.scopes import PlannedVariable, VariablePlan
+from finetune.runs.provenance import read_provenance, software_versions
+from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
+from finetune.settings.config import TrainSettings
+from finetune.settings.flags import flag_fields
+from finetune.whole_files import printable, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = "report.html.jinja"
+CONFUSION_PLOT = "confusion_matrix.png"
+RELIABILITY_PLOT = "reliability_diagram.png"
+LEARNING_PLOT = "learning_curves.png"
+
+NUM_PAIRS = 20
+NUM_MISTAKES = 24
+NUM_WEAKEST = 20
+THUMBNAIL_PIXELS = 192
+MATRIX_INCHES = 7.5
+# Up to so many classes the table of them all is open, and the weakest need no table of their own.
+MOST_CLASSES_SHOWN = 40
+
+
+# Draws one plot in the colours of a theme, for a folder of files (True) or for the report.
+Draw = Callable[[plots.Theme, bool], "Figure"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A plot for the report: `light` and `dark` are data URIs, `alt` says what is seen."""
+
+    light: str
+    dark: str
+    alt: str
+
+
+def write_report(result: EvalResult) -> None:
+    """Writes report.html and its plots as PNG files into the result's folder."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("finetune.evaluation", package_path="")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u202f%"
+    html = environment.get_template(TEMPLATE).render(_content(result))
+    write_text(result.output_dir / REPORT_FILE, printable(html))
+
+
+def _content(result: EvalResult) -> dict[str, Any]:
+    """What the template names."""
+    scores = result.scores
+    classes = class_figures(scores)
+    table = _class_table(result)
+    return {
+        "result": result,
+        "scores": scores,
+        "interval": wilson_interval(scores.num_right, scores.num_examples),
+        "classes": classes,
+        "calibration_error": calibration(scores).expected_error,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "class_table": table,
+        "weakest": sorted(table, key=lambda row: row["f1"])[:NUM_WEAKEST] if len(table) > MOST_CLASSES_SHOWN else [],
+        "pairs": _pairs(result),
+        "mistakes": _mistakes(result),
+        "versions": list(software_versions().items()),
+        "provenance": read_provenance(Path(result.checkpoint).parent),
+        **_pictures(result),
+        **_run_content(Path(result.checkpoint).parent),
+    }
+
+
+def _class_table(result: EvalResult) -> list[dict[str, Any]]:
+    """A row for each class; a figure that is a quotient by zero is None."""
+    classes = class_figures(result.scores)
+
+    def cell(values: Array, wholes: Array, label: int) -> float | None:
+        return float(values[label]) if wholes[label] else None
+
+    return [
+        {
+            "label": label,
+            "name": name,
+            "support": int(classes.support[label]),
+            "precision": cell(classes.precision, classes.num_predicted, label),
+            "recall": cell(classes.recall, classes.support, label),
+            "f1": float(classes.f1[label]),
+        }
+        for label, name in enumerate(result.class_names)
+    ]
+
+
+def _pairs(result: EvalResult) -> list[dict[str, Any]]:
+    """The most confused pairs of classes, by their names, with the share of the true class that went astray."""
+    support = class_figures(result.scores).support
+    return [
+        {
+            "label": result.class_names[pair.label],
+            "prediction": result.class_names[pair.prediction],
+            "count": pair.count,
+            "share": pair.count / int(support[pair.label]),
+        }
+        for pair in most_confused(result.scores, NUM_PAIRS)
+    ]
+
+
+def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
+    """The mistakes in which the true class got the least probability, worst first, with thumbnails."""
+    scores = result.scores
+    wrong = np.flatnonzero(~scores.is_right)
+    worst = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:NUM_MISTAKES]
+    thumbnails = read_thumbnails(result.dataset, worst.tolist(), THUMBNAIL_PIXELS)
+    return [
+        {
+            "image": _data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "filename": scores.filenames[position],
+            "label": result.class_names[scores.labels[position]],
+            "label_probability": scores.label_probabilities[position],
+            "prediction": result.class_names[scores.predictions[position]],
+            "probability": scores.probabilities[position],
+        }
+        for position in worst.tolist()
+    ]
+
+
+def _pictures(result: EvalResult) -> dict[str, Picture | None]:
+    scores, names = result.scores, result.class_names
+    confusion, bins = confusion_matrix(scores), calibration(scores)
+    lines = RunFolder(Path(result.checkpoint).parent).read_metrics()
+
+    def draw_confusion(theme: plots.Theme, is_file: bool) -> "Figure":
+        inches = plots.LARGEST_WITH_NAMES if is_file else MATRIX_INCHES
+        return plots.confusion_figure(confusion, names, theme, most_inches=inches)
+
+    def picture(draw: Draw, file_name: str, alt: str) -> Picture:
+        (result.output_dir / file_name).write_bytes(plots.render(draw(plots.LIGHT, True), "png"))
+        light, dark = (plots.render(draw(theme, False), "svg") for theme in (plots.LIGHT, plots.DARK))
+        return Picture(_data_uri(light, "svg+xml"), _data_uri(dark, "svg+xml"), alt)
+
+    return {
+        "confusion_picture": picture(
+            draw_confusion,
+            CONFUSION_PLOT,
+            f"Confusion matrix of {len(names)} classes: {scores.num_right} of {scores.num_examples} images on the "
+            "diagonal. The tables below have its figures.",
+        ),
+        "reliability_picture": picture(
+            lambda theme, _: plots.reliability_figure(bins, theme),
+            RELIABILITY_PLOT,
+            f"Reliability diagram: the share of right predictions over their probability, in {len(bins.counts)} bins. "
+            f"The mean gap is {bins.expected_error:.3f}.",
+        ),
+        "learning_picture": picture(
+            lambda theme, _: plots.learning_figure(lines, result.step, theme),
+            LEARNING_PLOT,
+            f"Learning curves up to step {lines[-1]['step']}: loss of training and validation, accuracy of validation.",
+        )
+        if lines
+        else None,
+    }
+
+
+def _run_content(folder: Path) -> dict[str, Any]:
+    """How the run was made: `chosen` settings differ from the defaults; all are None or empty where it is no run."""
+    settings = settings_of_run(folder)
+    if settings is None:
+        return {"run": None, "chosen": [], "defaults": [], "plan": []}
+    default = {field.name: field.default for field in flag_fields(TrainSettings)}
+    rows = [(name, _setting(value), value == default[name]) for name, value in settings.items()]
+    return {
+        "run": folder.resolve().name,
+        "chosen": [(name, value) for name, value, is_default in rows if not is_default],
+        "defaults": [(name, value) for name, value, is_default in rows if is_default],
+        "plan": _read_plan(folder / PLAN_FILE),
+    }
+
+
+def _read_plan(path: Path) -> Sequence[tuple[str, str, int, int]]:
+    if not path.is_file():
+        return []
+    rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["variables"]
+    return VariablePlan(tuple(PlannedVariable(**row) for row in rows), trainable_scopes=()).counts()
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,179 @@
+"""What an evaluation came to, and its files for programs: metrics.json, predictions.csv, confusion_matrix.csv."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.datasets.dataset import Dataset
+from finetune.evaluation.calibration import calibration
+from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
+from finetune.evaluation.seen_images import caution
+from finetune.whole_files import whole_file, write_text
+
+if TYPE_CHECKING:
+    from finetune.runs.trained_network import NetworkSettings
+
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.csv"
+REPORT_FILE = "report.html"
+CONFUSION_FILE = "confusion_matrix.csv"
+HISTORY_FILE = "evaluations.jsonl"
+COMPARISON_FILE = "comparison.json"
+DIFFERENCES_FILE = "differences.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation came to.
+
+    Attributes:
+        checkpoint: Prefix of the checkpoint; of the last one where several were averaged.
+        checkpoint_name: Its name without the folder, or the names of those that were averaged.
+        step: Its global step; None where it holds none.
+        network: What the network was rebuilt with.
+        tta: Test-time augmentation, "none" or "flip".
+        dataset: The split.
+        data_sha256: Hash of all the split's bytes.
+        scores: One entry for each image, in the order of the records.
+        class_names: By class; its number where the data set has no names.
+        output_dir: Where the files go.
+    """
+
+    checkpoint: str
+    checkpoint_name: str
+    step: int | None
+    network: "NetworkSettings"
+    tta: str
+    dataset: Dataset
+    data_sha256: str
+    scores: Scores
+    class_names: list[str]
+    output_dir: Path
+
+    @property
+    def caution(self) -> str | None:
+        """What to say beside the accuracy where the run had seen the images; None where they are new to it."""
+        return caution(Path(self.checkpoint).parent, self.checkpoint_name, self.data_sha256)
+
+
+def class_names_of(dataset: Dataset, labels_offset: int) -> list[str]:
+    """A name for each class of the network; the label in the records where the data set has no names."""
+    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    return list(names[labels_offset:])
+
+
+def metrics(result: EvalResult) -> dict[str, Any]:
+    """All figures by their names in metrics.json; shares lie in 0 to 1."""
+    scores = result.scores
+    classes = class_figures(scores)
+    return {
+        **scores.summary(),
+        "num_right": scores.num_right,
+        "accuracy_interval_95": wilson_interval(scores.num_right, scores.num_examples),
+        "caution": result.caution,
+        "balanced_accuracy": classes.balanced_accuracy,
+        "macro_precision": classes.macro("precision"),
+        "macro_recall": classes.macro("recall"),
+        "macro_f1": classes.macro("f1"),
+        "expected_calibration_error": calibration(scores).expected_error,
+        "split": result.dataset.split,
+        "data_sha256": result.data_sha256,
+        "checkpoint": result.checkpoint_name,
+        "step": result.step,
+        "moving_average": result.network.use_moving_averages,
+        "tta": result.tta,
+        "classes": [
+            {
+                "label": label,
+                "name": name,
+                "precision": float(classes.precision[label]),
+                "recall": float(classes.recall[label]),
+                "f1": float(classes.f1[label]),
+                "support": int(classes.support[label]),
+            }
+            for label, name in enumerate(result.class_names)
+        ],
+    }
+
+
+def write_metrics(result: EvalResult) -> None:
+    """Writes metrics.json."""
+    _write_json(result.output_dir / METRICS_FILE, metrics(result))
+
+
+def write_predictions(result: EvalResult) -> None:
+    """Writes predictions.csv: a line for each image, probabilities to the last digit, rank 0 where it is right."""
+    scores, names = result.scores, result.class_names
+    label_probabilities = scores.label_probabilities
+    header = ["filename", "label", "prediction", "label_name", "prediction_name", "probability", "rank"]
+    logit_columns = [f"logit_{index}" for index in range(scores.num_classes)] if scores.logits is not None else []
+    with whole_file(result.output_dir / PREDICTIONS_FILE, newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, "label_probability", *logit_columns])
+        for index, filename in enumerate(scores.filenames):
+            label, prediction = int(scores.labels[index]), int(scores.predictions[index])
+            row = [filename, label, prediction, names[label], names[prediction], float(scores.probabilities[index])]
+            row += [int(scores.ranks[index]), float(label_probabilities[index])]
+            writer.writerow([*row, *(scores.logits[index].tolist() if scores.logits is not None else [])])
+
+
+def write_confusion_matrix(result: EvalResult) -> None:
+    """Writes confusion_matrix.csv: a line for each true class, a column for each predicted one."""
+    with whole_file(result.output_dir / CONFUSION_FILE, newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label \\ prediction", *result.class_names])
+        for name, row in zip(result.class_names, confusion_matrix(result.scores), strict=True):
+            writer.writerow([name, *row.tolist()])
+
+
+def append_to_history(result: EvalResult) -> None:
+    """Adds a line to evaluations.jsonl, where the checkpoints of a watched run follow each other."""
+    figures = {"checkpoint": result.checkpoint_name, "step": result.step, **result.scores.summary()}
+    with (result.output_dir / HISTORY_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(figures) + "\n")
+
+
+def write_comparison(folder: Path, runs: Sequence[str], comparison: Comparison) -> None:
+    """Writes comparison.json: for each run its accuracy, the images that it alone got right, and McNemar's test."""
+    counts = (comparison.only_first_right, comparison.only_second_right)
+    figures = {
+        "num_examples": comparison.first.num_examples,
+        "runs": [
+            {
+                "checkpoint": run,
+                "accuracy": scores.accuracy,
+                "accuracy_interval_95": wilson_interval(scores.num_right, scores.num_examples),
+                "num_right": scores.num_right,
+                "only_this_right": only_right,
+            }
+            for run, scores, only_right in zip(runs, (comparison.first, comparison.second), counts, strict=True)
+        ],
+        "num_differing": len(comparison.differing),
+        "mcnemar": dataclasses.asdict(comparison.mcnemar),
+    }
+    _write_json(folder / COMPARISON_FILE, figures)
+
+
+def write_differences(folder: Path, class_names: Sequence[str], comparison: Comparison) -> None:
+    """Writes differences.csv: a line for each image that the two runs, a and b, take for different classes."""
+    first, second = comparison.first, comparison.second
+    with whole_file(folder / DIFFERENCES_FILE, newline="") as file:
+        writer = csv.writer(file)
+        header = ["filename", "label", "prediction_a", "prediction_b", "label_name", "prediction_name_a"]
+        writer.writerow([*header, "prediction_name_b", "probability_a", "probability_b", "right"])
+        for index in comparison.differing:
+            label, of_first, of_second = (
+                int(values[index]) for values in (first.labels, first.predictions, second.predictions)
+            )
+            right = "a" if of_first == label else "b" if of_second == label else "neither"
+            row = [first.filenames[index], label, of_first, of_second]
+            row += [class_names[label], class_names[of_first], class_names[of_second]]
+            writer.writerow([*row, float(first.probabilities[index]), float(second.probabilities[index]), right])
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1) + "\n")

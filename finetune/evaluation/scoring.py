@@ -1,0 +1,65 @@
+"""One exact pass over a split: every record scored once, whatever the batch size. Training and evaluation share it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.errors import UserError
+from finetune.evaluation.metrics import Scores, join_scores, score_batch
+from finetune.model.model import Model
+from finetune.types import Tensor
+
+
+class NotFiniteError(UserError):
+    """A network whose logits are not finite."""
+
+
+def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
+    """The model's evaluation pass, traced here and once: from images [B,H,W,C], any B, to logits [B,num_classes]."""
+    shape = [None, model.image_size, model.image_size, model.channels]
+    function = tf.function(lambda images: model(images, is_training=False).logits, autograph=False)
+    infer: Callable[[Tensor], Tensor] = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    return infer
+
+
+def with_outputs_in_order(infer: Callable[[Tensor], Tensor], order: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """The function with its logits in another order: the first is that of output `order[0]`."""
+    if list(order) == sorted(order):
+        return infer
+    return lambda images: tf.gather(infer(images), order, axis=1)
+
+
+def score(
+    infer: Callable[[Any], Tensor],
+    batches: Iterable[tuple[Any, Any, Any]],
+    *,
+    keep_logits: bool = False,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+) -> Scores:
+    """Scores every image of the batches once.
+
+    Args:
+        infer: From images [B,H,W,C], or what else the batches hold, to logits [B,num_classes].
+        batches: Images, labels [B] and file names [B]; the last batch may be smaller.
+        keep_logits: Whether the scores hold the logits.
+        on_batch: Told the number of images after each batch.
+
+    Raises:
+        UserError: There are no images.
+        NotFiniteError: A logit is not finite.
+    """
+    parts = []
+    for images, labels, filenames in batches:
+        logits = np.asarray(infer(images))
+        if not np.isfinite(logits).all():
+            raise NotFiniteError(
+                "The network's logits are not finite: its weights are damaged, or of a failed training."
+            )
+        names = [name.decode("utf-8", "surrogateescape") for name in np.asarray(filenames)]
+        parts.append(score_batch(logits, np.asarray(labels), names, keep_logits=keep_logits))
+        on_batch(len(names))
+    if not parts:
+        raise UserError("There are no images to evaluate: the split is empty.")
+    return join_scores(parts)

@@ -1,0 +1,32 @@
+"""What a run had seen of the images that score it: its accuracy on them is not its accuracy on new ones."""
+
+from pathlib import Path
+
+from finetune.runs.provenance import read_provenance
+from finetune.runs.run_folder import RunFolder
+
+
+def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | None:
+    """Words on how an accuracy flatters a checkpoint; None where the images are new to its run, or nothing is known.
+
+    Args:
+        run_folder: Where the checkpoint is.
+        checkpoint_name: Its name there.
+        data_sha256: Hash of the split that scored it.
+    """
+    provenance = read_provenance(run_folder) or {}
+    training, validation = provenance.get("data"), provenance.get("validation")
+    if training is not None and training["sha256"] == data_sha256:
+        return "these images trained it: expect less on new ones"
+    if validation is None or validation["sha256"] != data_sha256 or not _is_best(run_folder, checkpoint_name):
+        return None
+    num_candidates = sum(line.get("split") == validation["split"] for line in RunFolder(run_folder).read_metrics())
+    if num_candidates < 2:
+        return None
+    return f"the best of {num_candidates} checkpoints by its accuracy on these images: expect a little less on new ones"
+
+
+def _is_best(run_folder: Path, checkpoint_name: str) -> bool:
+    from finetune.model.checkpoint import best_checkpoint  # TensorFlow is loaded late.
+
+    return best_checkpoint(run_folder) == str(run_folder / checkpoint_name)

@@ -1,0 +1,34 @@
+"""The scope plan as people read it."""
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune.model.scopes import VariablePlan
+
+_FATES = {"trained": "trained", "updated": "updated (moving statistics)", "frozen": "frozen"}
+
+
+def plan_table(plan: VariablePlan) -> Table:
+    """Restored or initialised × trained or frozen, with counts of variables and parameters; fits 80 columns."""
+    table = Table(title="Plan of the variables", title_justify="left", show_footer=True)
+    counts = plan.counts()
+    table.add_column("from", footer="all")
+    table.add_column("in training")
+    table.add_column("variables", justify="right", footer=f"{sum(row[2] for row in counts):,}")
+    table.add_column("parameters", justify="right", footer=f"{sum(row[3] for row in counts):,}")
+    for origin, fate, num_variables, num_parameters in counts:
+        table.add_row(origin, _FATES[fate], f"{num_variables:,}", f"{num_parameters:,}")
+    return table
+
+
+def print_plan(plan: VariablePlan, console: Console) -> None:
+    """Prints the plan, and how many of the variables come from moving averages of weights."""
+    console.print(plan_table(plan))
+    num_averages = sum(variable.source != variable.name for variable in plan.restored)
+    for variable in plan.restored:
+        if variable.sums_colours:
+            console.print(f"{variable.name} is summed over the colours of the checkpoint's (--grayscale-stem sum).")
+    if num_averages:
+        console.print(
+            f"{num_averages} variables are restored from their moving averages (--no-ema: from the raw ones)."
+        )

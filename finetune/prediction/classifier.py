@@ -1,0 +1,168 @@
+"""A checkpoint ready to classify: its network with the weights, the preprocessing, and the names of the classes."""
+
+import dataclasses
+import logging
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.datasets.description import LABELS_FILE, read_labels
+from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_RULES, ImageRules
+from finetune.errors import UserError
+from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
+from finetune.runs.trained_network import NetworkSettings, labels_offset_of_run, network_settings, restore_network
+from finetune.settings.flags import CommandSettings, flag
+from finetune.types import Tensor
+
+if TYPE_CHECKING:
+    from finetune.model.checkpoint import Checkpoint
+    from finetune.model.model import Model
+    from finetune.preprocessing import Preprocessing
+
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(CommandSettings):
+    """Which checkpoint, and how its network is rebuilt; what is not given is known from a run's own settings."""
+
+    checkpoint: Path = flag(
+        slim=["checkpoint_path"],
+        help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file",
+    )
+    checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
+    labels: Path | None = flag(
+        None, metavar="FILE", help="names of the classes, id:name a line; not given: labels.txt beside the checkpoint"
+    )
+    model: str | None = flag(
+        None, slim=["model_name"], help="not given: the run's, else the network whose variables the checkpoint holds"
+    )
+    preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    image_size: int | None = flag(None, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's")
+    use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
+    labels_offset: int | None = flag(None, help="number of the label that the first output is; not given: the run's")
+    moving_average: bool | None = flag(None, help="use the moving averages of the weights; not given: as the run")
+    background: str | None = flag(
+        None, metavar="COLOUR", help=f"what transparency is laid on; not given: as the run, else {DEFAULT_BACKGROUND}"
+    )
+    sample_bits: int | None = flag(
+        None, metavar="N", help="bits that files of 16 a sample use; not given: as the run, else 16"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """What turns images into classes.
+
+    Attributes:
+        model: The network with its weights.
+        network: What it was rebuilt with.
+        preprocessing: Whose evaluation mode its images go through.
+        class_names: One for each output; a class without a known name is called by its label.
+        has_class_names: Whether they are names, not mere labels.
+        checkpoint: Where the weights are from.
+        image_rules: How image files become pixels.
+    """
+
+    model: "Model"
+    network: NetworkSettings
+    preprocessing: "Preprocessing"
+    class_names: tuple[str, ...]
+    has_class_names: bool
+    checkpoint: "Checkpoint"
+    image_rules: ImageRules
+
+    def prepare(self, encoded: Tensor) -> Tensor:
+        """From the bytes of a record's or a prepared image, a scalar string, to float32 [H,W,C].
+
+        The values are in the preprocessing's range.
+        """
+        from finetune.datasets.pipeline import decode_image
+
+        return self.prepare_pixels(decode_image(encoded, self.model.channels))
+
+    def prepare_pixels(self, image: Tensor) -> Tensor:
+        """From an image uint8 [H,W,C] of any size to float32 [image_size,image_size,C]."""
+        return self.preprocessing.evaluate(image, self.model.image_size, self.model.image_size)
+
+
+def restore_classifier(settings: ClassifierSettings) -> Classifier:
+    """Rebuilds a network, as its run made it, with a checkpoint's weights.
+
+    Raises:
+        UserError: No such checkpoint; a network that isn't told and can't be recognised, or another one's; names that
+            don't fit the number of classes.
+    """
+    from finetune.model.checkpoint import open_checkpoint
+    from finetune.model.recognise import count_classes, variable_shapes
+    from finetune.nets import get_spec
+    from finetune.preprocessing import get_preprocessing
+
+    checkpoint = open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
+    rules = _image_rules(settings, Path(checkpoint.prefix).parent)
+    network = network_settings(_with_model(settings, checkpoint), checkpoint.prefix)
+    preprocessing = get_preprocessing(network.preprocessing)
+    num_classes = count_classes(get_spec(network.model), variable_shapes(checkpoint.shapes))
+    # Without a head to count by, restoring tells what is missing.
+    model = restore_network(network, num_classes or 1, checkpoint)
+    names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
+    labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
+    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+
+
+def _image_rules(settings: ClassifierSettings, folder: Path) -> ImageRules:
+    """What the command says, else what the run was trained on, else the default."""
+    of_run = image_rules_of_run(folder)
+    given = {name: getattr(settings, name, None) for name in ("background", "sample_bits", "max_megapixels")}
+    rules = dataclasses.replace(
+        of_run or DEFAULT_RULES, **{name: value for name, value in given.items() if value is not None}
+    )
+    warn_of_other_rules(rules, folder)
+    return rules
+
+
+def _with_model(settings: ClassifierSettings, checkpoint: "Checkpoint") -> ClassifierSettings:
+    """The settings with the network that the checkpoint looks like, where neither they nor a run name one."""
+    from finetune.model.recognise import recognise, recognise_under_prefix
+
+    if settings.model is not None or settings_of_run(Path(checkpoint.prefix).parent) is not None:
+        return settings
+    likeness = recognise(checkpoint.shapes)
+    if likeness is None:
+        prefixed = recognise_under_prefix(checkpoint.shapes)
+        if prefixed is not None:
+            prefix = f"{checkpoint.name_prefix}/{prefixed[0]}".strip("/")
+            raise UserError(
+                f"--checkpoint: {checkpoint.prefix} holds a {prefixed[1].spec.name}, but under the prefix {prefix}/.",
+                f"Take it off: --checkpoint-prefix {shlex.quote(prefix)}",
+            )
+        raise UserError(
+            f"--checkpoint: {checkpoint.prefix} is no run's, and its variables are of no network known here.",
+            "Name its network with --model.",
+        )
+    log.info("%s holds a %s.", checkpoint.prefix, likeness.spec.name)
+    return dataclasses.replace(settings, model=likeness.spec.name)
+
+
+def _class_names(
+    labels: Path | None, offset: int, checkpoint: "Checkpoint", num_classes: int
+) -> tuple[str, ...] | None:
+    """Names of the outputs, as told, else from labels.txt beside the checkpoint; None: there is no such file."""
+    beside = Path(checkpoint.prefix).parent / LABELS_FILE
+    path = labels or beside
+    if not path.is_file():
+        if labels is not None:
+            raise UserError(f"--labels: there is no file {labels}.")
+        return None
+    offset_beside = labels_offset_of_run(beside.parent, offset)
+    names = read_labels(path)[offset if labels is not None else offset_beside :]
+    if labels is not None and beside.is_file() and read_labels(beside)[offset_beside:] != names:
+        log.warning("%s names other classes, or the same in another order, than %s: it counts.", labels, beside)
+    if len(names) != num_classes:
+        after = f" from label {offset} on" if offset else ""
+        raise UserError(
+            f"{path} names {len(names)} classes{after}, but the checkpoint has {num_classes} outputs.",
+            "Give the file that fits with --labels, or the label of the first output with --labels-offset.",
+        )
+    return names

@@ -1,0 +1,159 @@
+"""The files of a run beside its checkpoints: settings, plan, labels, metrics. TensorFlow is not needed."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from finetune.datasets.description import LABELS_FILE, write_labels
+from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
+from finetune.errors import UserError
+from finetune.model.scopes import VariablePlan
+from finetune.settings.config import TrainSettings
+from finetune.settings.flags import read_toml, to_toml_table
+from finetune.whole_files import gone_if_empty, write_text
+
+CONFIG_FILE = "config.toml"
+PLAN_FILE = "plan.json"
+METRICS_FILE = "metrics.jsonl"
+FEATURES_FOLDER = "features"
+IMAGES_FILE = "images.json"
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A run's folder, `--train-dir`."""
+
+    path: Path
+
+    @contextlib.contextmanager
+    def begun(self, *, resume: bool) -> Iterator[None]:
+        """Makes the folder; a run that fails before its first checkpoint takes with it what it made.
+
+        So the next try is not refused. Features that lie in files stay, for they are taken up.
+
+        Raises:
+            UserError: It can't be made; it isn't empty and the run is not to be resumed; it holds no checkpoint and is.
+        """
+        found = self._content()
+        if resume and not self._has_checkpoint():
+            elsewhere = ", in another --train-dir" if found else ""
+            raise UserError(
+                f"--resume: {self.path} holds no whole checkpoint.", f"Start the run anew, without --resume{elsewhere}."
+            )
+        if found and not resume:
+            self._refuse(found)
+        with gone_if_empty(self.path):
+            self._make()
+            try:
+                yield
+            except BaseException:
+                if not self._has_checkpoint():
+                    self._remove_all_but(found)
+                raise
+
+    def _content(self) -> list[str]:
+        """What lies in the folder and isn't a run's to take over: hidden files and features don't count."""
+        if not self.path.is_dir():
+            return []
+        names = sorted(path.name for path in self.path.iterdir())
+        return [name for name in names if not name.startswith(".") and name != FEATURES_FOLDER]
+
+    def _has_checkpoint(self) -> bool:
+        return any(self.path.glob("*.index"))
+
+    def _refuse(self, found: Sequence[str]) -> None:
+        if self._has_checkpoint():
+            mend = "Go on with that run by --resume, or give another --train-dir."
+        elif CONFIG_FILE in found:
+            mend = "That run ended before its first checkpoint: remove the folder, or give another --train-dir."
+        else:
+            mend = "Give another --train-dir."
+        more = " and more" if len(found) > 3 else ""
+        raise UserError(f"--train-dir: {self.path} is not empty: it holds {', '.join(found[:3])}{more}.", mend)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"--train-dir: {self.path} can't be written: {error.strerror}.", "Give another --train-dir."
+            ) from error
+
+    def _remove_all_but(self, found: Sequence[str]) -> None:
+        for name in set(self._content()) - set(found):
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def write_settings(self, settings: TrainSettings, plan: VariablePlan, class_names: Sequence[str] | None) -> None:
+        """Writes the settings as resolved, the plan, and the names of the classes."""
+        write_text(self.path / CONFIG_FILE, tomli_w.dumps(to_toml_table(settings)))
+        self.write_json(PLAN_FILE, {"variables": [dataclasses.asdict(variable) for variable in plan.variables]})
+        if class_names is not None:
+            write_labels(self.path / LABELS_FILE, class_names)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes a file of the run, whole or not at all."""
+        write_text(self.path / name, json.dumps(content, indent=1) + "\n")
+
+    def write_metrics(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl."""
+        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; none where there is no such file."""
+        path = self.path / METRICS_FILE
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drops what was logged after the checkpoint that the run goes on from: it is about to be logged again."""
+        lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
+        write_text(self.path / METRICS_FILE, "".join(lines))
+
+
+def settings_of_run(folder: Path) -> dict[str, Any] | None:
+    """The settings that a run was made with, by field name; None where the folder is not a run of ours."""
+    path = folder / CONFIG_FILE
+    return read_toml(TrainSettings, path) if path.is_file() else None
+
+
+def image_rules_of_run(folder: Path) -> ImageRules | None:
+    """How image files became the pixels that a run was trained on; None where the folder is not a run of ours.
+
+    Raises:
+        UserError: The run's file can't be read.
+    """
+    path = folder / IMAGES_FILE
+    if not path.is_file():  # Runs had no such file while convert dropped transparency and took the high byte.
+        return RULES_OF_OTHER_RECORDS if (folder / CONFIG_FILE).is_file() else None
+    try:
+        return ImageRules.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} can't be read ({type(error).__name__}: {error}).",
+            'It says how images were prepared, such as {"background": "white", "sample_bits": null}.',
+        ) from error
+
+
+def warn_of_other_rules(rules: ImageRules, folder: Path) -> None:
+    """Says how images made by these rules differ from those that the run in the folder was trained on, if it is one."""
+    of_run = image_rules_of_run(folder)
+    for difference in rules.differences(of_run) if of_run else []:
+        log.warning("Otherwise than the images that %s was trained on: %s.", folder, difference)

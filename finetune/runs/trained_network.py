@@ -1,0 +1,175 @@
+"""A network as it was trained: rebuilt by the settings of its run, with the weights of a checkpoint."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.datasets.description import LABELS_FILE, read_labels
+from finetune.datasets.records import ENCODED, LABEL
+from finetune.errors import UserError
+from finetune.model.recognise import image_size_at, other_model
+from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
+from finetune.notices import tell_once
+from finetune.runs.run_folder import settings_of_run
+from finetune.settings.config import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from finetune.model.checkpoint import Checkpoint
+    from finetune.model.model import Model
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """What a network must be rebuilt with, and how the records are read that it was trained on.
+
+    Attributes:
+        model: Name of the network.
+        preprocessing: Name of the preprocessing.
+        image_size: Height and width of the images in pixels; None: the network's own.
+        use_grayscale: Whether the images have one channel.
+        labels_offset: What is subtracted from the labels of the records.
+        use_moving_averages: Whether the moving averages of the weights are used instead of the weights.
+        precision: Type that the layers compute in.
+        image_key: Of the image in the records.
+        label_key: Of the label in the records.
+    """
+
+    model: str
+    preprocessing: str
+    image_size: int | None
+    use_grayscale: bool
+    labels_offset: int
+    use_moving_averages: bool
+    precision: str
+    image_key: str = ENCODED
+    label_key: str = LABEL
+
+
+def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
+    """What the command says, else what the checkpoint's run says, else what is the network's own.
+
+    Args:
+        given: Settings of a command; those that are None, or that it doesn't have, were not given.
+        checkpoint_prefix: A run's checkpoint, or any other.
+    """
+    run = settings_of_run(Path(checkpoint_prefix).parent) or {}
+
+    def known(name: str, default: Any) -> Any:
+        value = getattr(given, name, None)
+        return value if value is not None else run.get(name, default)
+
+    model = known("model", DEFAULT_MODEL)
+    given_preprocessing = getattr(given, "preprocessing", None)
+    return NetworkSettings(
+        model=model,
+        preprocessing=known("preprocessing", model) if model == run.get("model") else given_preprocessing or model,
+        image_size=known("image_size", None),
+        use_grayscale=known("use_grayscale", False),
+        labels_offset=known("labels_offset", 0),
+        use_moving_averages=known("moving_average", known("moving_average_decay", None) is not None),
+        precision=known("precision", "float32"),
+        image_key=known("image_key", ENCODED),
+        label_key=known("label_key", LABEL),
+    )
+
+
+def names_of_outputs(checkpoint: "Checkpoint", model: str, labels_offset: int) -> tuple[str, ...] | None:
+    """Names of a checkpoint's classes, in the order of its outputs, from labels.txt beside it; None: not known.
+
+    Args:
+        checkpoint: A run's, or another one with such a file.
+        model: Name of its network.
+        labels_offset: Label of the first output where no run says it: a run's labels.txt is of the data that it was
+            trained on, whatever other data call their first class.
+    """
+    from finetune.model.recognise import count_classes, variable_shapes
+    from finetune.nets import get_spec
+
+    path = Path(checkpoint.prefix).parent / LABELS_FILE
+    if not path.is_file():
+        tell_by_number(checkpoint)
+        return None
+    names = read_labels(path)[labels_offset_of_run(path.parent, labels_offset) :]
+    num_outputs = count_classes(get_spec(model), variable_shapes(checkpoint.shapes))
+    if num_outputs is not None and len(names) != num_outputs:
+        log.info("%s names %d classes for %d outputs: it is not used.", path, len(names), num_outputs)
+        tell_by_number(checkpoint)
+        return None
+    return names
+
+
+def tell_by_number(checkpoint: "Checkpoint") -> None:
+    """Says what is guessed where a network's classes have no names."""
+    tell_once(f"{checkpoint.prefix} has no names of its classes: its outputs are taken for the data's by number.")
+
+
+def labels_offset_of_run(folder: Path, default: int) -> int:
+    """Label of the first output in a run's own labels.txt; the default where the folder is no run's."""
+    offset: int = (settings_of_run(folder) or {}).get("labels_offset", default)
+    return offset
+
+
+def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Checkpoint") -> "Model":
+    """The network with a checkpoint's weights.
+
+    Args:
+        network: What it is rebuilt with.
+        num_classes: Number of logits.
+        checkpoint: Where its weights are.
+
+    Raises:
+        UserError: The checkpoint is another network's, or holds no moving averages though they are wanted.
+    """
+    import tensorflow as tf
+
+    from finetune.model.model import Model
+    from finetune.nets import get_spec
+
+    model = Model(
+        get_spec(network.model),
+        num_classes,
+        image_size=network.image_size,
+        channels=1 if network.use_grayscale else None,
+    )
+    model.compute_dtype = tf.as_dtype(network.precision)
+    restore_weights(model, network, checkpoint)
+    return model
+
+
+def restore_weights(model: "Model", network: NetworkSettings, checkpoint: "Checkpoint") -> None:
+    """Puts a checkpoint's weights into the network.
+
+    Raises:
+        UserError: As `restore_network`.
+    """
+    if network.use_moving_averages and not any(name.endswith(MOVING_AVERAGE_SUFFIX) for name in checkpoint.shapes):
+        raise UserError(
+            f"--moving-average: {checkpoint.prefix} holds no moving averages of the weights.",
+            "Leave the flag out (and --moving-average-decay), or give --no-moving-average for a run that kept some.",
+        )
+    # Imported weights may lack the auxiliary head, of which nothing but training has use.
+    auxiliary_scopes = model.spec.head_scopes[1:]
+    needed = [
+        variable
+        for variable in model.network_variables()
+        if variable.name in checkpoint.shapes or not in_any_scope(variable.name, auxiliary_scopes)
+    ]
+    plan = plan_variables(
+        needed,
+        checkpoint_shapes=checkpoint.shapes,
+        head_scopes=model.spec.head_scopes,
+        use_moving_averages=network.use_moving_averages,
+        purpose=Purpose(
+            command="evaluate",
+            checkpoint=checkpoint.prefix,
+            name_prefix=checkpoint.name_prefix,
+            is_grayscale=network.use_grayscale,
+            is_object_based=checkpoint.is_object_based,
+            find_model=other_model(network.model),
+            find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
+        ),
+    )
+    model.restore(checkpoint, plan)

@@ -1,0 +1,1 @@
+"""Settings of the commands: groups of frozen fields, each field a flag. No TensorFlow."""

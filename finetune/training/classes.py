@@ -1,0 +1,63 @@
+"""Classes of the data and of the network that training goes on from, matched by name before the first step."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from finetune.datasets.class_matching import match_labels
+from finetune.datasets.description import LABELS_FILE, read_labels
+from finetune.model.scopes import VariablePlan, in_any_scope, new_run_with_weights
+from finetune.runs.trained_network import names_of_outputs
+from finetune.settings.config import TrainSettings
+
+if TYPE_CHECKING:
+    from finetune.model.checkpoint import Checkpoint
+    from finetune.nets.spec import NetSpec
+    from finetune.training.image_inputs import TrainingData
+
+
+def match_to_run(settings: TrainSettings, data: "TrainingData", spec: "NetSpec") -> "TrainingData":
+    """The data of a run that is resumed, its labels in the order of the run's labels.txt.
+
+    Raises:
+        UserError: The run has other classes.
+    """
+    path = settings.train_dir / LABELS_FILE
+    if not path.is_file():
+        return data
+    new_run = f"{new_run_with_weights(settings.train_dir)} --exclude-scopes {','.join(spec.head_scopes)}"
+    mend = f"Resume with the run's own --dataset-dir, or {new_run}"
+    return _matched(settings, data, read_labels(path), str(settings.train_dir), mend)
+
+
+def match_to_restored_head(
+    settings: TrainSettings, data: "TrainingData", plan: VariablePlan, source: "Checkpoint", spec: "NetSpec"
+) -> "TrainingData":
+    """The data, its labels in the order of a checkpoint's classes, where the head is restored from it.
+
+    Raises:
+        UserError: The head is of other classes.
+    """
+    head = [variable for variable in plan.restored if in_any_scope(variable.name, spec.head_scopes)]
+    names = names_of_outputs(source, spec.name, settings.labels_offset) if head else None
+    if names is None or settings.match_labels == "index":
+        return data
+    mend = f"For a new head: --exclude-scopes {','.join(spec.head_scopes)}"
+    own_names = data.training.class_names or tuple(map(str, range(settings.labels_offset)))
+    of_no_output = own_names[: settings.labels_offset]
+    return _matched(settings, data, (*of_no_output, *names), source.prefix, mend)
+
+
+def _matched(
+    settings: TrainSettings, data: "TrainingData", class_names: tuple[str, ...], owner: str, mend: str
+) -> "TrainingData":
+    training = match_labels(
+        data.training,
+        class_names[settings.labels_offset :],
+        owner,
+        labels_offset=settings.labels_offset,
+        how=settings.match_labels,
+        other_mend=mend,
+    )
+    # Both splits are of one data set: what is said of the first holds for the second.
+    validation = data.validation and dataclasses.replace(data.validation, outputs=training.outputs)
+    return dataclasses.replace(data, training=training, validation=validation, class_names=class_names)

@@ -1,0 +1,226 @@
+"""The loop around the training step: when to log, validate, save, and stop."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+
+from finetune.errors import UserError
+from finetune.evaluation.metrics import Scores
+from finetune.evaluation.scoring import NotFiniteError
+from finetune.model.checkpoint import BEST_FILE, best_checkpoint, save_run_checkpoint
+from finetune.runs.run_folder import RunFolder
+from finetune.settings.config import TrainSettings
+from finetune.training.background_writer import BackgroundWriter
+from finetune.training.input_watch import InputWatch
+from finetune.training.interruption import stop_request
+from finetune.training.run_log import RunLog
+from finetune.training.schedules import Schedule
+from finetune.training.state import TrainingState, first_not_finite
+from finetune.training.step import TrainingStep
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The checkpoint of the highest validation accuracy so far, of two the one with the lower loss: best.json."""
+
+    checkpoint: str
+    step: int
+    accuracy: float
+    loss: float
+
+
+class TrainingLoop:
+    """Runs steps, and between them logs, validates and saves.
+
+    Attributes:
+        step: Number of updates made.
+        best: The best checkpoint so far; None without validation.
+        stopped_by: Number of the signal that ended it; None: it came to its end.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        run: RunFolder,
+        run_log: RunLog,
+        state: TrainingState,
+        training_step: TrainingStep,
+        schedule: Schedule,
+        validate: Callable[[], Scores] | None,
+        *,
+        first_step: int,
+        eval_split: str,
+        eval_every: int,
+        steps_per_call: int = 1,
+    ) -> None:
+        """Sets the loop up.
+
+        Args:
+            settings: Of the run.
+            run: Its folder.
+            run_log: Where figures go.
+            state: What checkpoints hold.
+            training_step: Makes an update.
+            schedule: Learning rate by step.
+            validate: Scores the validation split; None where there is none.
+            first_step: Number of updates made before.
+            eval_split: Name of the validation split.
+            eval_every: Steps between validations; 0: at the end only.
+            steps_per_call: Updates made at a time, where nothing is to be done between them.
+        """
+        self.step = first_step
+        self._first_step = first_step
+        self.best = _read_best(run)
+        self.stopped_by: int | None = None
+        self._settings = settings
+        self._run = run
+        self._run_log = run_log
+        self._state = state
+        self._training_step = training_step
+        self._schedule = schedule
+        self._validate = validate
+        self._eval_split = eval_split
+        self._eval_every = eval_every
+        self._steps_per_call = steps_per_call
+        self._writer = BackgroundWriter()
+        self._watch = InputWatch(run_log.images_per_step)
+        self._is_traced = False
+        self._unchecked: list[Any] = []
+        self._saved_step: int | None = None
+        self._validated_step: int | None = None
+        self._last_save = time.monotonic()
+
+    def run(self, batches: Iterator[Any]) -> str:
+        """Trains to `max_steps`, or until the user asks to stop; saves, and at the end of the run validates.
+
+        Args:
+            batches: Inputs and labels without end, from where step `first_step` left them.
+
+        Returns:
+            The prefix of the newest checkpoint.
+
+        Raises:
+            UserError: A loss, a weight or a validation's logit isn't finite. The last good checkpoint stays the newest.
+            Interrupted: The user asked a second time to stop.
+        """
+        # The request holds until all is written: a first Ctrl-C in the meantime mustn't cut the last checkpoint off.
+        with stop_request() as stop, self._writer:
+            while not self._is_finished() and not stop.is_made:
+                self._make_steps(batches)
+                are_figures_due = self.step % self._settings.log_every == 0 or self._is_finished()
+                if are_figures_due or self._run_log.is_line_due():
+                    self._log_training(to_files=are_figures_due)
+                if self._eval_every and self.step % self._eval_every == 0:
+                    self._validate_and_keep_best()
+                if time.monotonic() - self._last_save >= self._settings.save_interval_seconds:
+                    self._save()
+            if self._is_finished():
+                self._validate_and_keep_best()
+            newest = self._save()
+        self.stopped_by = stop.signal_number
+        return newest
+
+    def _is_finished(self) -> bool:
+        return self._settings.max_steps is not None and self.step >= self._settings.max_steps
+
+    def _make_steps(self, batches: Iterator[Any]) -> None:
+        rates = [self._schedule(step) for step in range(self.step, self.step + self._num_steps_at_once())]
+        with self._watch.waiting():
+            inputs = [next(batches) for _ in rates]
+        with self._watch.working(len(rates)):
+            if len(rates) == 1:
+                self._unchecked.append(self._training_step(inputs[0], self.step, rates[0])[np.newaxis])
+            else:
+                self._unchecked.append(self._training_step.several(inputs, self.step, rates))
+        if not self._is_traced:
+            self._is_traced = True
+            self._watch.restart()
+            self._run_log.restart_clock(self.step + len(rates))
+        self.step += len(rates)
+
+    def _num_steps_at_once(self) -> int:
+        """Up to the next step after which something is due."""
+        periods = [self._settings.log_every, *([self._eval_every] if self._eval_every else [])]
+        due = [period - self.step % period for period in periods]
+        if self._settings.max_steps is not None:
+            due.append(self._settings.max_steps - self.step)
+        return min(self._steps_per_call, *due)
+
+    def _log_training(self, *, to_files: bool) -> None:
+        with self._watch.working():
+            loss, decay = self._check_losses()
+        self._watch.report()
+        rate = self._schedule(self.step - 1)
+        self._run_log.training(self.step, float(loss + decay), float(decay), rate, to_files=to_files)
+
+    def _check_losses(self) -> Any:
+        """Waits for the losses of the steps since the last check, and returns those of the last one."""
+        losses = np.array([step_losses for losses in self._unchecked for step_losses in losses.numpy()])
+        self._unchecked.clear()
+        first = self.step - len(losses) + 1
+        for number, step_losses in enumerate(losses, start=first):
+            if not np.isfinite(step_losses).all():
+                self._refuse_to_go_on(f"The loss is {step_losses.sum()} at step {number}.")
+        return losses[-1] if len(losses) else None
+
+    def _refuse_to_go_on(self, what: str) -> NoReturn:
+        kept_step = self._saved_step or self._first_step
+        newest = f"step {kept_step} is kept" if kept_step else "no checkpoint was written yet, so nothing is kept"
+        raise UserError(
+            f"{what} Training diverged and was stopped; {newest}.",
+            f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images.",
+        )
+
+    def _validate_and_keep_best(self) -> None:
+        if self._validate is None or self._validated_step == self.step:
+            return
+        self._validated_step = self.step
+        self._check_losses()
+        try:
+            scores = self._validate()
+        except NotFiniteError:
+            self._refuse_to_go_on(f"In the validation after step {self.step} the network's logits are not finite.")
+        self._run_log.validation(self.step, self._eval_split, scores)
+        if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
+            self._save()
+            self.best = best = Best(f"model.ckpt-{self.step}", self.step, scores.accuracy, scores.loss)
+            self._writer.submit(lambda: self._run.write_json(BEST_FILE, dataclasses.asdict(best)))
+        self._run_log.restart_clock(self.step)
+
+    def _save(self) -> str:
+        prefix = str(self._run.path / f"model.ckpt-{self.step}")
+        if self._saved_step == self.step:
+            return prefix
+        self._check_losses()
+        self._writer.wait()
+        values = self._state.values()
+        damaged = first_not_finite(values)
+        if damaged is not None:
+            self._refuse_to_go_on(f"{damaged} is not finite after step {self.step}.")
+        step, max_to_keep = self.step, self._settings.max_to_keep
+        self._writer.submit(lambda: save_run_checkpoint(self._run.path, step, values, max_to_keep=max_to_keep))
+        self._saved_step = step
+        self._last_save = time.monotonic()
+        self._run_log.restart_clock(self.step)
+        return prefix
+
+
+def _read_best(run: RunFolder) -> Best | None:
+    """What best.json holds; None where there is none, or its checkpoint is gone: then the best is looked for anew."""
+    try:
+        best = Best(**json.loads((run.path / BEST_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    if best_checkpoint(run.path) is None:
+        log.warning(
+            "%s names %s, which is not there: the best is looked for anew.", run.path / BEST_FILE, best.checkpoint
+        )
+        return None
+    return best

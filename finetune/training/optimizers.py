@@ -1,0 +1,84 @@
+"""slim's optimizers, with slim's arithmetic and the names that its checkpoints give their state."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.errors import UserError
+from finetune.model.model import variable_name
+from finetune.settings.choices import OPTIMIZERS
+from finetune.settings.config import OptimizerSettings
+from finetune.types import Tensor
+
+
+class Optimizer:
+    """An optimizer of `tf.compat.v1.train` for each learning-rate multiplier in use.
+
+    The learning rate is a variable: a step is traced once, whatever the schedule says.
+    """
+
+    def __init__(self, settings: OptimizerSettings, variables: Sequence[Any], multipliers: Mapping[str, float]) -> None:
+        """Makes the optimizers, in the scope of the current distribution strategy.
+
+        Args:
+            settings: Which optimizer.
+            variables: The variables to train.
+            multipliers: Of the learning rate, by variable name; 1 where a name is absent.
+
+        Raises:
+            UserError: There is no optimizer of that name.
+        """
+        if settings.name not in OPTIMIZERS:
+            raise UserError(f"--optimizer is {settings.name!r}, not one of {', '.join(OPTIMIZERS)}.")
+        self._name = settings.name
+        self._groups: dict[float, list[Any]] = {}
+        for variable in variables:
+            self._groups.setdefault(multipliers.get(variable_name(variable), 1.0), []).append(variable)
+        self._rates = {multiplier: tf.Variable(0.0, trainable=False) for multiplier in self._groups}
+        self._optimizers = {multiplier: _make(settings, self._rates[multiplier]) for multiplier in self._groups}
+
+    def set_learning_rate(self, learning_rate: float | Tensor) -> None:
+        """The rate of the next update, before multipliers."""
+        for multiplier, rate in self._rates.items():
+            rate.assign(learning_rate * multiplier)
+
+    def apply_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """One update from gradients by variable name; under a strategy, from the sum of the replicas' gradients."""
+        for multiplier, variables in self._groups.items():
+            pairs = [(gradients.get(variable_name(variable)), variable) for variable in variables]
+            self._optimizers[multiplier].apply_gradients(pairs)
+
+    def make_slots(self) -> None:
+        """Makes the state that updates need, so that it can be restored before the first one."""
+        for multiplier, variables in self._groups.items():
+            self._optimizers[multiplier]._create_slots(variables)
+
+    def state(self) -> dict[str, Any]:
+        """The state's variables, by the names that slim's Saver gives them: `.../weights/RMSProp`, `beta1_power`."""
+        return {variable_name(slot): slot for optimizer in self._optimizers.values() for slot in optimizer.variables()}
+
+
+def _make(settings: OptimizerSettings, rate: Any) -> Any:
+    v1 = tf.compat.v1.train
+    epsilon = settings.epsilon
+    makers: Mapping[str, Callable[[], Any]] = {
+        "adadelta": lambda: v1.AdadeltaOptimizer(rate, settings.adadelta_rho, 1.0 if epsilon is None else epsilon),
+        "adagrad": lambda: v1.AdagradOptimizer(rate, settings.adagrad_initial_accumulator_value),
+        "adam": lambda: v1.AdamOptimizer(
+            rate, settings.adam_beta1, settings.adam_beta2, 1e-8 if epsilon is None else epsilon
+        ),
+        "ftrl": lambda: v1.FtrlOptimizer(
+            rate,
+            settings.ftrl_learning_rate_power,
+            settings.ftrl_initial_accumulator_value,
+            settings.ftrl_l1,
+            settings.ftrl_l2,
+        ),
+        "momentum": lambda: v1.MomentumOptimizer(rate, settings.momentum, name="Momentum"),
+        "rmsprop": lambda: v1.RMSPropOptimizer(
+            rate, settings.rmsprop_decay, settings.rmsprop_momentum, 1.0 if epsilon is None else epsilon
+        ),
+        "sgd": lambda: v1.GradientDescentOptimizer(rate),
+    }
+    return makers[settings.name]()

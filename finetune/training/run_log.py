@@ -1,0 +1,168 @@
+"""What a run tells while it trains: lines on standard error, metrics.jsonl, TensorBoard.
+
+Lines come every few seconds, whatever the steps take; the two others have a row every `--log-every` steps. The keys of
+metrics.jsonl, and TensorBoard's scalars, which lack `step`:
+
+    step                 number of updates made
+    loss                 of training: cross-entropy, with the auxiliary head's part, and weight decay
+    weight_decay_loss    the part of it that is weight decay; a validation's loss has none
+    learning_rate        of the step
+    images_per_second    since the row before
+
+A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `num_examples`, and `loss`: cross-entropy alone.
+"""
+
+import logging
+import math
+import os
+import sys
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.evaluation.metrics import Scores
+from finetune.progress import SECONDS_BETWEEN_LINES, format_seconds
+from finetune.runs.run_folder import RunFolder
+from finetune.types import Tensor
+
+NUM_SAMPLE_IMAGES = 8
+# How far TensorBoard may be behind; writing the file at every log line would hold up short steps.
+MILLISECONDS_BETWEEN_FLUSHES = 5000
+SECONDS_BETWEEN_LINES_ON_A_TERMINAL = 5.0
+
+log = logging.getLogger("finetune")
+
+
+class _Rate:
+    """Images a second since a step."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self._images_per_step = images_per_step
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        self._step = step
+        self._start = time.monotonic()
+
+    def take(self, step: int) -> float | None:
+        """The rate up to this step, from which the next one counts; None without a step between the two."""
+        steps, seconds = step - self._step, time.monotonic() - self._start
+        self.restart(step)
+        return steps * self._images_per_step / seconds if steps > 0 and seconds > 0 else None
+
+
+class RunLog:
+    """Writes each figure to the three places where people look for it.
+
+    Attributes:
+        images_per_step: Of all devices.
+    """
+
+    def __init__(
+        self, run: RunFolder, *, max_steps: int | None, images_per_step: int, seconds_between_summaries: float
+    ) -> None:
+        """Opens a TensorBoard event file in the run's folder.
+
+        Args:
+            run: The run's folder.
+            max_steps: Step that it stops at; None: never.
+            images_per_step: Of all devices.
+            seconds_between_summaries: TensorBoard scalars of training are at least so far apart.
+        """
+        self._run = run
+        self._max_steps = max_steps
+        self.images_per_step = images_per_step
+        self._seconds_between_summaries = seconds_between_summaries
+        self._writer = tf.summary.create_file_writer(os.fsencode(run.path), flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
+        self._rate_of_rows = _Rate(images_per_step)
+        self._rate_of_lines = _Rate(images_per_step)
+        self._seconds_between_lines = (
+            SECONDS_BETWEEN_LINES_ON_A_TERMINAL if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+        )
+        self._last_line = -math.inf
+        self._last_summary = -math.inf
+
+    def restart_clock(self, step: int) -> None:
+        """The rate shown is of the steps after this one: tracing, validation and saving are no part of it."""
+        self._rate_of_rows.restart(step)
+        self._rate_of_lines.restart(step)
+
+    def is_line_due(self) -> bool:
+        """Whether the last line on training is some seconds old; before the first one always."""
+        return time.monotonic() - self._last_line >= self._seconds_between_lines
+
+    def training(
+        self, step: int, loss: float, weight_decay_loss: float, learning_rate: float, *, to_files: bool
+    ) -> None:
+        """What a step of training came to: a line where one is due, and at the end of the run.
+
+        Args:
+            step: The step that was just made.
+            loss: Its whole loss, before the update.
+            weight_decay_loss: The part of it that is weight decay.
+            learning_rate: Of its update.
+            to_files: Whether it is also a row of metrics.jsonl and of TensorBoard's.
+        """
+        if self.is_line_due() or step == self._max_steps:
+            self._last_line = time.monotonic()
+            self._write_line(step, loss, weight_decay_loss, learning_rate)
+        if to_files:
+            self._write_row(step, loss, weight_decay_loss, learning_rate)
+
+    def _write_line(self, step: int, loss: float, weight_decay_loss: float, learning_rate: float) -> None:
+        rate = self._rate_of_lines.take(step)
+        of_all = f"/{self._max_steps}" if self._max_steps is not None else ""
+        decay = f" (weight decay {weight_decay_loss:.4f} of it)" if weight_decay_loss else ""
+        speed = f"  {rate:.1f} images/s{self._time_left(step, rate)}" if rate else ""
+        log.info("step %d%s  loss %.4f%s  rate %.3g%s", step, of_all, loss, decay, learning_rate, speed)
+
+    def _write_row(self, step: int, loss: float, weight_decay_loss: float, learning_rate: float) -> None:
+        figures = {
+            "loss": loss,
+            "weight_decay_loss": weight_decay_loss,
+            "learning_rate": learning_rate,
+            "images_per_second": self._rate_of_rows.take(step),
+        }
+        self._run.write_metrics(step, figures)
+        if time.monotonic() - self._last_summary >= self._seconds_between_summaries:
+            self._last_summary = time.monotonic()
+            self._write_scalars("training", step, figures)
+
+    def validation(self, step: int, split: str, scores: Scores) -> None:
+        """A line on a validation."""
+        log.info(
+            "step %d  %s: accuracy %.4f  top-%d %.4f  loss %.4f without weight decay  (%d images)",
+            step,
+            split,
+            scores.accuracy,
+            min(5, scores.num_classes),
+            scores.top_5_accuracy,
+            scores.loss,
+            scores.num_examples,
+        )
+        self._run.write_metrics(step, {"split": split, **scores.summary()})
+        self._write_scalars(split, step, scores.summary())
+
+    def sample_images(self, step: int, images: Tensor) -> None:
+        """Shows TensorBoard some images as the network gets them, [B,H,W,C], stretched to the range of a picture."""
+        images = images[:NUM_SAMPLE_IMAGES]
+        low, high = tf.reduce_min(images), tf.reduce_max(images)
+        with self._writer.as_default():
+            tf.summary.image("training/images", (images - low) / (high - low), step, max_outputs=NUM_SAMPLE_IMAGES)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._writer.close()
+
+    def _time_left(self, step: int, images_per_second: float) -> str:
+        if self._max_steps is None:
+            return ""
+        seconds = (self._max_steps - step) * self.images_per_step / images_per_second
+        return f"  {format_seconds(seconds)} left"
+
+    def _write_scalars(self, group: str, step: int, figures: dict[str, Any]) -> None:
+        with self._writer.as_default():
+            for name, value in figures.items():
+                if value is not None:
+                    tf.summary.scalar(f"{group}/{name}", value, step)

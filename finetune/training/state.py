@@ -1,0 +1,76 @@
+"""All that changes in training, under slim's names: variables, optimizer slots, moving averages. Saved and restored."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from finetune.errors import UserError
+from finetune.model.model import Model
+from finetune.model.scopes import MOVING_AVERAGE_SUFFIX
+from finetune.training.loss_scaling import LossScale
+from finetune.training.moving_averages import MovingAverages
+from finetune.training.optimizers import Optimizer
+
+
+class TrainingState:
+    """What a run's checkpoint holds beside its step."""
+
+    def __init__(
+        self, model: Model, optimizer: Optimizer, averages: MovingAverages | None, loss_scale: LossScale | None = None
+    ) -> None:
+        """Makes the optimizer's slots, in the scope of the current distribution strategy."""
+        optimizer.make_slots()
+        self._model = model
+        self._optimizer = optimizer
+        self._averages = averages
+        self._loss_scale = loss_scale
+
+    def values(self) -> dict[str, np.ndarray[Any, Any]]:
+        """A snapshot by name in a checkpoint.
+
+        Where moving averages are kept every variable has one, as in slim's checkpoints; a frozen one's is its value.
+        """
+        values = {name: variable.numpy() for name, variable in self._variables().items()}
+        if self._averages is not None:
+            for name in self._model.model_variables:
+                shadow = self._averages.shadows.get(name)
+                values[name + MOVING_AVERAGE_SUFFIX] = values[name] if shadow is None else shadow.numpy()
+        return values
+
+    def restore(self, values: Mapping[str, np.ndarray[Any, Any]], source: str) -> None:
+        """Takes up a run's state.
+
+        Args:
+            values: By name, as `values` gives them.
+            source: Where they are from, for messages.
+
+        Raises:
+            UserError: Something is missing, or has another shape.
+        """
+        wanted = self._variables()
+        if self._averages is not None:
+            wanted |= {name + MOVING_AVERAGE_SUFFIX: shadow for name, shadow in self._averages.shadows.items()}
+        missing = sorted(set(wanted) - set(values))
+        if missing:
+            raise UserError(
+                f"--resume: {source} lacks {len(missing)} of {len(wanted)} values, such as {missing[0]}.",
+                "Resume with the run's own --model, --optimizer, --trainable-scopes, --precision and "
+                "--moving-average-decay, or start a new run in another --train-dir from its weights: --checkpoint.",
+            )
+        for name, variable in wanted.items():
+            if tuple(variable.shape) != values[name].shape:
+                raise UserError(
+                    f"--resume: {name} is {list(values[name].shape)} in {source} and {list(variable.shape)} here.",
+                    "Resume with the run's own --model and data set.",
+                )
+            variable.assign(values[name])
+
+    def _variables(self) -> dict[str, Any]:
+        loss_scale = self._loss_scale.state() if self._loss_scale is not None else {}
+        return {**self._model.model_variables, **self._optimizer.state(), **loss_scale}
+
+
+def first_not_finite(values: Mapping[str, np.ndarray[Any, Any]]) -> str | None:
+    """The name of a value that holds NaN or infinity, or None."""
+    return next((name for name, value in values.items() if not np.isfinite(value).all()), None)

@@ -1,0 +1,147 @@
+"""One optimizer update as a `tf.function`, the same for one device and for several."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.model.model import Outputs, variable_name
+from finetune.training.loss_scaling import LossScale
+from finetune.training.losses import classification_loss, weight_decay_loss
+from finetune.training.moving_averages import MovingAverages
+from finetune.training.optimizers import Optimizer
+from finetune.types import Tensor
+
+
+class TrainingStep:
+    """Forward, loss, gradients of the trained variables alone, update.
+
+    Nothing is computed for frozen variables: no gradient reaches them, and they have no weight-decay term.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor, Tensor], Outputs],
+        optimizer: Optimizer,
+        trained: Sequence[Any],
+        *,
+        decayed: Sequence[Any] = (),
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        averages: MovingAverages | None = None,
+        loss_scale: LossScale | None = None,
+        seed: int = 0,
+        use_xla: bool = False,
+    ) -> None:
+        """Sets up a step; it is traced at the first call, under the current distribution strategy.
+
+        Args:
+            forward: The training pass, from inputs, images or features, and a dropout seed [2] to outputs.
+            optimizer: Of the trained variables.
+            trained: The variables to train.
+            decayed: Those of them that weight decay applies to.
+            weight_decay: Its factor.
+            label_smoothing: Of the targets.
+            averages: Moving averages to update after each step.
+            loss_scale: Of the losses that gradients are computed of; None: 1.
+            seed: Of dropout, together with the step.
+            use_xla: Whether XLA compiles the step.
+        """
+        self._forward = forward
+        self._optimizer = optimizer
+        self._trained = list(trained)
+        self._decayed = list(decayed)
+        self._weight_decay = weight_decay
+        self._label_smoothing = label_smoothing
+        self._averages = averages
+        self._loss_scale = loss_scale
+        self._seed = seed
+        self._strategy = tf.distribute.get_strategy()
+        options = {"autograph": False, "jit_compile": use_xla or None}
+        self._run_one = tf.function(self._step, **options)
+        self._run_several = tf.function(self._steps, reduce_retracing=True, **options)
+
+    def __call__(self, batch: tuple[Tensor, Tensor], step: int, learning_rate: float) -> Tensor:
+        """Makes one update.
+
+        Args:
+            batch: Inputs [B,...] and labels [B], of each replica.
+            step: How many updates were made before.
+            learning_rate: Of this one.
+
+        Returns:
+            A tensor [2]: cross-entropy (with the auxiliary head's part) and weight decay, before the update.
+        """
+        self._optimizer.set_learning_rate(learning_rate)
+        return self._run_one(batch, tf.constant(step, tf.int32))
+
+    def several(self, batches: Sequence[Any], first_step: int, learning_rates: Sequence[float]) -> Tensor:
+        """Makes an update with each of the batches in one call: for steps that take less time than a call.
+
+        Args:
+            batches: Of each the inputs [B,...] and labels [B], arrays in memory.
+            first_step: How many updates were made before.
+            learning_rates: Of each update.
+
+        Returns:
+            A tensor [len(batches),2]: the losses of each update, as those of one.
+        """
+        stacked = tf.nest.map_structure(lambda *values: tf.constant(np.stack(values)), *batches)
+        return self._run_several(stacked, tf.constant(first_step, tf.int32), tf.constant(learning_rates, tf.float32))
+
+    def _steps(self, batches: Any, first_step: Tensor, learning_rates: Tensor) -> Tensor:
+        num_steps = tf.size(learning_rates)
+
+        def make(index: Tensor, losses: Any) -> tuple[Tensor, Any]:
+            self._optimizer.set_learning_rate(learning_rates[index])
+            batch = tf.nest.map_structure(lambda values: values[index], batches)
+            return index + 1, losses.write(index, self._step(batch, first_step + index))
+
+        losses = tf.TensorArray(tf.float32, num_steps, element_shape=[2])
+        return tf.while_loop(lambda index, _: index < num_steps, make, [0, losses])[1].stack()
+
+    def _step(self, batch: tuple[Tensor, Tensor], step: Tensor) -> Tensor:
+        losses, gradients = self._strategy.run(self._losses_and_gradients, args=(*batch, step))
+        if self._loss_scale is None:
+            self._update(gradients)
+        else:
+            is_finite = self._are_finite(gradients)
+            tf.cond(is_finite, lambda: self._update(gradients), lambda: tf.constant(False))
+            self._loss_scale.update(is_finite)
+        if self._averages is not None:
+            self._averages.update(step)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    def _losses_and_gradients(self, inputs: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses [2] of a replica's images, and their gradients by the names of the variables that they reach."""
+        replica = tf.distribute.get_replica_context()
+        seed = tf.random.experimental.stateless_fold_in(
+            tf.stack([tf.constant(self._seed, tf.int32), step]), replica.replica_id_in_sync_group
+        )
+        outputs = self._forward(inputs, seed)
+        loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels, self._label_smoothing)
+        decay = weight_decay_loss(self._decayed, self._weight_decay)
+        # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
+        losses = tf.stack([loss, decay]) / self._strategy.num_replicas_in_sync
+        whole = tf.reduce_sum(losses)
+        # Not by a tape, which sees nothing of a split model's head.
+        gradients = tf.gradients(whole if self._loss_scale is None else self._loss_scale.scaled(whole), self._trained)
+        by_name = {variable_name(v): g for v, g in zip(self._trained, gradients, strict=True) if g is not None}
+        return losses, by_name if self._loss_scale is None else self._loss_scale.unscaled(by_name)
+
+    def _update(self, gradients: dict[str, Tensor]) -> Tensor:
+        """One update; gives True, for branches of a condition must give something."""
+        self._strategy.run(self._optimizer.apply_gradients, args=(gradients,))
+        return tf.constant(True)
+
+    def _are_finite(self, gradients: dict[str, Tensor]) -> Tensor:
+        """Whether all gradients of all replicas are; bool []."""
+
+        def num_not_finite(gradients: dict[str, Tensor]) -> Tensor:
+            # A sum is not finite if any of its terms isn't.
+            sums = [tf.reduce_sum(gradient) for gradient in gradients.values()]
+            return tf.math.count_nonzero(~tf.math.is_finite(tf.stack(sums)), dtype=tf.float32)
+
+        counts = self._strategy.run(num_not_finite, args=(gradients,))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None) == 0

@@ -1,0 +1,196 @@
+"""Features: what a frozen trunk makes of images, computed once, kept in memory or on disk, drawn from in training."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.progress import progress
+from finetune.types import Tensor
+from finetune.whole_files import whole_folder
+
+Array = np.ndarray[Any, Any]
+
+log = logging.getLogger("finetune")
+
+DESCRIPTION_FILE = "features.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The frontier's values for images, and their labels.
+
+    Attributes:
+        values: For each tensor of the frontier an array [N,...], in memory or mapped from a file.
+        labels: int64 [N].
+    """
+
+    values: tuple[Array, ...]
+    labels: Array
+
+    def batch(self, rows: Any) -> tuple[list[Array], Array]:
+        """The values of some images, by an index array or a slice, and their labels."""
+        return [np.asarray(value[rows]) for value in self.values], self.labels[rows]
+
+
+def compute_features(
+    trunk: Callable[[Tensor], Sequence[Tensor]],
+    batches: Iterable[tuple[Tensor, ...]],
+    *,
+    num_images: int,
+    folder: Path | None,
+    key: str,
+    what: str,
+) -> Features:
+    """Runs the trunk over images, or takes up what it made of them before.
+
+    Args:
+        trunk: From images [B,H,W,C] to the frontier's values.
+        batches: Images and labels [B], and whatever else, each image once.
+        num_images: How many there are.
+        folder: Where the features are kept; None: in memory alone.
+        key: Says all that the features depend on; others are not taken up.
+        what: The images, for the progress shown.
+
+    Raises:
+        OSError: The folder can't be written, or the disk is full; nothing is left of what was begun.
+    """
+    if folder is None:
+        return _gathered(_rows(trunk, batches, num_images, what), num_images)
+    found = _read(folder, key)
+    if found is not None:
+        log.info("Features of %s: %s holds them already.", what, folder)
+        return found
+    shutil.rmtree(folder, ignore_errors=True)  # They are large: there may be no room for both.
+    with whole_folder(folder) as partial:
+        _write(partial, _rows(trunk, batches, num_images, what), num_images, key)
+    written = _read(folder, key)
+    assert written is not None
+    return written
+
+
+def feature_batches(
+    views: Sequence[Features], *, batch_size: int, seed: int, start_step: int
+) -> Iterator[tuple[list[Array], Array]]:
+    """Endless shuffled batches: each epoch has each image once, in one of its views; a batch may span two epochs.
+
+    Over as many epochs as there are views an image is seen in each of them once. What is drawn is a function of (seed,
+    epoch, image) alone, so that a resumed run draws what an unbroken one would have.
+
+    Args:
+        views: Features of the same images in the same order, under different augmentations.
+        batch_size: Images in a batch.
+        seed: Of the order.
+        start_step: How many batches to leave out.
+    """
+    num_images = len(views[0].labels)
+    first_view = np.random.default_rng([seed, 0]).integers(len(views), size=num_images)
+    epoch, position = divmod(start_step * batch_size, num_images)
+    left: list[tuple[int, int]] = []
+    while True:
+        order = np.random.default_rng([seed, 1, epoch]).permutation(num_images)[position:]
+        left += [(int((first_view[row] + epoch) % len(views)), int(row)) for row in order]
+        while len(left) >= batch_size:
+            yield _gather(views, left[:batch_size])
+            del left[:batch_size]
+        epoch, position = epoch + 1, 0
+
+
+def features_key(**parts: Any) -> str:
+    """A hash over all that features depend on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def values_hash(values: Iterable[tuple[str, Array]]) -> str:
+    """A hash over names and arrays."""
+    digest = hashlib.sha256()
+    for name, value in values:
+        digest.update(f"{name} {value.dtype} {value.shape} ".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _gather(views: Sequence[Features], picks: Sequence[tuple[int, int]]) -> tuple[list[Array], Array]:
+    rows = np.array([row for _, row in picks])
+    if len(views) == 1:
+        return views[0].batch(rows)
+    values = [
+        np.stack([views[view].values[tensor][row] for view, row in picks]) for tensor in range(len(views[0].values))
+    ]
+    return values, views[0].labels[rows]
+
+
+def _rows(
+    trunk: Callable[[Tensor], Sequence[Tensor]], batches: Iterable[tuple[Tensor, ...]], num_images: int, what: str
+) -> Iterator[tuple[list[Array], Array]]:
+    with progress(f"Features of {what}", num_images) as advance:
+        for images, labels, *_ in batches:
+            yield [value.numpy() for value in trunk(images)], labels.numpy()
+            advance(len(labels))
+
+
+def _gathered(rows: Iterator[tuple[list[Array], Array]], num_images: int) -> Features:
+    """In arrays of the final size from the first: parts put together at the end would need twice the memory."""
+    values: tuple[Array, ...] = ()
+    labels = np.empty([num_images], np.int64)
+    start = 0
+    for row_values, row_labels in rows:
+        if not values:
+            values = tuple(np.empty([num_images, *value.shape[1:]], value.dtype) for value in row_values)
+        end = start + len(row_labels)
+        labels[start:end] = row_labels
+        for value, row_value in zip(values, row_values, strict=True):
+            value[start:end] = row_value
+        start = end
+    assert start == num_images, f"{start} of {num_images} images"
+    return Features(values, labels)
+
+
+def _write(folder: Path, rows: Iterator[tuple[list[Array], Array]], num_images: int, key: str) -> None:
+    """Writes .npy files through ordinary writes: a full disk is then an error, not a fault of a mapped page."""
+    files: list[Any] = []
+    labels = []
+    try:
+        for values, row_labels in rows:
+            if not files:
+                files = [(folder / f"{index}.npy").open("wb") for index in range(len(values))]
+                for file, value in zip(files, values, strict=True):
+                    np.lib.format.write_array_header_2_0(
+                        file,
+                        {
+                            "descr": np.lib.format.dtype_to_descr(value.dtype),
+                            "fortran_order": False,
+                            "shape": (num_images, *value.shape[1:]),
+                        },
+                    )
+            for file, value in zip(files, values, strict=True):
+                file.write(np.ascontiguousarray(value).tobytes())
+            labels.append(row_labels)
+    finally:
+        for file in files:
+            file.close()
+    np.save(folder / "labels.npy", np.concatenate(labels))
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps({"key": key, "sizes": sizes}), encoding="utf-8")
+
+
+def _read(folder: Path, key: str) -> Features | None:
+    """The features in a folder; None where there are none, others, or not all of them."""
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        if description["key"] != key:
+            return None
+        if any((folder / name).stat().st_size != size for name, size in description["sizes"].items()):
+            log.info("The features in %s are not whole; they are computed anew.", folder)
+            return None
+        num_tensors = len(description["sizes"]) - 1
+        values = tuple(np.load(folder / f"{index}.npy", mmap_mode="r") for index in range(num_tensors))
+        return Features(values, np.load(folder / "labels.npy"))
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,91 @@
+"""A model in two: a trunk whose values never change in training, and a head that is all the rest."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.model.model import Model, Outputs
+from finetune.model.scopes import VariablePlan
+from finetune.trunk.frontier import find_frontier, frontier_bytes, varying_operations
+from finetune.trunk.subgraph import Subgraph
+from finetune.types import Operation, Tensor
+
+
+class SplitModel:
+    """One pass of a model, split at the frontier of what training changes.
+
+    `head(trunk(images), seed)` equals the model's own pass to the bit.
+
+    Attributes:
+        frontier: Specifications of the tensors between the two, each float32 [B,...] whatever the layers compute in:
+            NumPy's files know no bfloat16, and float32 holds all its values.
+        num_bytes: Of the frontier for one image.
+        starts_at_images: Whether nothing lies before the frontier.
+    """
+
+    def __init__(self, model: Model, plan: VariablePlan, *, is_training: bool) -> None:
+        """Traces the pass and finds the frontier; the model must have been frozen by the plan before.
+
+        Args:
+            model: On one device; variables spread over several can't be bound anew.
+            plan: Which variables training changes.
+            is_training: The mode of the pass.
+        """
+        graph = tf.__internal__.FuncGraph("split")
+        with graph.as_default():
+            size = [None, model.image_size, model.image_size, model.channels]
+            images = tf.compat.v1.placeholder(tf.float32, size)
+            seed = tf.compat.v1.placeholder(tf.int32, [2])
+            outputs = model(images, is_training=is_training, seed=seed)
+        operations = graph.get_operations()
+        changing = _changing_inputs(graph, model, plan) | {seed.op.name}
+        varying = varying_operations(
+            operations, lambda operation: operation.name in changing or _mixes_images(operation)
+        )
+        wanted = [tensor for tensor in (outputs.logits, outputs.auxiliary_logits) if tensor is not None]
+        frontier = find_frontier(operations, images, varying, wanted)
+        updates = [operation for operation in operations if _is_update(operation) and operation.name in varying]
+        self.frontier = [tf.TensorSpec(tensor.shape, tf.float32) for tensor in frontier]
+        self._dtypes = [tensor.dtype for tensor in frontier]
+        self.num_bytes = frontier_bytes(self.frontier)
+        self.starts_at_images = any(tensor is images for tensor in frontier)
+        self._has_auxiliary_logits = outputs.auxiliary_logits is not None
+        self._trunk = Subgraph(graph, [images], frontier, model.model_variables)
+        self._head = Subgraph(graph, [*frontier, seed], wanted, model.model_variables, updates)
+
+    def trunk(self, images: Tensor) -> list[Tensor]:
+        """The frontier's values for images [B,H,W,C], float32; to be called inside a `tf.function`."""
+        return [tf.cast(value, tf.float32) for value in self._trunk(images)]
+
+    def head(self, features: list[Tensor], seed: Tensor) -> Outputs:
+        """The outputs from the frontier's values; updates batch norm's statistics as the whole pass would.
+
+        To be called inside a `tf.function`. Gradients of it are to be had by `tf.gradients`: a copied graph leaves no
+        record on a tape.
+
+        Args:
+            features: Values of the frontier, each [B,...].
+            seed: Integers [2] for dropout, different at each step.
+        """
+        values = [tf.cast(value, dtype) for value, dtype in zip(features, self._dtypes, strict=True)]
+        outputs = self._head(*values, seed)
+        return Outputs(outputs[0], outputs[1] if self._has_auxiliary_logits else None, {})
+
+
+def _changing_inputs(graph: Any, model: Model, plan: VariablePlan) -> set[str]:
+    """Names of the operations that stand for variables that a training step changes."""
+    changing = {
+        id(model.model_variables[variable.name].handle)
+        for variable in plan.variables
+        if variable.is_trained or (variable.is_statistic and not model.is_frozen(variable.name.rpartition("/")[0]))
+    }
+    return {inner.op.name for outer, inner in graph.captures if id(outer) in changing}
+
+
+def _mixes_images(operation: Operation) -> bool:
+    """Whether an image's values depend on the batch that it is in."""
+    return operation.type.startswith("FusedBatchNorm") and operation.get_attr("is_training")
+
+
+def _is_update(operation: Operation) -> bool:
+    return operation.type in ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
