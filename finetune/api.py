@@ -23,20 +23,26 @@ Mistakes that the user can mend raise `UserError`; Ctrl-C in a training raises `
 KeyboardInterrupt, once its checkpoint is written. Importing this module loads no TensorFlow; the functions do.
 """
 
-from finetune.commands.convert import Conversion, ConvertSettings, convert
+from finetune.commands.convert import Conversion, convert
 from finetune.commands.evaluate import evaluate
-from finetune.commands.export import ExportResult, ExportSettings, export
-from finetune.commands.predict import PredictSettings, predict
+from finetune.commands.export import ExportResult, export
+from finetune.commands.predict import predict
 from finetune.commands.train import TrainingInterrupted, TrainResult, plan, train
 from finetune.errors import UserError
 from finetune.evaluation.result_files import EvalResult
 from finetune.model.scopes import VariablePlan
 from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.writers import Guess, Prediction
-from finetune.settings.config import EvalSettings, TrainSettings
+from finetune.settings.classifier import ClassifierSettings
+from finetune.settings.convert import ConvertSettings
+from finetune.settings.evaluate import EvalSettings
+from finetune.settings.export import ExportSettings
+from finetune.settings.predict import PredictSettings
+from finetune.settings.train import TrainSettings
 
 __all__ = [
     "Classifier",
+    "ClassifierSettings",
     "Conversion",
     "ConvertSettings",
     "EvalResult",

@@ -8,7 +8,7 @@ from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
 from finetune.evaluation.metrics import score_batch
 from finetune.evaluation.result_files import EvalResult
-from finetune.runs.trained_network import NetworkSettings
+from finetune.runs.trained_network import TrainedNetwork
 
 NUM_SHARDS = 3
 
@@ -48,7 +48,7 @@ def make_result(folder, scores, *, class_names=None, run_dir=None, encoded=None)
         checkpoint=str((run_dir or folder) / "model.ckpt-20"),
         checkpoint_name="model.ckpt-20",
         step=20,
-        network=NetworkSettings("cifarnet", "cifarnet", None, False, 0, False, "float32"),
+        network=TrainedNetwork("cifarnet", "cifarnet", None, False, 0, False, "float32"),
         tta="none",
         dataset=write_dataset(folder / "records", scores, class_names, encoded),
         data_sha256="0" * 64,

@@ -22,7 +22,7 @@ from finetune.commands import convert, evaluate, export, train
 from finetune.commands.tensorflow_start import _is_silence_wanted
 from finetune.model.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from finetune.runs.run_folder import RunFolder
-from finetune.settings.config import TrainSettings
+from finetune.settings.train import TrainSettings
 from finetune.training import run_log
 from finetune.training.loop import TrainingLoop
 

@@ -18,10 +18,11 @@ import tensorflow as tf
 from image_files import encode, picture, write_class_folders, write_file
 from PIL import Image, ImageOps
 
-from finetune.commands.convert import ConvertSettings, convert, main
+from finetune.commands.convert import convert, main
 from finetune.datasets.images import BrokenImageError, prepare_image
 from finetune.datasets.splits import name_hash, share_by_size
 from finetune.errors import UserError
+from finetune.settings.convert import ConvertSettings
 
 SCRIPT = Path(__file__).parents[1] / "scripts/download_and_convert_data.py"
 

@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 from image_files import encode, picture, write_class_folders
 
-from finetune.commands.convert import ConvertSettings, convert
+from finetune.commands.convert import convert
 from finetune.datasets.dataset import content_hash, find_dataset, find_splits
 from finetune.datasets.tfrecord import read_records
 from finetune.errors import UserError
+from finetune.settings.convert import ConvertSettings
 
 JPEG = encode(picture())
 

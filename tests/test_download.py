@@ -12,7 +12,7 @@ import pytest
 from broken_server import serving
 from PIL import Image
 
-from finetune.commands.download import DownloadSettings, download, main
+from finetune.commands.download import download, main
 from finetune.errors import UserError
 from finetune.nets import MODELS
 from finetune.published import http_download
@@ -20,6 +20,7 @@ from finetune.published.archives import unpack
 from finetune.published.cache import fetch, sha256
 from finetune.published.catalogue import catalogue, get_published
 from finetune.published.obtain import find_checkpoint
+from finetune.settings.download import DownloadSettings
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 OTHER_CONTENT = CONTENT[::-1]

@@ -19,7 +19,8 @@ from finetune.model.model import Model
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, plan_variables
 from finetune.nets import get_spec
 from finetune.runs.run_folder import RunFolder
-from finetune.settings.config import TrainSettings
+from finetune.settings.settings_file import to_toml_table
+from finetune.settings.train import TrainSettings
 
 CLASSES = ["blue", "green", "red"]
 NUM_IMAGES = 30
@@ -51,7 +52,7 @@ def make_run(folder, weights, steps=STEPS, **settings):
     run = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan_variables(Model(get_spec("lenet"), len(CLASSES)).network_variables(), checkpoint_shapes=None)
-    run.write_settings(TrainSettings(dataset_dir=folder, model="lenet", **settings), plan, CLASSES)
+    run.write_settings(to_toml_table(TrainSettings(dataset_dir=folder, model="lenet", **settings)), plan, CLASSES)
     for step in steps:
         write_checkpoint(folder / f"{RUN_PREFIX}-{step}", weights[step])
     return folder
@@ -284,7 +285,7 @@ def test_comparing_two_runs(dataset_dir, weights, tmp_path, capsys):
         (["--checkpoint=a", "--checkpoint=b", "--watch"], "--checkpoint, given several times, and --watch"),
         (["--compare", "a", "b", "--checkpoint=c"], "--compare and --checkpoint"),
         (["--compare", "a", "b", "--write-logits"], "--write-logits"),
-        (["--assert-accuracy-at-least=93"], "0 to 1"),
+        (["--assert-accuracy-at-least=93"], "must be at least 0 and at most 1"),
         (["--checkpoint={run}", "--average=4"], "holds 3 checkpoints, not 4"),
         (["--checkpoint={run}/model.ckpt-10", "--average=2"], "--average"),
         (["--checkpoint={empty}", "--watch", "--timeout=0.1"], "no checkpoint appeared"),

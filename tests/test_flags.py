@@ -11,8 +11,11 @@ import tomli_w
 
 from finetune.commands import convert, download, evaluate, export, import_weights, inspect, predict, train
 from finetune.errors import UserError
-from finetune.settings.config import EvalSettings, TrainSettings
-from finetune.settings.flags import flag, parse_flags, read_toml, to_toml_table
+from finetune.settings.command_line import parse_flags
+from finetune.settings.evaluate import EvalSettings
+from finetune.settings.flags import CommandSettings, flag, flags_of
+from finetune.settings.settings_file import read_toml, to_toml_table
+from finetune.settings.train import TrainSettings
 
 
 def parse(*words, settings_class=TrainSettings, **options):
@@ -33,7 +36,7 @@ def test_dashes_underscores_and_equals_signs_mean_the_same(words):
 
 @pytest.mark.parametrize("negation", ["--noema", "--no-ema", "--no_ema", "--ema=false", "--ema=0"])
 def test_booleans_can_be_negated(negation):
-    assert parse("--dataset_dir=d", negation).ema is False
+    assert parse("--dataset_dir=d", negation).network.ema is False
 
 
 def test_the_command_line_of_a_slim_tutorial():
@@ -45,11 +48,12 @@ def test_the_command_line_of_a_slim_tutorial():
         --log_every_n_steps=100 --optimizer=rmsprop --weight_decay=0.00004 --num_clones=1 --clone_on_cpu=True
         --num_readers=4 --master= --alsologtostderr""".split()
     )
-    assert settings.model == "inception_v3"
-    assert settings.checkpoint == Path("/c/inception_v3.ckpt")
-    assert settings.exclude_scopes == settings.trainable_scopes == ("InceptionV3/Logits", "InceptionV3/AuxLogits")
-    assert (settings.max_steps, settings.log_every, settings.save_interval_seconds) == (1000, 100, 60.0)
-    assert settings.clone_on_cpu is True
+    assert settings.network.model == "inception_v3"
+    assert settings.network.checkpoint == Path("/c/inception_v3.ckpt")
+    scopes = ("InceptionV3/Logits", "InceptionV3/AuxLogits")
+    assert settings.network.exclude_scopes == settings.stage.trainable_scopes == scopes
+    assert (settings.stage.max_steps, settings.run.log_every, settings.run.save_interval_seconds) == (1000, 100, 60.0)
+    assert settings.devices.clone_on_cpu is True
     evaluation = parse(
         *"""--alsologtostderr --checkpoint_path=/t --dataset_dir=/d --dataset_name=flowers
         --dataset_split_name=validation --model_name=inception_v3 --eval_dir=/e""".split(),
@@ -60,7 +64,7 @@ def test_the_command_line_of_a_slim_tutorial():
 
 def test_lists_come_with_commas_or_by_giving_the_flag_several_times():
     words = ["--dataset-dir=d", "--exclude-scopes=A/B,C", "--exclude-scopes", "D"]
-    assert parse(*words).exclude_scopes == ("A/B", "C", "D")
+    assert parse(*words).network.exclude_scopes == ("A/B", "C", "D")
 
 
 def test_commas_in_the_name_of_what_is_there_part_nothing(tmp_path, monkeypatch):
@@ -99,7 +103,7 @@ quantize use_grayscale""".split()
     ("settings_class", "names"), [(TrainSettings, SLIM_TRAIN_FLAGS), (EvalSettings, SLIM_EVAL_FLAGS)]
 )
 def test_every_flag_of_slim_is_known(settings_class, names):
-    known = {name for field in dataclasses.fields(settings_class) for name in (field.name, *field.metadata["slim"])}
+    known = {name for flag in flags_of(settings_class) for name in (flag.name, *flag.slim)}
     assert set(names) <= known
 
 
@@ -135,7 +139,7 @@ def test_flags_win_over_the_settings_file(tmp_path):
     ("text", "message"),
     [
         ("batch_sise = 8", r"unknown key 'batch_sise'[\s\S]*batch_size"),
-        ('batch_size = "x"', "batch_size = 'x'"),
+        ('batch_size = "x"', "--batch-size is 'x', but must be a whole number"),
         ("batch_size = ", "not TOML"),
         ('optimizer = "sdg"', "not one of"),
     ],
@@ -156,7 +160,7 @@ def test_settings_written_are_read_back(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class WordSettings:
+class WordSettings(CommandSettings):
     words: tuple[str, ...] = flag((), help="words", positional=True)
     top_k: int = flag(1, help="a number")
     loud: bool = flag(False, help="a switch")
@@ -181,13 +185,14 @@ def test_a_home_directory_takes_the_place_of_a_tilde_in_every_path(home, tmp_pat
     config = tmp_path / "c.toml"
     config.write_text('dataset_dir = "~/d"\ncheckpoint = "~"\ntrain_dir = "a/~/b"\n')
     from_file = parse("--config=~/c.toml")
-    assert (from_file.dataset_dir, from_file.checkpoint, from_file.train_dir) == (home / "d", home, Path("a/~/b"))
-    assert parse("--dataset-dir=~/d", "--train_dir", "~/x").train_dir == home / "x"
+    paths = (from_file.data.dataset_dir, from_file.network.checkpoint, from_file.run.train_dir)
+    assert paths == (home / "d", home, Path("a/~/b"))
+    assert parse("--dataset-dir=~/d", "--train_dir", "~/x").run.train_dir == home / "x"
     evaluation = parse("--dataset-dir=~/d", "--checkpoint=~/a,b", "--checkpoint=~/c", settings_class=EvalSettings)
     assert evaluation.checkpoint == (home / "a", Path("b"), home / "c")
     compared = parse("--dataset-dir=d", "--compare", "~/a,b", "c", settings_class=EvalSettings)
     assert compared.compare == (home / "a,b", Path("c"))
-    assert TrainSettings(dataset_dir=Path("~/d")).dataset_dir == home / "d"
+    assert TrainSettings(dataset_dir=Path("~/d")).data.dataset_dir == home / "d"
 
 
 @pytest.mark.parametrize(
@@ -219,23 +224,23 @@ def test_a_user_without_a_home_directory_is_refused_and_the_full_path_is_taken(t
     with pytest.raises(UserError, match=r"--train-dir: ~nobody-here/x .* no user 'nobody-here'") as error:
         parse("--dataset-dir=d", "--train-dir=~nobody-here/x")
     full = str(error.value).rsplit(": ", 1)[1].removesuffix(".")
-    assert parse("--dataset-dir=d", f"--train-dir={full}").train_dir == tmp_path / "~nobody-here/x"
-    assert parse("--dataset-dir=d", "--train-dir=./~nobody-here/x").train_dir == tmp_path / "~nobody-here/x"
+    assert parse("--dataset-dir=d", f"--train-dir={full}").run.train_dir == tmp_path / "~nobody-here/x"
+    assert parse("--dataset-dir=d", "--train-dir=./~nobody-here/x").run.train_dir == tmp_path / "~nobody-here/x"
     with pytest.raises(UserError, match="--dataset-dir: ~nobody-here"):
         TrainSettings(dataset_dir=Path("~nobody-here"))
 
 
 def test_a_user_is_found_by_name():
     user = pwd.getpwuid(os.getuid())
-    assert parse(f"--dataset-dir=~{user.pw_name}/d").dataset_dir == Path(user.pw_dir) / "d"
+    assert parse(f"--dataset-dir=~{user.pw_name}/d").data.dataset_dir == Path(user.pw_dir) / "d"
 
 
 def test_what_only_shells_expand_stays_as_it_is(home):
-    assert parse("--dataset-dir=$HOME/d").dataset_dir == Path("$HOME/d")
+    assert parse("--dataset-dir=$HOME/d").data.dataset_dir == Path("$HOME/d")
 
 
 def test_a_resumed_run_is_found_in_a_home_directory(home):
     (home / "run").mkdir()
     (home / "run/config.toml").write_text('dataset_dir = "d"\nmodel = "lenet"\n')
     settings = parse("--resume", "--train-dir=~/run", find_config=train._config_of_run)
-    assert (settings.model, settings.train_dir) == ("lenet", home / "run")
+    assert (settings.network.model, settings.run.train_dir) == ("lenet", home / "run")

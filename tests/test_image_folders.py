@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from image_files import encode, picture, write_class_folders, write_file
 
-from finetune.commands.convert import ConvertSettings, convert, main
+from finetune.commands.convert import convert, main
 from finetune.datasets.folders import scan_images
 from finetune.datasets.image_walk import SYSTEM_NAMES
 from finetune.datasets.remarks import Kind, Remark, changed_images, remarks_on
@@ -20,6 +20,7 @@ from finetune.datasets.split_folders import split_called
 from finetune.datasets.split_words import SPLIT_WORDS
 from finetune.errors import UserError
 from finetune.prediction.find_images import find_images, left_out
+from finetune.settings.convert import ConvertSettings
 
 
 def write_splits(root: Path, **folders: int) -> Path:

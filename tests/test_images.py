@@ -18,7 +18,7 @@ from tiny_runs import CLASSES, write_run
 
 from finetune.commands import convert as convert_command
 from finetune.commands import evaluate, export, predict, train
-from finetune.commands.convert import ConvertSettings, convert
+from finetune.commands.convert import convert
 from finetune.datasets.dataset import find_dataset
 from finetune.datasets.image_rules import DEFAULT_RULES, RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.datasets.images import BrokenImageError, is_image, prepare_image
@@ -28,6 +28,7 @@ from finetune.errors import UserError
 from finetune.exports.exif_turning import turned_upright
 from finetune.exports.file_decoding import decode_file
 from finetune.runs.run_folder import image_rules_of_run
+from finetune.settings.convert import ConvertSettings
 
 ORIENTATION = 0x0112
 START_OF_SCAN, END = b"\xff\xda", b"\xff\xd9"

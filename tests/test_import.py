@@ -7,12 +7,13 @@ import pytest
 import tensorflow as tf
 from reference_networks import assign_reference_weights, reference_images, reference_weight
 
-from finetune.commands.import_weights import ImportSettings, import_weights, main
+from finetune.commands.import_weights import import_weights, main
 from finetune.errors import UserError
 from finetune.foreign_weights.keras_weights import build_application, write_keras_weights
 from finetune.model.checkpoint import Checkpoint, write_checkpoint
 from finetune.model.model import Model
 from finetune.nets import get_spec, layers
+from finetune.settings.import_weights import ImportSettings
 
 SMALL = "mobilenet_v1_025"
 NUM_CLASSES = 7

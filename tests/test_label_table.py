@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from image_files import encode, picture, write_class_folders, write_file
 
-from finetune.commands.convert import ConvertSettings, convert, main
+from finetune.commands.convert import convert, main
 from finetune.datasets.label_table import read_label_table
 from finetune.errors import UserError
+from finetune.settings.convert import ConvertSettings
 
 CLASSES = {"a": "cat", "b": "dog", "c": "cat", "d": "dog"}
 

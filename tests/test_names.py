@@ -14,8 +14,8 @@ from tiny_runs import write_run
 
 from finetune.commands import convert, evaluate, export, predict, train
 from finetune.runs.run_folder import RunFolder, settings_of_run
-from finetune.settings.config import TrainSettings
-from finetune.settings.flags import read_toml
+from finetune.settings.settings_file import read_toml, to_toml_table
+from finetune.settings.train import TrainSettings
 from finetune.whole_files import KEEP_BYTES, printable, whole_file
 
 CAFE = os.fsdecode(b"caf\xe9")  # in Latin-1
@@ -102,7 +102,7 @@ def test_exports_keep_the_bytes_of_class_names(run, tmp_path):
 
 def test_settings_hold_paths_that_are_no_unicode(tmp_path):
     folder = Path(f"/data/{CAFE}")
-    RunFolder(tmp_path).write_settings(TrainSettings(dataset_dir=folder), EmptyPlan, None)
+    RunFolder(tmp_path).write_settings(to_toml_table(TrainSettings(dataset_dir=folder)), EmptyPlan, None)
     assert settings_of_run(tmp_path)["dataset_dir"] == folder
     config = tmp_path / "mine.toml"
     config.write_bytes(b'\xef\xbb\xbfdataset_dir = "/data/caf\xe9"\n')  # with a byte-order mark, in Latin-1

@@ -9,8 +9,8 @@ from image_files import encode
 from PIL import Image
 
 from finetune.commands import evaluate, export, predict, train
-from finetune.settings.config import TrainSettings
-from finetune.settings.flags import read_toml
+from finetune.settings.settings_file import read_toml
+from finetune.settings.train import TrainSettings
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 

@@ -13,6 +13,7 @@ from PIL import Image
 from finetune.datasets import pipeline
 from finetune.datasets.dataset import Dataset, find_dataset
 from finetune.datasets.pipeline import (
+    ReadOptions,
     decode_image,
     decode_training_window,
     evaluation_batches,
@@ -57,9 +58,11 @@ def dataset(tmp_path) -> Dataset:
 
 def train_on(dataset: Dataset, num_batches: int, *, family: str = "inception", augmentation: str = "default", **more):
     """The first batches of training."""
-    options = {"image_size": SIZE, "channels": 3, "batch_size": 4, "seed": 1, **more}
-    with reading(dataset, options.get("labels_offset", 0)):
-        batches = training_batches(dataset, get_preprocessing(family, augmentation), **options).take(num_batches)
+    of_reading = ("image_size", "channels", "labels_offset", "num_parallel_calls")
+    read = {"image_size": SIZE, "channels": 3, **{name: more.pop(name) for name in of_reading if name in more}}
+    options = ReadOptions(get_preprocessing(family, augmentation), **read)
+    with reading(dataset, options.labels_offset):
+        batches = training_batches(dataset, options, **{"batch_size": 4, "seed": 1, **more}).take(num_batches)
         return [(images.numpy(), labels.numpy()) for images, labels in batches]
 
 
@@ -157,11 +160,11 @@ def test_window_is_that_of_the_decoded_image(name, mode, channels):
     jpeg = encode(picture(3, width=120, height=90, mode=mode))
     pixels = decode_image(jpeg, 3 if mode == "RGB" else 1).numpy()
     png = tf.io.encode_png(pixels).numpy()
-    preprocessing = get_preprocessing(name)
+    options = ReadOptions(get_preprocessing(name), 299, channels)
     for number in range(8):
         seed = tf.constant([5, number], tf.int64)
-        from_jpeg = decode_training_window(jpeg, preprocessing, 299, channels, seed).numpy().astype(int)
-        from_png = decode_training_window(png, preprocessing, 299, channels, seed).numpy().astype(int)
+        from_jpeg = decode_training_window(jpeg, options, seed).numpy().astype(int)
+        from_png = decode_training_window(png, options, seed).numpy().astype(int)
         assert from_jpeg.shape == from_png.shape
         assert np.abs(from_jpeg - from_png)[:, :-1].max() <= (3 if channels < pixels.shape[-1] else 0)
 
@@ -175,7 +178,9 @@ def test_a_large_jpeg_is_decoded_no_larger_than_is_needed(image_size, ratio):
         def training_window(self, shape, height, width, seed):
             return tf.stack([0, 0, shape[0], shape[1]])
 
-    window = decode_training_window(jpeg, WholeImage(), image_size, 3, tf.constant([1, 2], tf.int64)).numpy()
+    window = decode_training_window(
+        jpeg, ReadOptions(WholeImage(), image_size, 3), tf.constant([1, 2], tf.int64)
+    ).numpy()
     assert window.shape == (200 // ratio, 400 // ratio, 3)
     rows = window[:, :, 0].astype(float).mean(1)
     np.testing.assert_allclose(rows, np.linspace(0, 255, 200).reshape(-1, ratio).mean(1), atol=3)
@@ -198,7 +203,7 @@ def test_formats_and_channels(file_format):
 def test_evaluation_has_each_record_once_in_order(dataset, batch_size):
     inception = get_preprocessing("inception")
     with reading(dataset):
-        batches = list(evaluation_batches(dataset, inception, image_size=SIZE, channels=3, batch_size=batch_size))
+        batches = list(evaluation_batches(dataset, ReadOptions(inception, SIZE, 3), batch_size=batch_size))
     assert {len(labels) for _, labels, _ in batches[:-1]} <= {batch_size}
     labels = list(itertools.chain.from_iterable(labels.numpy() for _, labels, _ in batches))
     assert labels == list(range(NUM_RECORDS))
@@ -224,7 +229,7 @@ def test_bad_record_is_named(tmp_path, problem):
     write_shards(tmp_path, [*GOOD[:4], BAD_RECORDS[problem], *GOOD[4:]], num_shards=2)  # After it was found.
     for read in (
         lambda: train_on(dataset, 2),
-        lambda: list(evaluation_batches(dataset, get_preprocessing("vgg"), image_size=8, channels=1, batch_size=4)),
+        lambda: list(evaluation_batches(dataset, ReadOptions(get_preprocessing("vgg"), 8, 1), batch_size=4)),
     ):
         with pytest.raises(UserError) as caught, reading(dataset):
             read()
@@ -251,11 +256,11 @@ def test_damaged_and_vanished_shards_are_named(dataset):
 def test_another_number_of_records_than_expected_is_noticed(dataset, num_records):
     records = [make_record(number % NUM_RECORDS) for number in range(num_records)]
     write_shards(dataset.shards[0].path.parent, records)
-    vgg = get_preprocessing("vgg")
+    vgg = ReadOptions(get_preprocessing("vgg"), 8, 3)
     for read in (
         lambda: train_on(dataset, 8),
-        lambda: list(evaluation_batches(dataset, vgg, image_size=8, channels=3, batch_size=4)),
-        lambda: list(view_batches(dataset, vgg, image_size=8, channels=3, batch_size=4, seed=0, view=0)),
+        lambda: list(evaluation_batches(dataset, vgg, batch_size=4)),
+        lambda: list(view_batches(dataset, vgg, batch_size=4, seed=0, view=0)),
     ):
         with pytest.raises(UserError, match=r"holds \d records, but \d were expected"), reading(dataset):
             read()
@@ -272,10 +277,8 @@ def test_compressed_shards_give_the_same_batches(tmp_path, dataset, compressions
                 writer.write(record)
     compressed = find_dataset(packed, "set", "train")
     assert_equal(train_on(compressed, 9), train_on(dataset, 9))
-    options = {"image_size": SIZE, "channels": 3, "batch_size": 5}
-    for batches in zip(
-        *(evaluation_batches(d, get_preprocessing("vgg"), **options) for d in (compressed, dataset)), strict=True
-    ):
+    options = ReadOptions(get_preprocessing("vgg"), SIZE, 3)
+    for batches in zip(*(evaluation_batches(d, options, batch_size=5) for d in (compressed, dataset)), strict=True):
         for packed_values, values in zip(*batches, strict=True):
             np.testing.assert_array_equal(packed_values, values)
     assert read_thumbnails(compressed, [0, 9, 22], 16) == read_thumbnails(dataset, [0, 9, 22], 16)
@@ -290,7 +293,8 @@ def test_other_failures_are_not_the_datas(dataset):
 
 
 def test_real_photographs(shared_dir, tmp_path):
-    from finetune.commands.convert import ConvertSettings, convert
+    from finetune.commands.convert import convert
+    from finetune.settings.convert import ConvertSettings
 
     images_dir = shared_dir / "data/flowers12/images"
     convert(ConvertSettings(tmp_path / "flowers12", images_dir, validation_fraction=0.25))

@@ -9,13 +9,15 @@ import tensorflow as tf
 from test_commands import write_colour_folders
 
 from finetune.commands import convert, train
-from finetune.commands.convert import ConvertSettings
 from finetune.commands.evaluate import evaluate
 from finetune.model.model import Model
 from finetune.nets import get_spec
-from finetune.settings.config import EvalSettings, OptimizerSettings, TrainSettings
+from finetune.settings.convert import ConvertSettings
+from finetune.settings.evaluate import EvalSettings
+from finetune.settings.train import OptimizerSettings, TrainSettings
 from finetune.training import precision
 from finetune.training.loss_scaling import LossScale
+from finetune.training.losses import TrainingLoss
 from finetune.training.optimizers import Optimizer
 from finetune.training.precision import StepMeasure, measure_step, resolve_precision, supported_precisions
 from finetune.training.step import TrainingStep
@@ -160,7 +162,7 @@ def test_the_loss_scale_halves_on_overflow_without_an_update_and_doubles_after_g
         def __init__(self, images):
             self.logits = tf.stack([weight * images[:, 0], 0.0 * images[:, 0]], axis=1)
 
-    step = TrainingStep(lambda images, seed: Logits(images), optimizer, [weight], loss_scale=scale)
+    step = TrainingStep(lambda images, seed: Logits(images), TrainingLoss(), optimizer, loss_scale=scale)
 
     def make(value, number):
         step((tf.constant([[value]]), tf.constant([0])), number, 0.5)
@@ -188,7 +190,10 @@ def test_two_devices_scale_losses_as_one_does():
             trained = list(model.model_variables.values())
             optimizer = Optimizer(OptimizerSettings("momentum"), trained, {})
             step = TrainingStep(
-                lambda x, seed: model(x, is_training=True, seed=seed), optimizer, trained, loss_scale=LossScale()
+                lambda x, seed: model(x, is_training=True, seed=seed),
+                TrainingLoss(),
+                optimizer,
+                loss_scale=LossScale(),
             )
             dataset = tf.data.Dataset.from_tensors((images, labels)).unbatch().batch(8).repeat(3)
             batches = strategy.experimental_distribute_dataset(dataset)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.settings.flags import parse_flags, read_toml
+from finetune.settings.command_line import parse_flags
+from finetune.settings.settings_file import read_toml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,7 @@ def test_files_that_are_named_exist(name):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_settings_files_are_read(path):
-    from finetune.settings.config import TrainSettings
+    from finetune.settings.train import TrainSettings
 
     read_toml(TrainSettings, path)
 

@@ -16,7 +16,8 @@ from finetune.evaluation.metrics import confusion_matrix, score_batch
 from finetune.evaluation.report import write_report
 from finetune.model.scopes import NetworkVariable, plan_variables
 from finetune.runs.run_folder import RunFolder
-from finetune.settings.config import TrainSettings
+from finetune.settings.settings_file import to_toml_table
+from finetune.settings.train import TrainSettings
 
 HOSTILE_NAMES = [
     "<script>console.log('run')</script>",
@@ -38,7 +39,7 @@ def make_run(folder):
     shapes = {"Net/trunk/weights": (3, 3)}
     scopes = {"exclude_scopes": ["Net/head"], "trainable_scopes": ["Net/head"]}
     plan = plan_variables(variables, checkpoint_shapes=shapes, **scopes)
-    run.write_settings(TrainSettings(dataset_dir=folder / "d", learning_rate=0.123), plan, None)
+    run.write_settings(to_toml_table(TrainSettings(dataset_dir=folder / "d", learning_rate=0.123)), plan, None)
     for step in range(1, 21):
         run.write_metrics(step, {"loss": 3 / step, "weight_decay_loss": 0.01, "learning_rate": 0.1})
         if step % 5 == 0:

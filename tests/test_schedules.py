@@ -5,12 +5,15 @@ import math
 import pytest
 
 from finetune.errors import UserError
+from finetune.settings.train import ScheduleSettings
 from finetune.training.schedules import make_schedule
 
 
 def make(decay_type, **options):
-    options = {"learning_rate": 0.1, "steps_per_epoch": 10.0, "max_steps": 100, **options}
-    return make_schedule(decay_type, **options)
+    length = {"steps_per_epoch": 10.0, "max_steps": 100}
+    length |= {name: options.pop(name) for name in length if name in options}
+    settings = ScheduleSettings(**{"learning_rate": 0.1, "learning_rate_decay_type": decay_type, **options})
+    return make_schedule(settings, **length)
 
 
 def test_fixed():

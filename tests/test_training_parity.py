@@ -26,8 +26,8 @@ from slim_formulas import AVERAGE, WrittenOutTrainer
 
 from finetune.model.model import Model, Outputs
 from finetune.nets import get_spec, mobilenet_v1
-from finetune.settings.config import OptimizerSettings
-from finetune.training.losses import weight_decay_loss
+from finetune.settings.train import OptimizerSettings
+from finetune.training.losses import TrainingLoss, weight_decay_loss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
 from finetune.training.step import TrainingStep
@@ -70,16 +70,17 @@ class Parity:
         trained_names = {variable.name for variable in trained}
         decayed = [network.model_variables[name] for name in network.decayed_names]
         # slim's defaults: epsilon is 1.0 for Adam, too.
-        optimizer = Optimizer(OptimizerSettings(run["optimizer"], epsilon=1.0), trained, {})
+        optimizer = Optimizer(OptimizerSettings(run["optimizer"], opt_epsilon=1.0), trained, {})
         optimizer.make_slots()
         self._learning_rate = run["learning_rate"]
         self._step = TrainingStep(
             lambda images, seed: Outputs(forward(images, seed), None, {}),
+            TrainingLoss(
+                label_smoothing=run["label_smoothing"],
+                weight_decay=run["weight_decay"],
+                decayed=[variable for variable in decayed if variable.name in trained_names],
+            ),
             optimizer,
-            trained,
-            decayed=[variable for variable in decayed if variable.name in trained_names],
-            weight_decay=run["weight_decay"],
-            label_smoothing=run["label_smoothing"],
         )
         # slim adds the weight decay of frozen variables to the loss, a constant; ours has no term for them.
         frozen = [variable for variable in decayed if variable.name not in trained_names]
@@ -148,16 +149,14 @@ def test_variables_slots_statistics_and_averages_follow_slims_formulas(run_name,
     run = RUNS[run_name]
     rate, terms = run["learning_rate"], {"weight_decay": 0.01, "label_smoothing": run["label_smoothing"]}
     variables, trained = smooth_network.model_variables, smooth_network.trainable_variables
-    optimizer = Optimizer(OptimizerSettings(run["optimizer"], epsilon=0.01), trained, {})
+    optimizer = Optimizer(OptimizerSettings(run["optimizer"], opt_epsilon=0.01), trained, {})
     optimizer.make_slots()
     averages = MovingAverages(variables, AVERAGES_DECAY)
     step = TrainingStep(
         lambda images, seed: smooth_network(images, is_training=True, seed=seed),
+        TrainingLoss(decayed=[variables[name] for name in smooth_network.decayed_names], **terms),
         optimizer,
-        trained,
-        decayed=[variables[name] for name in smooth_network.decayed_names],
         averages=averages,
-        **terms,
     )
     state = {**variables, **optimizer.state()}
     state |= {f"{name}/{AVERAGE}": shadow for name, shadow in averages.shadows.items()}

@@ -9,8 +9,9 @@ from finetune.model.model import Model
 from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
 from finetune.settings.choices import OPTIMIZERS
-from finetune.settings.config import OptimizerSettings
+from finetune.settings.train import OptimizerSettings
 from finetune.training.devices import choose_strategy
+from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
 from finetune.training.state import TrainingState
@@ -34,14 +35,13 @@ def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages
     plan = plan_for(model, scopes)
     model.freeze(plan, batch_norm)
     trained = [model.model_variables[variable.name] for variable in plan.trained]
+    decayed = [model.model_variables[v.name] for v in plan.trained if v.name in model.decayed_names]
     changing = {variable.name: model.model_variables[variable.name] for variable in plan.trained}
     averages = MovingAverages(changing, averages_decay) if averages_decay else None
     step = TrainingStep(
         lambda images, seed: model(images, is_training=True, seed=seed),
+        TrainingLoss(weight_decay=0.01, decayed=decayed),
         Optimizer(OptimizerSettings(optimizer), trained, {}),
-        trained,
-        decayed=[model.model_variables[v.name] for v in plan.trained if v.name in model.decayed_names],
-        weight_decay=0.01,
         averages=averages,
     )
     return step, plan, averages
@@ -221,10 +221,8 @@ def test_several_steps_in_one_call_are_the_same_to_the_bit():
         weights = tf.Variable(tf.zeros([6, NUM_CLASSES]), name="weights")
         step = TrainingStep(
             lambda inputs, seed: Head(tf.nn.experimental.stateless_dropout(inputs, 0.3, seed, "philox"), weights),
-            Optimizer(OptimizerSettings("rmsprop", epsilon=0.1), [weights], {}),
-            [weights],
-            decayed=[weights],
-            weight_decay=0.01,
+            TrainingLoss(weight_decay=0.01, decayed=[weights]),
+            Optimizer(OptimizerSettings("rmsprop", opt_epsilon=0.1), [weights], {}),
         )
         losses, first = [], 0
         for count in calls:
@@ -250,8 +248,8 @@ def test_compiled_steps_do_what_others_do():
         trained = list(model.model_variables.values())
         step = TrainingStep(
             lambda x, seed: model(x, is_training=True, seed=seed),
+            TrainingLoss(),
             Optimizer(OptimizerSettings("momentum"), trained, {}),
-            trained,
             use_xla=use_xla,
         )
         return [step((images, labels), number, 0.05).numpy() for number in range(3)]

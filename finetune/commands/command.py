@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.errors import Interrupted, UserError
-from finetune.settings.flags import parse_flags
+from finetune.settings.command_line import parse_flags
 from finetune.whole_files import KEEP_BYTES
 
 Settings = TypeVar("Settings")

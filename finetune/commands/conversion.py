@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.remarks import MOST_NAMED, Kind, Remark, changed_images, remarks_on
+from finetune.settings.choices import DEFAULT_VALIDATION_FRACTION
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 # slim's labels of ImageNet begin at 1: 0 is the background, which no picture shows.
 BACKGROUND = "background"
-DEFAULT_VALIDATION_FRACTION = 0.2
 # Of what is encoded anew, what isn't the same afterwards.
 LOSSY = "turned JPEG"
 

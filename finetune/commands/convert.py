@@ -11,16 +11,15 @@ import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.commands.command import run_command
-from finetune.commands.conversion import BACKGROUND, DEFAULT_VALIDATION_FRACTION, Conversion, print_summary, remarks_of
+from finetune.commands.conversion import BACKGROUND, Conversion, print_summary, remarks_of
 from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_json, write_labels
 from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, scan_images
-from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_MAX_MEGAPIXELS, MOST_SAMPLE_BITS, ImageRules
+from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.image_walk import found_folder, list_folder
 from finetune.datasets.label_table import find_label_table, read_label_table
 from finetune.datasets.remarks import Remark
@@ -30,63 +29,17 @@ from finetune.datasets.split_folders import NoClassesError
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import files_to_replace, publish, staging_folder
 from finetune.errors import UserError
-from finetune.settings.choices import LAYOUTS
-from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.choices import (
+    DEFAULT_VALIDATION_FRACTION,
+    MAX_IMAGES_PER_SHARD,
+    MIN_SHARDS,
+    MOST_SAMPLE_BITS,
+)
+from finetune.settings.convert import ConvertSettings
 
 log = logging.getLogger("finetune")
 
-MIN_SHARDS = 5  # Slim's number.
-MAX_IMAGES_PER_SHARD = 1000
-MOST_SHARDS = 99_999
 IMAGENET = "imagenet"
-ON_CORRUPT = ("fail", "skip")
-
-
-@dataclass(frozen=True)
-class ConvertSettings(CommandSettings):
-    """What `finetune-convert` is told."""
-
-    dataset_dir: Path = flag(help="where the shards go; the images are looked for there too without --images-dir")
-    images_dir: Path | None = flag(
-        None, help="folder of class folders, or of train/validation(/test) folders of class folders"
-    )
-    layout: str | None = flag(
-        None, choices=LAYOUTS, help="what the folders there are; not given: told by their names and what they hold"
-    )
-    labels_csv: Path | None = flag(
-        None,
-        metavar="FILE",
-        help="CSV with the file and class of each image, and its split if known, in place of class folders",
-    )
-    dataset_name: str | None = flag(None, help="first part of the shards' names; not given: the name of --dataset-dir")
-    validation_fraction: float | None = flag(
-        None,
-        metavar="F",
-        help=f"part of each class for validation; not given: {DEFAULT_VALIDATION_FRACTION}, or the folder's own split",
-    )
-    validation_size: int | None = flag(None, metavar="N", help="number of images for validation, instead of a fraction")
-    test_fraction: float | None = flag(None, metavar="F", help="part of each class for a test split; not given: none")
-    num_shards: int | None = flag(
-        None,
-        metavar="N",
-        help=f"shards per split; not given: {MIN_SHARDS}, more beyond {MAX_IMAGES_PER_SHARD} images each",
-    )
-    seed: int = flag(0, help="another seed divides and shuffles differently")
-    workers: int | None = flag(None, metavar="N", help="processes; not given: one for each core")
-    on_corrupt: str = flag(
-        "fail", choices=ON_CORRUPT, help="files that can't be read: name them and stop, or leave them out"
-    )
-    background: str = flag(
-        DEFAULT_BACKGROUND, metavar="COLOUR", help="what transparency is laid on, such as white, black or #ff8000"
-    )
-    sample_bits: int | None = flag(
-        None,
-        metavar="N",
-        help="bits that files of 16 a sample use; not given: as many as their largest value needs",
-    )
-    max_megapixels: float = flag(DEFAULT_MAX_MEGAPIXELS, metavar="N", help="larger images can't be read")
-    strict: bool = flag(False, help="write nothing if anything is left out, changed or guessed, or looks doubtful")
-    overwrite: bool = flag(False, help="replace the data set if it exists")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,7 +63,7 @@ def convert(settings: ConvertSettings) -> Conversion:
     """
     from finetune.progress import progress
 
-    _check_settings(settings)
+    given_rules = ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
     name = settings.dataset_name or _name_of_folder(settings.dataset_dir)
     replaced = files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)
     with _images_dir(settings) as images_dir:
@@ -119,7 +72,9 @@ def convert(settings: ConvertSettings) -> Conversion:
         classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
         tasks = _plan_shards(splits, classes, name, settings)
         num_images = sum(len(task.files) for task in tasks)
-        rules, guessed = _find_rules(settings, [found.root / file for task in tasks for file in task.files])
+        rules, guessed = _find_rules(
+            given_rules, settings.workers, [found.root / file for task in tasks for file in task.files]
+        )
         start = time.monotonic()
         with staging_folder(settings.dataset_dir, name) as staging:
             with progress("Converting", num_images) as advance:
@@ -139,44 +94,19 @@ def convert(settings: ConvertSettings) -> Conversion:
     return conversion
 
 
-def _check_settings(settings: ConvertSettings) -> None:
-    if settings.validation_fraction is not None and settings.validation_size is not None:
-        raise UserError("--validation-fraction and --validation-size are both given.", "Give one of them.")
-    fractions = {"--validation-fraction": settings.validation_fraction, "--test-fraction": settings.test_fraction}
-    for flag_name, fraction in fractions.items():
-        if fraction is not None and not 0 <= fraction < 1:
-            raise UserError(f"{flag_name} is {fraction}; it is a part of each class, from 0 to below 1.")
-    if sum(fraction or 0 for fraction in fractions.values()) >= 1:
-        raise UserError("--validation-fraction and --test-fraction together leave nothing to train on.")
-    least = {"validation_size": 0, "num_shards": 1, "workers": 1}
-    for field, minimum in least.items():
-        value = getattr(settings, field)
-        if value is not None and value < minimum:
-            raise UserError(f"--{field.replace('_', '-')} is {value}; it must be at least {minimum}.")
-    if settings.num_shards is not None and settings.num_shards > MOST_SHARDS:
-        raise UserError(f"--num-shards is {settings.num_shards}; a shard's number has five digits.")
-    if settings.on_corrupt not in ON_CORRUPT:
-        raise UserError(f"on_corrupt is {settings.on_corrupt!r}; it must be {' or '.join(ON_CORRUPT)}.")
-    if settings.layout not in (None, *LAYOUTS):
-        raise UserError(f"layout is {settings.layout!r}; it must be {' or '.join(LAYOUTS)}.")
-    if settings.layout is not None and settings.labels_csv is not None:
-        raise UserError("--layout and --labels-csv are both given.", "Leave out --layout: the table says the classes.")
-    _given_rules(settings)
-    name = settings.dataset_name
-    if name is not None and (name != Path(name).name or name.startswith(".")):
-        raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
+def _find_rules(
+    rules: ImageRules, num_workers: int | None, paths: Sequence[Path]
+) -> tuple[ImageRules, tuple[str, ...]]:
+    """How the images become pixels of 8 bits, and what was guessed of it.
 
-
-def _given_rules(settings: ConvertSettings) -> ImageRules:
-    return ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
-
-
-def _find_rules(settings: ConvertSettings, paths: Sequence[Path]) -> tuple[ImageRules, tuple[str, ...]]:
-    """How the images become pixels of 8 bits, and what was guessed of it."""
-    rules = _given_rules(settings)
+    Args:
+        rules: As told.
+        num_workers: Processes; None: one for each core.
+        paths: Of the images.
+    """
     if rules.sample_bits is not None:
         return rules, ()
-    used = find_used_bits(paths, rules, settings.workers or num_cores())
+    used = find_used_bits(paths, rules, num_workers or num_cores())
     if used is None:
         return rules, ()
     rules = dataclasses.replace(rules, sample_bits=used.bits)

@@ -1,26 +1,11 @@
 """`finetune-download`: published checkpoints and data sets, by name."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.commands.command import run_command
 from finetune.errors import UserError
-from finetune.settings.flags import CommandSettings, flag
-
-
-@dataclasses.dataclass(frozen=True)
-class DownloadSettings(CommandSettings):
-    """What `finetune-download` is told."""
-
-    name: tuple[str, ...] = flag(
-        (),
-        help="a network of finetune-inspect --models, or flowers, cifar10, mnist",
-        positional=True,
-        metavar="NAME",
-    )
-    output_dir: Path | None = flag(None, help="gets NAME/ and, kept, the archives; not given: ~/.cache/finetune")
-    base_url: str | None = flag(None, metavar="URL", help="a mirror, in place of the host in the published addresses")
+from finetune.settings.download import DownloadSettings
 
 
 def download(settings: DownloadSettings) -> Path:

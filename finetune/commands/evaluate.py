@@ -29,7 +29,7 @@ from finetune.runs.trained_network import (
     restore_network,
     restore_weights,
 )
-from finetune.settings.config import EvalSettings
+from finetune.settings.evaluate import EvalSettings
 from finetune.whole_files import gone_if_empty
 
 if TYPE_CHECKING:
@@ -185,21 +185,20 @@ class _Evaluator:
 
     def score(self) -> Scores:
         """One pass over the split."""
-        from finetune.datasets.pipeline import evaluation_batches, reading
+        from finetune.datasets.pipeline import ReadOptions, evaluation_batches, reading
         from finetune.evaluation.scoring import score
         from finetune.evaluation.test_time_augmentation import with_mirror_images
         from finetune.progress import progress
 
         settings, offset = self._settings, self._network.labels_offset
-        batches = evaluation_batches(
-            self._dataset,
+        options = ReadOptions(
             self._preprocessing,
-            image_size=self._model.image_size,
-            channels=self._model.channels,
-            batch_size=settings.batch_size,
+            self._model.image_size,
+            self._model.channels,
             labels_offset=offset,
             num_parallel_calls=settings.num_preprocessing_threads,
         )
+        batches = evaluation_batches(self._dataset, options, batch_size=settings.batch_size)
         num_images = self._dataset.num_examples
         if settings.max_num_batches is not None:
             batches = batches.take(settings.max_num_batches)

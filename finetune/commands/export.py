@@ -11,10 +11,10 @@ from finetune.commands.command import run_command
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.errors import UserError
 from finetune.exports.staged_output import staged_output
-from finetune.prediction.classifier import ClassifierSettings, restore_classifier
+from finetune.prediction.classifier import restore_classifier
 from finetune.runs.run_folder import warn_of_other_rules
-from finetune.settings.choices import MATCH_LABELS_HELP, WAYS_TO_MATCH
-from finetune.settings.flags import flag
+from finetune.settings.choices import CALIBRATION_SPLIT
+from finetune.settings.export import ExportSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
@@ -22,58 +22,12 @@ if TYPE_CHECKING:
     from finetune.exports.measure import Measured
     from finetune.prediction.classifier import Classifier
 
-FORMATS = ("saved_model", "tflite", "onnx", "keras-weights")
 TAKES_FILES = "saved_model"
-QUANTIZATIONS = ("none", "float16", "int8")
 
 DESCRIPTION_FILE = "export.json"
-CALIBRATION_SPLIT = "train"
 PREPARATION_PAGE = "docs/preparing_images.md"
 
 log = logging.getLogger("finetune")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(ClassifierSettings):
-    """Settings of `finetune-export`."""
-
-    output_dir: Path = flag(help="folder to write; it must be new or empty")
-    format: str = flag(
-        "saved_model",
-        choices=FORMATS,
-        help="saved_model takes JPEG or PNG bytes, or pixels; all others take prepared images",
-    )
-    quantize: tuple[str, ...] = flag(
-        ("none",), metavar=f"{{{','.join(QUANTIZATIONS)}}}", help="of tflite, one or several: a file for each"
-    )
-    dataset_dir: Path | None = flag(
-        None, help="records to measure the accuracy on, and to calibrate int8 on; not given: a few made-up images"
-    )
-    dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
-    split: str = flag("validation", help="split to measure on")
-    image_key: str | None = flag(None, metavar="KEY", help="of the image in the records; not given: the run's")
-    label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
-    match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
-    batch_size: int = flag(32, help="images at a time in measuring; the result doesn't depend on it")
-    max_num_batches: int | None = flag(None, metavar="N", help="measure on so many batches only; not given: all")
-    num_calibration_images: int = flag(
-        200, metavar="N", help=f"of the split {CALIBRATION_SPLIT}, else of --split, for int8"
-    )
-    overwrite: bool = flag(False, help="replace an earlier export in --output-dir, the whole folder")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("batch_size", "max_num_batches", "num_calibration_images", "image_size"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"--{name.replace('_', '-')} is {value}, but must be above 0.")
-        for quantization in self.quantize:
-            if quantization not in QUANTIZATIONS:
-                raise UserError(f"--quantize: {quantization!r} is none of {', '.join(QUANTIZATIONS)}.")
-        if self.format != "tflite" and self.quantize != ("none",):
-            raise UserError(f"--quantize is for --format tflite, not for {self.format}.", "Leave one of them out.")
-        if "int8" in self.quantize and self.dataset_dir is None:
-            raise UserError("--quantize int8 needs images to calibrate on.", "Give records with --dataset-dir.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,15 +182,9 @@ def _calibration_images(settings: ExportSettings, classifier: "Classifier", data
     """Prepared images, float32 [1,H,W,C], drawn from all over the split: records may be sorted by class."""
     from finetune.datasets.pipeline import reading, training_batches
 
-    batches = training_batches(
-        dataset,
-        dataclasses.replace(classifier.preprocessing, augmentation="none"),
-        image_size=classifier.model.image_size,
-        channels=classifier.model.channels,
-        batch_size=1,
-        seed=0,
-        labels_offset=classifier.network.labels_offset,
-    )
+    plain = dataclasses.replace(classifier.preprocessing, augmentation="none")
+    options = dataclasses.replace(classifier.read_options, preprocessing=plain)
+    batches = training_batches(dataset, options, batch_size=1, seed=0)
     num_images = _num_calibration_images(settings, dataset)
     log.info("Calibrating on %d images of %s.", num_images, dataset.split)
     with reading(dataset, classifier.network.labels_offset):

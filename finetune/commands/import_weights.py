@@ -17,7 +17,7 @@ from finetune.model.scopes import in_any_scope
 from finetune.nets import get_spec
 from finetune.nets.spec import NetSpec
 from finetune.notices import few
-from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.import_weights import ImportSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,23 +33,6 @@ TOLERANCE = 1e-4
 _OTHER_MODEL = "Give the --model that the file was made with."
 
 log = logging.getLogger("finetune")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImportSettings(CommandSettings):
-    """What `finetune-import` is told."""
-
-    file: tuple[str, ...] = flag(
-        (),
-        help="frozen graph, Keras or TensorFlow Lite file, .npz, or checkpoint",
-        positional=True,
-        is_path=True,
-        metavar="FILE",
-    )
-    model: str = flag(help="the network whose weights these are", metavar="NAME")
-    output: Path = flag(help="checkpoint to write: its path without .index", metavar="PREFIX")
-    num_classes: int | None = flag(None, help="outputs of the head; by default as many as the file has")
-    overwrite: bool = flag(False, help="replace a checkpoint that is there already")
 
 
 @dataclasses.dataclass(frozen=True)

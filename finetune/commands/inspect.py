@@ -13,8 +13,7 @@ from finetune.errors import UserError
 from finetune.model.scopes import Purpose, VariablePlan, plan_variables
 from finetune.nets import MODELS, get_spec
 from finetune.nets.spec import NetSpec
-from finetune.settings.choices import GRAYSCALE_STEMS
-from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.inspect import InspectSettings
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
@@ -22,33 +21,6 @@ if TYPE_CHECKING:
 IMAGENET_CLASSES = 1001  # 0 is background.
 
 Description = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class InspectSettings(CommandSettings):
-    """What `finetune-inspect` is told."""
-
-    checkpoints: tuple[str, ...] = flag(
-        (), help="one: what it holds; two: how they differ", positional=True, is_path=True, metavar="CHECKPOINT"
-    )
-    models: bool = flag(False, help="the table of networks")
-    model: str | None = flag(None, metavar="NAME", help="the plan of training this network from the checkpoint")
-    exclude_scopes: tuple[str, ...] = flag((), metavar="SCOPES", help="of the plan: not restored")
-    trainable_scopes: tuple[str, ...] = flag((), metavar="SCOPES", help="of the plan: trained, all else frozen")
-    ignore_missing_vars: bool = flag(False, help="of the plan: initialise what the checkpoint lacks")
-    ema: bool = flag(True, help="of the plan: restore moving averages where the checkpoint holds them")
-    num_classes: int | None = flag(None, metavar="N", help="of the plan; not given: the checkpoint's")
-    image_size: int | None = flag(None, metavar="PIXELS", help="of the plan; not given: the network's")
-    use_grayscale: bool = flag(False, help="of the plan: images of one channel")
-    grayscale_stem: str = flag(
-        "same", choices=GRAYSCALE_STEMS, help="of the plan; sum: the first kernel is summed over its colours"
-    )
-    checkpoint_prefix: str = flag("", help="of the names in the checkpoints, to be taken off")
-    json: bool = flag(False, help="print JSON")
-
-    def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size <= 0:
-            raise UserError(f"--image-size is {self.image_size}, but must be above 0.")
 
 
 def inspect(settings: InspectSettings) -> None:

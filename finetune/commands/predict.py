@@ -4,7 +4,6 @@ Exit status 4 says that all went well but for files that could not be read: they
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -15,14 +14,13 @@ from typing import TextIO
 
 from finetune.commands.command import EXIT_DONE, run_command
 from finetune.commands.tensorflow_start import start_tensorflow
-from finetune.datasets.image_rules import DEFAULT_MAX_MEGAPIXELS
 from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError
-from finetune.prediction.classifier import ClassifierSettings, restore_classifier
+from finetune.prediction.classifier import restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.writers import WRITERS, Prediction
 from finetune.progress import progress
-from finetune.settings.flags import flag
+from finetune.settings.predict import PredictSettings
 from finetune.whole_files import whole_file
 
 EXIT_UNREADABLE_IMAGES = 4
@@ -30,32 +28,6 @@ EXIT_UNREADABLE_IMAGES = 4
 FORMAT_BY_SUFFIX = {".csv": "csv", ".json": "json", ".txt": "lines"}
 
 log = logging.getLogger("finetune")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictSettings(ClassifierSettings):
-    """Settings of `finetune-predict`."""
-
-    images: tuple[str, ...] = flag(
-        (), positional=True, is_path=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
-    )
-    top_k: int = flag(1, metavar="K", help="the K likeliest classes of each image")
-    output: Path | None = flag(None, metavar="FILE.csv|.json|.txt", help="not given: standard output")
-    format: str | None = flag(
-        None, choices=tuple(WRITERS), help="not given: what the output is called, lines on standard output"
-    )
-    max_megapixels: float = flag(DEFAULT_MAX_MEGAPIXELS, metavar="N", help="larger images get an error row")
-    batch_size: int = flag(32, help="images at a time; the result doesn't depend on it")
-    num_preprocessing_threads: int | None = flag(
-        None, metavar="N", help="that read and decode images; not given: a few more than there are cores"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("top_k", "batch_size", "image_size", "num_preprocessing_threads"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"--{name.replace('_', '-')} is {value}, but must be above 0.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,8 +13,25 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.errors import Interrupted, UserError
 from finetune.model.scopes import Purpose, check_scopes, in_scope, plan_variables
 from finetune.runs.provenance import PROVENANCE_FILE, describe_run
-from finetune.runs.run_folder import CONFIG_FILE, IMAGES_FILE, RunFolder, settings_of_run, warn_of_other_rules
-from finetune.settings.config import TrainSettings, parse_multipliers
+from finetune.runs.run_folder import (
+    CONFIG_FILE,
+    FEATURES_FOLDER,
+    IMAGES_FILE,
+    RunFolder,
+    settings_of_run,
+    warn_of_other_rules,
+)
+from finetune.settings.flags import dashed, flags_of, flat_values
+from finetune.settings.settings_file import to_toml_table
+from finetune.settings.train import (
+    DataSettings,
+    DeviceSettings,
+    NetworkSettings,
+    ScheduleSettings,
+    StageSettings,
+    TrainSettings,
+    parse_multipliers,
+)
 from finetune.training.schedules import make_schedule
 
 if TYPE_CHECKING:
@@ -22,9 +39,11 @@ if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
     from finetune.model.model import Model
     from finetune.model.scopes import VariablePlan
-    from finetune.training.image_inputs import TrainingData
+    from finetune.training.image_inputs import TrainingData, TrainingImages, TrainingInputs
+    from finetune.training.loss_scaling import LossScale
     from finetune.training.moving_averages import MovingAverages
-    from finetune.training.schedules import Schedule
+    from finetune.training.state import TrainingState
+    from finetune.training.step import TrainingStep
 
 log = logging.getLogger("finetune")
 
@@ -93,89 +112,73 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     from finetune.training.devices import choose_strategy
 
-    if settings.resume:
+    if settings.run.resume:
         settings = _as_begun(settings)
     data = _find_data(settings)
-    strategy = choose_strategy(settings.num_clones, on_cpu=settings.clone_on_cpu)
-    _refuse_large_batch(settings.batch_size * strategy.num_replicas_in_sync, data.training)
-    run = RunFolder(settings.train_dir)
-    with run.begun(resume=settings.resume):
+    strategy = choose_strategy(settings.devices.num_clones, on_cpu=settings.devices.clone_on_cpu)
+    _refuse_large_batch(settings.stage.batch_size * strategy.num_replicas_in_sync, data.training)
+    run = RunFolder(settings.run.train_dir)
+    with run.begun(resume=settings.run.resume):
         return _train_in(run, settings, data, strategy)
 
 
 def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
     from finetune.datasets.pipeline import reading
-    from finetune.model.model import variable_name
     from finetune.training.classes import match_to_restored_head
-    from finetune.training.devices import uses_xla
     from finetune.training.inputs import make_inputs
-    from finetune.training.loop import TrainingLoop
-    from finetune.training.loss_scaling import LossScale
+    from finetune.training.loop import Occasions, TrainingLoop
     from finetune.training.optimizers import Optimizer
     from finetune.training.run_log import RunLog
     from finetune.training.state import TrainingState
-    from finetune.training.step import TrainingStep
 
-    images_per_step = settings.batch_size * strategy.num_replicas_in_sync
+    stage = settings.stage
+    images_per_step = stage.batch_size * strategy.num_replicas_in_sync
+    steps_per_epoch = data.training.num_examples / images_per_step
     with strategy.scope():
-        model = _make_model(settings, data.training)
+        model = _make_model(settings.network, _num_classes(settings, data), settings.run.seed)
         source = _open_weights(settings)
         variable_plan = _make_plan(settings, model, source)
         _show_plan(variable_plan, source)
-        if source is not None and not settings.resume:
-            data = match_to_restored_head(settings, data, variable_plan, source, model.spec)
-        model.freeze(variable_plan, settings.batch_norm)
+        if source is not None and not settings.run.resume:
+            data = match_to_restored_head(settings.data, data, variable_plan, source, model.spec)
+        model.freeze(variable_plan, stage.batch_norm)
         trained = [model.model_variables[variable.name] for variable in variable_plan.trained]
-        optimizer = Optimizer(settings.optimizer_settings, trained, _multipliers(settings, variable_plan))
+        optimizer = Optimizer(stage.update, trained, _multipliers(stage.schedule, variable_plan))
         if source is not None:
             warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
             model.restore(source, variable_plan)
-        settings = _with_precision(settings, model, trained, data)
-        loss_scale = LossScale() if settings.precision == "float16" else None
-        averages = _make_averages(settings, model, variable_plan)
-        state = TrainingState(model, optimizer, averages, loss_scale)
-        first_step = _resume(state, source) if settings.resume and source is not None else 0
-        inputs = make_inputs(settings, run, model, variable_plan, data, averages)
-        training_step = TrainingStep(
-            inputs.forward,
-            optimizer,
-            trained,
-            decayed=[v for v in trained if variable_name(v) in model.decayed_names],
-            weight_decay=settings.weight_decay,
-            label_smoothing=settings.label_smoothing,
-            averages=averages,
-            loss_scale=loss_scale,
-            seed=settings.seed,
-            use_xla=uses_xla(settings.xla, on_cpu=settings.clone_on_cpu, num_devices=settings.num_clones),
+        images = _training_images(settings, model, data)
+        settings = _with_precision(settings, model, trained, images)
+        state = TrainingState(
+            model, optimizer, _make_averages(stage, model, variable_plan), _make_loss_scale(settings.devices)
         )
-    run.write_settings(settings, variable_plan, data.class_names)
+        first_step = _resume(state, source) if settings.run.resume and source is not None else 0
+        inputs = make_inputs(stage, images, state, variable_plan, run.path / FEATURES_FOLDER)
+        training_step = _make_step(settings, inputs, state)
+    run.write_settings(to_toml_table(settings), variable_plan, data.class_names)
     run.write_json(PROVENANCE_FILE, describe_run(data.training, data.validation, data.hashes))
     run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
     run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,
-        max_steps=settings.max_steps,
+        max_steps=stage.max_steps,
         images_per_step=images_per_step,
-        seconds_between_summaries=settings.save_summaries_seconds,
+        seconds_between_summaries=settings.run.save_summaries_seconds,
     )
-    steps_per_epoch = data.training.num_examples / images_per_step
-    loop = TrainingLoop(
-        settings,
-        run,
-        run_log,
-        state,
-        training_step,
-        _make_schedule(settings, steps_per_epoch),
-        inputs.validate,
+    occasions = Occasions(
         first_step=first_step,
-        eval_split=data.validation.split if data.validation is not None else "",
+        max_steps=stage.max_steps,
         eval_every=_eval_every(settings, steps_per_epoch),
-        steps_per_call=inputs.steps_per_call,
+        log_every=settings.run.log_every,
+        save_interval_seconds=settings.run.save_interval_seconds,
+        max_to_keep=settings.run.max_to_keep,
     )
-    with contextlib.closing(run_log), reading(data.training, settings.labels_offset):
+    schedule = make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps)
+    loop = TrainingLoop(run_log, state, training_step, schedule, inputs, occasions)
+    with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:
-            run_log.sample_images(first_step, inputs.sample_images())
-        newest = loop.run(inputs.batches(first_step))
+            run_log.sample_images(first_step, images.sample())
+        newest = loop.run()
     best = loop.best
     result = TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
     if loop.stopped_by is not None:
@@ -195,11 +198,11 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
     data = _find_data(settings)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
-        model = _make_model(settings, data.training)
+        model = _make_model(settings.network, _num_classes(settings, data), settings.run.seed)
     source = _open_weights(settings)
     variable_plan = _make_plan(settings, model, source)
-    if source is not None and not settings.resume:
-        match_to_restored_head(settings, data, variable_plan, source, model.spec)
+    if source is not None and not settings.run.resume:
+        match_to_restored_head(settings.data, data, variable_plan, source, model.spec)
     return variable_plan
 
 
@@ -219,15 +222,15 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
 
 def _as_begun(settings: TrainSettings) -> TrainSettings:
     """The settings of a resumed run, with what it was begun from as it was: all values come from the run now."""
-    run = settings_of_run(settings.train_dir)
+    run = settings_of_run(settings.run.train_dir)
     if run is None:
         return settings
-    begun = {f.name: run.get(f.name, f.default) for f in dataclasses.fields(settings) if f.name in RESTORING}
-    begun = {name: value for name, value in begun.items() if value != getattr(settings, name)}
+    given = flat_values(settings.network)
+    as_begun = {flag.name: run.get(flag.name, flag.default) for flag in flags_of(NetworkSettings)}
+    begun = {name: as_begun[name] for name in RESTORING if as_begun[name] != given[name]}
     if begun:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in begun)
-        log.info("--resume: all values come from the run; not followed: %s.", flags)
-    return dataclasses.replace(settings, **begun)
+        log.info("--resume: all values come from the run; not followed: %s.", ", ".join(map(dashed, begun)))
+    return dataclasses.replace(settings, network=dataclasses.replace(settings.network, **begun))
 
 
 def _find_data(settings: TrainSettings) -> "TrainingData":
@@ -237,20 +240,21 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     from finetune.training.classes import match_to_run
     from finetune.training.image_inputs import TrainingData
 
-    spec = get_spec(settings.model)
-    preprocessing = get_preprocessing(settings.preprocessing or spec.preprocessing, settings.augmentation)
-    training = _find_split(settings, settings.split)
+    of_data = settings.data
+    spec = get_spec(settings.network.model)
+    preprocessing = get_preprocessing(of_data.preprocessing or spec.preprocessing, settings.stage.augmentation)
+    training = _find_split(of_data, of_data.split)
     validation = None
-    eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
-    if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
+    eval_split = of_data.eval_split or DEFAULT_EVAL_SPLIT
+    if of_data.eval_split is None and eval_split not in find_splits(of_data.dataset_dir, of_data.dataset_name):
         log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
     else:
-        validation = _find_split(settings, eval_split)
+        validation = _find_split(of_data, eval_split)
     data = TrainingData(training, validation, preprocessing, training.class_names)
-    return match_to_run(settings, data, spec) if settings.resume else data
+    return match_to_run(of_data, settings.run.train_dir, data, spec) if settings.run.resume else data
 
 
-def _find_split(settings: TrainSettings, split: str) -> "Dataset":
+def _find_split(settings: DataSettings, split: str) -> "Dataset":
     from finetune.datasets.dataset import find_dataset
 
     return find_dataset(
@@ -272,16 +276,20 @@ def _refuse_large_batch(images_per_step: int, dataset: "Dataset") -> None:
         )
 
 
-def _make_model(settings: TrainSettings, dataset: "Dataset") -> "Model":
+def _num_classes(settings: TrainSettings, data: "TrainingData") -> int:
+    return data.training.num_classes - settings.data.labels_offset
+
+
+def _make_model(settings: NetworkSettings, num_classes: int, seed: int) -> "Model":
     from finetune.model.model import Model
     from finetune.nets import get_spec
 
     return Model(
         get_spec(settings.model),
-        dataset.num_classes - settings.labels_offset,
+        num_classes,
         image_size=settings.image_size,
         channels=1 if settings.use_grayscale else None,
-        seed=settings.seed,
+        seed=seed,
     )
 
 
@@ -289,42 +297,45 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
     """1. The run to resume; 2. the pretrained checkpoint; 3. nothing: from scratch."""
     from finetune.model.checkpoint import newest_whole, open_checkpoint
 
-    if settings.resume:
-        checkpoint = newest_whole(settings.train_dir)
+    if settings.run.resume:
+        train_dir = settings.run.train_dir
+        checkpoint = newest_whole(train_dir)
         if checkpoint is None:
             raise UserError(
-                f"--resume: {settings.train_dir} holds no whole checkpoint.",
-                f"Start it anew, without --resume: --config {shlex.quote(str(settings.train_dir / CONFIG_FILE))} "
+                f"--resume: {train_dir} holds no whole checkpoint.",
+                f"Start it anew, without --resume: --config {shlex.quote(str(train_dir / CONFIG_FILE))} "
                 "--train-dir OTHER",
             )
         return checkpoint
-    if settings.checkpoint is None:
-        if settings.checkpoint_prefix:
+    network = settings.network
+    if network.checkpoint is None:
+        if network.checkpoint_prefix:
             raise UserError("--checkpoint-prefix is of the names in a checkpoint.", "Give one with --checkpoint.")
         return None
-    return open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
+    return open_checkpoint(network.checkpoint, name_prefix=network.checkpoint_prefix, model=network.model)
 
 
 def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
     from finetune.model.recognise import image_size_at, other_model
 
+    network, is_resumed = settings.network, settings.run.resume
     return plan_variables(
         model.network_variables(),
         checkpoint_shapes=source.shapes if source is not None else None,
-        exclude_scopes=() if settings.resume else settings.exclude_scopes,
-        trainable_scopes=settings.trainable_scopes,
+        exclude_scopes=() if is_resumed else network.exclude_scopes,
+        trainable_scopes=settings.stage.trainable_scopes,
         head_scopes=model.spec.head_scopes,
-        ignore_missing=settings.ignore_missing_vars,
-        use_moving_averages=settings.ema and not settings.resume,
-        sum_colours=settings.grayscale_stem == "sum" and not settings.resume,
+        ignore_missing=network.ignore_missing_vars,
+        use_moving_averages=network.ema and not is_resumed,
+        sum_colours=network.grayscale_stem == "sum" and not is_resumed,
         purpose=Purpose(
-            command="resume" if settings.resume else "train",
+            command="resume" if is_resumed else "train",
             checkpoint=source.prefix if source is not None else "",
             name_prefix=source.name_prefix if source is not None else "",
-            is_grayscale=settings.use_grayscale,
+            is_grayscale=network.use_grayscale,
             is_object_based=source is not None and source.is_object_based,
-            find_model=other_model(settings.model),
-            find_image_size=image_size_at(settings.model, 1 if settings.use_grayscale else None),
+            find_model=other_model(network.model),
+            find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
         ),
     )
 
@@ -338,7 +349,7 @@ def _show_plan(plan: "VariablePlan", source: "Checkpoint | None") -> None:
     print_plan(plan, Console(stderr=True))
 
 
-def _multipliers(settings: TrainSettings, plan: "VariablePlan") -> dict[str, float]:
+def _multipliers(settings: ScheduleSettings, plan: "VariablePlan") -> dict[str, float]:
     """The learning-rate multiplier of each trained variable that has one: that of the longest scope around it."""
     by_scope = parse_multipliers(settings.learning_rate_multipliers)
     names = [variable.name for variable in plan.trained]
@@ -347,7 +358,21 @@ def _multipliers(settings: TrainSettings, plan: "VariablePlan") -> dict[str, flo
     return {name: by_scope[scope] for scope in by_length for name in names if in_scope(name, scope)}
 
 
-def _make_averages(settings: TrainSettings, model: "Model", plan: "VariablePlan") -> "MovingAverages | None":
+def _training_images(settings: TrainSettings, model: "Model", data: "TrainingData") -> "TrainingImages":
+    from finetune.datasets.pipeline import ReadOptions
+    from finetune.training.image_inputs import TrainingImages
+
+    options = ReadOptions(
+        data.preprocessing,
+        model.image_size,
+        model.channels,
+        labels_offset=settings.data.labels_offset,
+        num_parallel_calls=settings.data.num_preprocessing_threads,
+    )
+    return TrainingImages(data, options, settings.stage.batch_size, settings.run.seed)
+
+
+def _make_averages(settings: StageSettings, model: "Model", plan: "VariablePlan") -> "MovingAverages | None":
     from finetune.training.moving_averages import MovingAverages
 
     if settings.moving_average_decay is None:
@@ -356,22 +381,47 @@ def _make_averages(settings: TrainSettings, model: "Model", plan: "VariablePlan"
     return MovingAverages(changing, settings.moving_average_decay)
 
 
+def _make_loss_scale(settings: DeviceSettings) -> "LossScale | None":
+    from finetune.training.loss_scaling import LossScale
+
+    return LossScale() if settings.precision == "float16" else None
+
+
+def _make_step(settings: TrainSettings, inputs: "TrainingInputs", state: "TrainingState") -> "TrainingStep":
+    from finetune.model.model import variable_name
+    from finetune.training.devices import uses_xla
+    from finetune.training.losses import TrainingLoss
+    from finetune.training.step import TrainingStep
+
+    stage, devices = settings.stage, settings.devices
+    decayed = [v for v in state.optimizer.variables if variable_name(v) in state.model.decayed_names]
+    return TrainingStep(
+        inputs.forward,
+        TrainingLoss(stage.label_smoothing, stage.weight_decay, decayed),
+        state.optimizer,
+        averages=state.averages,
+        loss_scale=state.loss_scale,
+        seed=settings.run.seed,
+        use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=devices.num_clones),
+    )
+
+
 def _with_precision(
-    settings: TrainSettings, model: "Model", trained: Sequence[Any], data: "TrainingData"
+    settings: TrainSettings, model: "Model", trained: Sequence[Any], images: "TrainingImages"
 ) -> TrainSettings:
     """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
     import tensorflow as tf
 
-    from finetune.training.image_inputs import first_batch
     from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 
     def measure(precision: str) -> Any:
-        return measure_step(model, trained, first_batch(settings, model, data, settings.batch_size), precision)
+        return measure_step(model, trained, images.first_batch(images.batch_size), precision)
 
-    supported = supported_precisions(on_cpu=settings.clone_on_cpu)
-    precision = resolve_precision(settings.precision, supported, measure)
+    devices = settings.devices
+    supported = supported_precisions(on_cpu=devices.clone_on_cpu)
+    precision = resolve_precision(devices.precision, supported, measure)
     model.compute_dtype = tf.as_dtype(precision)
-    return dataclasses.replace(settings, precision=precision)
+    return dataclasses.replace(settings, devices=dataclasses.replace(devices, precision=precision))
 
 
 def _resume(state: Any, source: "Checkpoint") -> int:
@@ -383,22 +433,10 @@ def _resume(state: Any, source: "Checkpoint") -> int:
     return step
 
 
-def _make_schedule(settings: TrainSettings, steps_per_epoch: float) -> "Schedule":
-    return make_schedule(
-        settings.learning_rate_decay_type,
-        learning_rate=settings.learning_rate,
-        end_learning_rate=settings.end_learning_rate,
-        decay_factor=settings.learning_rate_decay_factor,
-        num_epochs_per_decay=settings.num_epochs_per_decay,
-        warmup_epochs=settings.warmup_epochs,
-        steps_per_epoch=steps_per_epoch,
-        max_steps=settings.max_steps,
-    )
-
-
 def _eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
     """Steps between validations: as told, else ten times in a run, but not more often than once an epoch."""
-    if settings.eval_every is not None:
-        return settings.eval_every
+    if settings.run.eval_every is not None:
+        return settings.run.eval_every
     epoch = max(1, round(steps_per_epoch))
-    return epoch if settings.max_steps is None else max(epoch, settings.max_steps // VALIDATIONS_PER_RUN)
+    max_steps = settings.stage.max_steps
+    return epoch if max_steps is None else max(epoch, max_steps // VALIDATIONS_PER_RUN)

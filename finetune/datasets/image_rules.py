@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.errors import UserError, nearest
-
-DEFAULT_BACKGROUND = "white"
-LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS = 8, 16
-DEFAULT_MAX_MEGAPIXELS = 200.0
-MOST_MEGAPIXELS = 500.0  # TensorFlow's decoders end at 2^29 pixels.
+from finetune.settings.choices import (
+    DEFAULT_BACKGROUND,
+    DEFAULT_MAX_MEGAPIXELS,
+    LEAST_SAMPLE_BITS,
+    MOST_MEGAPIXELS,
+    MOST_SAMPLE_BITS,
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ step sees what it would have seen without the break, to the bit, on any number o
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -40,30 +41,36 @@ BAD_DATA_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 BAD_FILE_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.FailedPreconditionError)
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """What is made of a record's image and label.
+
+    Attributes:
+        preprocessing: What images go through.
+        image_size: Height and width of what comes out, in pixels.
+        channels: 1 or 3. Images of another kind are converted as they are decoded.
+        labels_offset: Subtracted from each label (slim: 1 for networks without a background class).
+        num_parallel_calls: How many images are decoded at a time; None: chosen while running.
+    """
+
+    preprocessing: Preprocessing
+    image_size: int
+    channels: int
+    labels_offset: int = 0
+    num_parallel_calls: int | None = None
+
+
 def training_batches(
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    *,
-    image_size: int,
-    channels: int,
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    labels_offset: int = 0,
-    num_parallel_calls: int | None = None,
+    dataset: Dataset, options: ReadOptions, *, batch_size: int, seed: int, start_step: int = 0
 ) -> tf.data.Dataset:
     """Endless shuffled, augmented batches; each epoch has each record once, and a batch may span two epochs.
 
     Args:
         dataset: The split.
-        preprocessing: Whose training mode is applied.
-        image_size: Height and width of what comes out, in pixels.
-        channels: 1 or 3. Images of another kind are converted as they are decoded.
+        options: Of the images, which go through the training mode of the preprocessing, and of the labels.
         batch_size: Of all replicas together.
         seed: For the order and the augmentation.
         start_step: How many batches to leave out: they are read and shuffled, but not decoded.
-        labels_offset: Subtracted from each label (slim: 1 for networks without a background class).
-        num_parallel_calls: How many images are decoded at a time; None: chosen while running.
 
     Returns:
         Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, and of labels,
@@ -77,52 +84,37 @@ def training_batches(
         records = _shuffled_records(dataset, epoch_seed).skip(num_left_out)
         return records.map(lambda serialized: (serialized, epoch_seed[0]))
 
-    prepare = _training_example(dataset, preprocessing, image_size, channels, labels_offset)
+    prepare = _training_example(dataset, options)
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
     batches = (
         epochs.flat_map(_plain(read_epoch))
-        .map(_plain(prepare), num_parallel_calls=num_parallel_calls or AUTOTUNE, deterministic=True)
+        .map(_plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
         .batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
         .prefetch(AUTOTUNE)
     )
     return _in_order(batches)
 
 
-def view_batches(
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    *,
-    image_size: int,
-    channels: int,
-    batch_size: int,
-    seed: int,
-    view: int,
-    labels_offset: int = 0,
-    num_parallel_calls: int | None = None,
-) -> tf.data.Dataset:
+def view_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int, seed: int, view: int) -> tf.data.Dataset:
     """Each record once, in the order of the files, augmented as epoch number `view` of `training_batches` augments it.
 
     Args:
         dataset: The split.
-        preprocessing: Whose training mode is applied.
-        image_size: Height and width of what comes out, in pixels.
-        channels: 1 or 3. Images of another kind are converted as they are decoded.
+        options: Of the images, which go through the training mode of the preprocessing, and of the labels.
         batch_size: Of all batches but the last.
         seed: For the augmentation.
         view: Number of the view; another one, another outcome of the augmentation.
-        labels_offset: Subtracted from each label.
-        num_parallel_calls: How many images are decoded at a time; None: chosen while running.
 
     Returns:
         Batches of images and labels, as those of `training_batches`. Iterate within `reading`.
     """
     epoch_seed = _epoch_seed(seed, view)[0]
-    prepare = _training_example(dataset, preprocessing, image_size, channels, labels_offset)
+    prepare = _training_example(dataset, options)
     batches = (
         records_in_order(dataset)
         .map(
             _plain(lambda serialized: prepare(serialized, epoch_seed)),
-            num_parallel_calls=num_parallel_calls or AUTOTUNE,
+            num_parallel_calls=options.num_parallel_calls or AUTOTUNE,
             deterministic=True,
         )
         .batch(batch_size)
@@ -142,42 +134,27 @@ def _epoch_seed(seed: int, epoch: Tensor) -> Tensor:
     )
 
 
-def _training_example(
-    dataset: Dataset, preprocessing: Preprocessing, image_size: int, channels: int, labels_offset: int
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _training_example(dataset: Dataset, options: ReadOptions) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """From a serialized record and the first integer of an epoch's seed to an augmented image and its label."""
 
     def prepare(serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor]:
         record = parse_record(serialized, dataset.schema)
-        label = _checked_label(record, dataset, labels_offset)
+        label = _checked_label(record, dataset, options.labels_offset)
         fingerprint = tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
         image_seed = tf.stack([epoch_seed, fingerprint])
-        window = decode_training_window(record.encoded, preprocessing, image_size, channels, image_seed)
-        return preprocessing.finish_training(window, image_size, image_size, image_seed), label
+        window = decode_training_window(record.encoded, options, image_seed)
+        return options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed), label
 
     return prepare
 
 
-def evaluation_batches(
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    *,
-    image_size: int,
-    channels: int,
-    batch_size: int,
-    labels_offset: int = 0,
-    num_parallel_calls: int | None = None,
-) -> tf.data.Dataset:
+def evaluation_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int) -> tf.data.Dataset:
     """Each record of the split once, in the order of the files; the last batch may be smaller.
 
     Args:
         dataset: The split.
-        preprocessing: Whose evaluation mode is applied.
-        image_size: Height and width of what comes out, in pixels.
-        channels: 1 or 3. Images of another kind are converted as they are decoded.
+        options: Of the images, which go through the evaluation mode of the preprocessing, and of the labels.
         batch_size: Of all batches but the last.
-        labels_offset: Subtracted from each label.
-        num_parallel_calls: How many images are decoded at a time; None: chosen while running.
 
     Returns:
         Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, labels, int64 [B],
@@ -186,12 +163,13 @@ def evaluation_batches(
 
     def prepare(serialized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         record = parse_record(serialized, dataset.schema)
-        image = preprocessing.evaluate(decode_image(record.encoded, channels), image_size, image_size)
-        return image, _checked_label(record, dataset, labels_offset), record.filename
+        image = decode_image(record.encoded, options.channels)
+        prepared = options.preprocessing.evaluate(image, options.image_size, options.image_size)
+        return prepared, _checked_label(record, dataset, options.labels_offset), record.filename
 
     batches = (
         records_in_order(dataset)
-        .map(_plain(prepare), num_parallel_calls=num_parallel_calls or AUTOTUNE, deterministic=True)
+        .map(_plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
         .batch(batch_size)
         .prefetch(AUTOTUNE)
     )
@@ -275,17 +253,16 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
     return tf.ensure_shape(image, [None, None, channels])
 
 
-def decode_training_window(
-    encoded: Tensor, preprocessing: Preprocessing, image_size: int, channels: int, image_seed: Tensor
-) -> Tensor:
+def decode_training_window(encoded: Tensor, options: ReadOptions, image_seed: Tensor) -> Tensor:
     """Decodes what the preprocessing trains on, uint8 [H,W,channels].
 
     Of a JPEG no more than the window that is cut out, and at a half, a quarter or an eighth of its size where that
     still has `image_size` pixels: what the decoder leaves out costs no time, and resizing would leave it out anyway.
     """
+    size, channels = options.image_size, options.channels
 
     def window_of(height_width_channels: Tensor) -> Tensor:
-        return preprocessing.training_window(height_width_channels, image_size, image_size, image_seed)
+        return options.preprocessing.training_window(height_width_channels, size, size, image_seed)
 
     def from_jpeg() -> Tensor:
         # The chroma of the window's last column may differ by a few levels from that of a decoded and cut image.
@@ -294,7 +271,7 @@ def decode_training_window(
             lambda ratio=ratio: tf.io.decode_and_crop_jpeg(encoded, window // ratio, channels=channels, ratio=ratio)
             for ratio in JPEG_RATIOS
         ]
-        num_halvings = tf.reduce_sum(tf.cast(tf.reduce_min(window[2:]) >= image_size * JPEG_RATIOS[1:], tf.int32))
+        num_halvings = tf.reduce_sum(tf.cast(tf.reduce_min(window[2:]) >= size * JPEG_RATIOS[1:], tf.int32))
         return tf.switch_case(num_halvings, decoders)
 
     def from_other() -> Tensor:

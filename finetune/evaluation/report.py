@@ -18,8 +18,8 @@ from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.model.scopes import PlannedVariable, VariablePlan
 from finetune.runs.provenance import read_provenance, software_versions
 from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
-from finetune.settings.config import TrainSettings
-from finetune.settings.flags import flag_fields
+from finetune.settings.flags import flags_of
+from finetune.settings.train import TrainSettings
 from finetune.whole_files import printable, write_text
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _run_content(folder: Path) -> dict[str, Any]:
     settings = settings_of_run(folder)
     if settings is None:
         return {"run": None, "chosen": [], "defaults": [], "plan": []}
-    default = {field.name: field.default for field in flag_fields(TrainSettings)}
+    default = {field.name: field.default for field in flags_of(TrainSettings)}
     rows = [(name, _setting(value), value == default[name]) for name, value in settings.items()]
     return {
         "run": folder.resolve().name,

@@ -15,7 +15,7 @@ from finetune.evaluation.seen_images import caution
 from finetune.whole_files import whole_file, write_text
 
 if TYPE_CHECKING:
-    from finetune.runs.trained_network import NetworkSettings
+    from finetune.runs.trained_network import TrainedNetwork
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
@@ -46,7 +46,7 @@ class EvalResult:
     checkpoint: str
     checkpoint_name: str
     step: int | None
-    network: "NetworkSettings"
+    network: "TrainedNetwork"
     tta: str
     dataset: Dataset
     data_sha256: str

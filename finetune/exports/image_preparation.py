@@ -6,10 +6,10 @@ what comes out (`result`). docs/preparing_images.md does what is said here with 
 
 from typing import Any
 
-from finetune.datasets.image_rules import MOST_SAMPLE_BITS
 from finetune.datasets.images import JPEG_QUALITY
 from finetune.prediction.classifier import Classifier
 from finetune.preprocessing.steps import value_range
+from finetune.settings.choices import MOST_SAMPLE_BITS
 
 # What tf.io.decode_image does with a JPEG; it has no settings for it.
 JPEG_DECODER = {"decoder": "tf.io.decode_jpeg", "dct_method": "INTEGER_FAST", "fancy_upscaling": True}

@@ -68,14 +68,7 @@ def batches_of_split(
             lambda: tf.io.encode_png(decode_image(encoded, classifier.model.channels)),
         )
 
-    prepared = evaluation_batches(
-        dataset,
-        classifier.preprocessing,
-        image_size=classifier.model.image_size,
-        channels=classifier.model.channels,
-        batch_size=batch_size,
-        labels_offset=classifier.network.labels_offset,
-    )
+    prepared = evaluation_batches(dataset, classifier.read_options, batch_size=batch_size)
     encoded = records_in_order(dataset).map(as_file).batch(batch_size)
     batches = tf.data.Dataset.zip(prepared, encoded).take(-1 if max_num_batches is None else max_num_batches)
     for (images, labels, _), files in batches:

@@ -7,48 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.datasets.description import LABELS_FILE, read_labels
-from finetune.datasets.image_rules import DEFAULT_BACKGROUND, DEFAULT_RULES, ImageRules
+from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
-from finetune.runs.trained_network import NetworkSettings, labels_offset_of_run, network_settings, restore_network
-from finetune.settings.flags import CommandSettings, flag
+from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_network
+from finetune.settings.classifier import ClassifierSettings
 from finetune.types import Tensor
 
 if TYPE_CHECKING:
+    from finetune.datasets.pipeline import ReadOptions
     from finetune.model.checkpoint import Checkpoint
     from finetune.model.model import Model
     from finetune.preprocessing import Preprocessing
 
 
 log = logging.getLogger("finetune")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierSettings(CommandSettings):
-    """Which checkpoint, and how its network is rebuilt; what is not given is known from a run's own settings."""
-
-    checkpoint: Path = flag(
-        slim=["checkpoint_path"],
-        help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file",
-    )
-    checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
-    labels: Path | None = flag(
-        None, metavar="FILE", help="names of the classes, id:name a line; not given: labels.txt beside the checkpoint"
-    )
-    model: str | None = flag(
-        None, slim=["model_name"], help="not given: the run's, else the network whose variables the checkpoint holds"
-    )
-    preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
-    image_size: int | None = flag(None, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's")
-    use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
-    labels_offset: int | None = flag(None, help="number of the label that the first output is; not given: the run's")
-    moving_average: bool | None = flag(None, help="use the moving averages of the weights; not given: as the run")
-    background: str | None = flag(
-        None, metavar="COLOUR", help=f"what transparency is laid on; not given: as the run, else {DEFAULT_BACKGROUND}"
-    )
-    sample_bits: int | None = flag(
-        None, metavar="N", help="bits that files of 16 a sample use; not given: as the run, else 16"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +39,21 @@ class Classifier:
     """
 
     model: "Model"
-    network: NetworkSettings
+    network: TrainedNetwork
     preprocessing: "Preprocessing"
     class_names: tuple[str, ...]
     has_class_names: bool
     checkpoint: "Checkpoint"
     image_rules: ImageRules
+
+    @property
+    def read_options(self) -> "ReadOptions":
+        """How its images and labels are read from records."""
+        from finetune.datasets.pipeline import ReadOptions
+
+        return ReadOptions(
+            self.preprocessing, self.model.image_size, self.model.channels, labels_offset=self.network.labels_offset
+        )
 
     def prepare(self, encoded: Tensor) -> Tensor:
         """From the bytes of a record's or a prepared image, a scalar string, to float32 [H,W,C].

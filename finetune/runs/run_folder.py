@@ -15,8 +15,8 @@ from finetune.datasets.description import LABELS_FILE, write_labels
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.model.scopes import VariablePlan
-from finetune.settings.config import TrainSettings
-from finetune.settings.flags import read_toml, to_toml_table
+from finetune.settings.settings_file import read_toml
+from finetune.settings.train import TrainSettings
 from finetune.whole_files import gone_if_empty, write_text
 
 CONFIG_FILE = "config.toml"
@@ -99,9 +99,11 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def write_settings(self, settings: TrainSettings, plan: VariablePlan, class_names: Sequence[str] | None) -> None:
-        """Writes the settings as resolved, the plan, and the names of the classes."""
-        write_text(self.path / CONFIG_FILE, tomli_w.dumps(to_toml_table(settings)))
+    def write_settings(
+        self, settings: Mapping[str, Any], plan: VariablePlan, class_names: Sequence[str] | None
+    ) -> None:
+        """Writes the settings as resolved, a flat TOML table, the plan, and the names of the classes."""
+        write_text(self.path / CONFIG_FILE, tomli_w.dumps(settings))
         self.write_json(PLAN_FILE, {"variables": [dataclasses.asdict(variable) for variable in plan.variables]})
         if class_names is not None:
             write_labels(self.path / LABELS_FILE, class_names)

@@ -12,7 +12,7 @@ from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
 from finetune.notices import tell_once
 from finetune.runs.run_folder import settings_of_run
-from finetune.settings.config import DEFAULT_MODEL
+from finetune.settings.train import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
@@ -22,7 +22,7 @@ log = logging.getLogger("finetune")
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings:
+class TrainedNetwork:
     """What a network must be rebuilt with, and how the records are read that it was trained on.
 
     Attributes:
@@ -48,7 +48,7 @@ class NetworkSettings:
     label_key: str = LABEL
 
 
-def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
+def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
     """What the command says, else what the checkpoint's run says, else what is the network's own.
 
     Args:
@@ -63,7 +63,7 @@ def network_settings(given: Any, checkpoint_prefix: str) -> NetworkSettings:
 
     model = known("model", DEFAULT_MODEL)
     given_preprocessing = getattr(given, "preprocessing", None)
-    return NetworkSettings(
+    return TrainedNetwork(
         model=model,
         preprocessing=known("preprocessing", model) if model == run.get("model") else given_preprocessing or model,
         image_size=known("image_size", None),
@@ -112,7 +112,7 @@ def labels_offset_of_run(folder: Path, default: int) -> int:
     return offset
 
 
-def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Checkpoint") -> "Model":
+def restore_network(network: TrainedNetwork, num_classes: int, checkpoint: "Checkpoint") -> "Model":
     """The network with a checkpoint's weights.
 
     Args:
@@ -139,7 +139,7 @@ def restore_network(network: NetworkSettings, num_classes: int, checkpoint: "Che
     return model
 
 
-def restore_weights(model: "Model", network: NetworkSettings, checkpoint: "Checkpoint") -> None:
+def restore_weights(model: "Model", network: TrainedNetwork, checkpoint: "Checkpoint") -> None:
     """Puts a checkpoint's weights into the network.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The words that flags allow, and defaults that are names: of the settings and of what reads them. No TensorFlow."""
+"""The words that flags allow, and defaults and limits that the settings share with what reads them. No TensorFlow."""
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "rmsprop", "sgd")
 DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine")
@@ -8,13 +8,34 @@ XLA_MODES = ("auto", "on", "off")
 GRAYSCALE_STEMS = ("same", "sum")
 AUGMENTATIONS = ("default", "crop", "flip", "none")
 TEST_TIME_AUGMENTATIONS = ("none", "flip")
-LAYOUTS = ("classes", "splits")
 WAYS_TO_MATCH = ("name", "index")
-MATCH_LABELS_HELP = (
-    "where the data's class names are not the network's: name: letter case, spaces, - and _ don't count; index: labels "
-    "mean what they mean by number; not given: equal names, else refused"
-)
+LAYOUTS = ("classes", "splits")
+ON_CORRUPT = ("fail", "skip")
+PREDICTION_FORMATS = ("csv", "json", "lines")
+EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras-weights")
+QUANTIZATIONS = ("none", "float16", "int8")
 
 # Keys of the image and of its label in slim's records.
 IMAGE_KEY = "image/encoded"
 LABEL_KEY = "image/class/label"
+
+DEFAULT_VALIDATION_FRACTION = 0.2
+MIN_SHARDS = 5  # slim's number.
+MAX_IMAGES_PER_SHARD = 1000
+MOST_SHARDS = 99_999  # A shard's number has five digits.
+
+DEFAULT_BACKGROUND = "white"
+LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS = 8, 16
+DEFAULT_MAX_MEGAPIXELS = 200.0
+MOST_MEGAPIXELS = 500.0  # TensorFlow's decoders end at 2^29 pixels.
+
+# Exports are calibrated on images of this split where there is one.
+CALIBRATION_SPLIT = "train"
+
+# TensorFlow's seeds are int32.
+LEAST_SEED, MOST_SEED = -(2**31), 2**31 - 1
+
+MATCH_LABELS_HELP = (
+    "where the data's class names are not the network's: name: letter case, spaces, - and _ don't count; index: labels "
+    "mean what they mean by number; not given: equal names, else refused"
+)

@@ -1,37 +1,76 @@
-"""Command-line flags made from the fields of a settings dataclass.
+"""Settings whose fields are flags: what a flag is, which values it takes, and the classes that hold them.
 
-A command's settings are one frozen dataclass; every field made by `flag()` is a flag. A flag is written with dashes or
-underscores, as `--flag value` or `--flag=value`; a boolean as `--flag`, `--flag=false`, `--no-flag` or absl's
-`--noflag`; a tuple as a comma-separated list, or by giving the flag several times. TF-Slim's old names are aliases of
-the field that carries their meaning. `--config FILE.toml` gives defaults for all flags; what the command line says wins
-over it.
+A command's settings are a frozen dataclass, derived from `CommandSettings`. A field made by `flag()` is a flag; one
+made by `group()` is a settings class of its own, whose fields are flags, too. Each class is a section of `--help`.
+To whoever gives values, the settings are flat: on the command line, in a TOML file, and in Python alike,
 
-A path that begins with `~` or `~user` lies in a home directory, wherever it comes from: the command line, also behind
-an equals sign where shells leave it as it is, a TOML file, or Python. `$HOME` and the like are the shell's affair.
+    TrainSettings(dataset_dir=Path("records"), max_steps=100)
+
+while a function that needs a part of them takes that group, `settings.data` or `settings.stage.schedule`.
+
+Every value is checked in one place, when the settings are made, whoever gives it: its kind, what the flag allows, and
+home directories. A path that begins with `~` or `~user` lies in one, wherever it comes from: the command line, also
+behind an equals sign where shells leave it as it is, a TOML file, or Python. `$HOME` and the like are the shell's
+affair.
 """
 
-import argparse
 import dataclasses
-import itertools
+import math
+import numbers
 import os
-import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar
 
-from finetune import __version__
 from finetune.errors import UserError, did_you_mean
-from finetune.whole_files import read_text
 
-Settings = TypeVar("Settings")
 
-TRUE_WORDS = ("true", "t", "1", "yes", "y")
-FALSE_WORDS = ("false", "f", "0", "no", "n")
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A setting as the command line has it.
 
-# absl's own logging flags, which every slim command line may carry. Our logs always go to standard error.
-ABSL_FLAGS = ("alsologtostderr", "logtostderr", "verbosity", "stderrthreshold", "v")
+    Attributes:
+        name: Of the field.
+        kind: Type of the value, or of each value of a list: bool, int, float, str or Path.
+        is_list: Whether the value is a tuple.
+        is_optional: Whether it may be None, which stands for "not given".
+        default: `dataclasses.MISSING` where the flag must be given.
+        section: Title of the settings class that the field belongs to.
+        help, slim, choices, above, at_least, below, at_most, metavar, positional, is_path, num_values, is_recorded,
+            only_default: As `flag` takes them.
+    """
+
+    name: str
+    kind: type
+    is_list: bool
+    is_optional: bool
+    default: Any
+    section: str
+    help: str
+    slim: tuple[str, ...]
+    choices: tuple[str, ...] | None
+    above: float | None
+    at_least: float | None
+    below: float | None
+    at_most: float | None
+    metavar: str | None
+    positional: bool
+    is_path: bool
+    num_values: int | None
+    is_recorded: bool
+    only_default: bool
+
+    @property
+    def option(self) -> str:
+        """As it is written on the command line."""
+        return (self.metavar or self.name) if self.positional else dashed(self.name)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there are no settings without it."""
+        return self.default is dataclasses.MISSING
 
 
 def flag(
@@ -39,7 +78,11 @@ def flag(
     *,
     help: str,
     slim: Sequence[str] = (),
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
     metavar: str | None = None,
     positional: bool = False,
     is_path: bool = False,
@@ -47,24 +90,34 @@ def flag(
     is_recorded: bool = True,
     only_default: bool = False,
 ) -> Any:
-    """A dataclass field that is also a command-line flag.
+    """A field of a settings class that is a flag.
+
+    The rules hold for each value of a list; numbers that are not finite are never allowed.
 
     Args:
         default: The field's default; without one the flag must be given.
         help: One line for `--help`.
         slim: Other names of the flag, as TF-Slim's scripts spell them.
         choices: The only values allowed.
+        above: The value must be greater.
+        at_least: The value must not be smaller.
+        below: The value must be smaller.
+        at_most: The value must not be greater.
         metavar: How the value is called in `--help`.
         positional: The words of the command line that are not flags; the field's type is `tuple[str, ...]`.
         is_path: The values are paths though the field's type is a string, since some are globs, or `-`.
         num_values: How many words follow the flag, in place of a comma-separated list; the field's type is a tuple.
-        is_recorded: Whether `to_toml_table` holds it: what a command does once, such as resuming, is no setting.
+        is_recorded: Whether a run's config.toml holds it: what a command does once, such as resuming, is no setting.
         only_default: The flag is accepted, for old command lines, but no other value than the default; `help` says why.
     """
     metadata = {
         "help": help,
         "slim": tuple(slim),
-        "choices": choices,
+        "choices": tuple(choices) if choices is not None else None,
+        "above": above,
+        "at_least": at_least,
+        "below": below,
+        "at_most": at_most,
         "metavar": metavar,
         "positional": positional,
         "is_path": is_path,
@@ -75,249 +128,99 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def group() -> Any:
+    """A field of a settings class that is itself a settings class: a part of the program's, and a section's flags."""
+    return dataclasses.field(metadata={"is_group": True})
+
+
 class CommandSettings:
-    """The base of all settings: their paths are expanded, also those of settings that Python code makes.
+    """The base of all settings classes; what they are given is checked, and paths in home directories are expanded.
+
+    A class with groups is declared by `dataclasses.dataclass(frozen=True, init=False)`. It is made from flat values,
+    from whole groups, or from both, the values then taking the place of the groups' own; so
+    `dataclasses.replace(settings, max_steps=5)` works, too.
+
+    Attributes:
+        title: Of the section of `--help` that the class's own flags stand in.
 
     Raises:
-        UserError: A path begins with the name of a user whom the system doesn't know.
+        UserError: A value that its flag doesn't allow.
     """
+
+    title: ClassVar[str] = "Options"
+
+    def __init__(self, **values: Any) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.metadata.get("is_group"):
+                settings_class = _hints(type(self))[field.name]
+                own = {each.name: values.pop(each.name) for each in flags_of(settings_class) if each.name in values}
+                value = dataclasses.replace(values.pop(field.name), **own) if field.name in values else None
+                object.__setattr__(self, field.name, settings_class(**own) if value is None else value)
+            elif field.name in values or field.default is not dataclasses.MISSING:
+                object.__setattr__(self, field.name, values.pop(field.name, field.default))
+            else:
+                raise TypeError(f"{type(self).__name__} needs {field.name}.")
+        if values:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}.")
+        self.__post_init__()
 
     def __post_init__(self) -> None:
-        """To be called first by a subclass that has a `__post_init__` of its own."""
-        for name, value in _expand_paths(type(self), vars(self)).items():
-            object.__setattr__(self, name, value)  # The settings are frozen.
+        """To be called first by a subclass that has one of its own, for what several flags must agree on."""
+        for each in flags_of(type(self)):
+            if each.name in vars(self):  # A group has checked its own.
+                object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
 
 
-def parse_flags(
-    settings_class: type[Settings],
-    argv: Sequence[str],
-    *,
-    prog: str,
-    description: str,
-    find_config: Callable[[Mapping[str, Any]], Path | None] = lambda given: None,
-) -> Settings:
-    """Reads a command line, and the TOML file that it names with `--config`, into `settings_class`.
-
-    Args:
-        settings_class: A dataclass with `flag()` fields.
-        argv: The words after the program's name.
-        prog: The program's name.
-        description: What it does, for `--help`.
-        find_config: Names the TOML file to read where there is no `--config`, by the settings on the command line.
-
-    Raises:
-        UserError: An unknown flag (the nearest is named), a value of the wrong kind, a required flag that is missing.
-    """
-    parser = build_parser(settings_class, prog, description)
-    arguments = vars(parser.parse_args(_normalise(argv, _boolean_options(settings_class))))
-    given = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in arguments.items()
-        if name != "config" and value is not None
-    }
-    given = _expand_paths(settings_class, given)
-    config = _expand_home("--config", Path(arguments["config"])) if arguments.get("config") else find_config(given)
-    if config is not None:
-        given = {**read_toml(settings_class, config), **given}
-    _refuse_dead_values(settings_class, given)
-    missing = [f.name for f in flag_fields(settings_class) if f.name not in given and _is_required(f)]
-    if missing:
-        raise UserError(f"{prog} needs {' and '.join(_dashed(name) for name in missing)}.", f"See {prog} --help.")
-    return settings_class(**given)
+def flags_of(settings_class: type) -> tuple[Flag, ...]:
+    """All flags of a settings class and of its groups, section by section."""
+    return tuple(_own_and_grouped(settings_class))
 
 
-def flag_fields(settings_class: type) -> list[dataclasses.Field[Any]]:
-    """The fields that are flags, in order."""
-    return [field for field in dataclasses.fields(settings_class) if "help" in field.metadata]
-
-
-def build_parser(settings_class: type, prog: str, description: str) -> argparse.ArgumentParser:
-    """An argument parser with one option for each flag field, `--config` and `--version`; absent options stay None."""
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
-    parser.add_argument("--version", action="version", version=f"finetune {__version__}")
-    parser.add_argument("--config", metavar="FILE.toml", help="settings file; flags on the command line win over it")
-    hints = typing.get_type_hints(settings_class)
-    for field in flag_fields(settings_class):
-        _add_flag(parser, field, hints[field.name])
-    for name in ABSL_FLAGS:
-        parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS, dest=argparse.SUPPRESS)
-    return parser
-
-
-def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
-    """Settings from a TOML file: a key for each field, spelled with underscores or dashes.
-
-    Raises:
-        UserError: No such file, no TOML, a key that is no setting, a value of the wrong kind.
-    """
-    try:
-        table = tomllib.loads(read_text(path))
-    except OSError as error:
-        raise UserError(f"--config: {path} can't be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--config: {path} is not TOML: {error}.") from error
-    hints = typing.get_type_hints(settings_class)
-    fields = {name: field for field in flag_fields(settings_class) for name in (field.name, *field.metadata["slim"])}
-    settings = {}
-    for key, value in table.items():
-        field = fields.get(key.replace("-", "_"))
-        if field is None:
-            raise UserError(f"--config: {path} has the unknown key {key!r}.", did_you_mean(key, fields))
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        try:
-            settings[field.name] = _converter(hints[field.name])(text)
-        except (ValueError, argparse.ArgumentTypeError) as error:
-            raise UserError(f"--config: {path}: {key} = {value!r}: {error}.") from error
-        choices = field.metadata["choices"]
-        if choices and settings[field.name] not in choices:
-            raise UserError(f"--config: {path}: {key} = {value!r} is not one of {', '.join(choices)}.")
-    return settings
-
-
-def to_toml_table(settings: Any) -> dict[str, Any]:
-    """The settings as a TOML table that `read_toml` reads back; settings that are None are left out."""
-    table: dict[str, Any] = {}
-    for field in flag_fields(type(settings)):
+def flat_values(settings: Any) -> dict[str, Any]:
+    """The values of settings and of all their groups, by the names of the flags."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if value is None or not field.metadata["is_recorded"]:
-            continue
-        if isinstance(value, Path):
-            value = str(value)
-        table[field.name] = list(value) if isinstance(value, tuple) else value
-    return table
+        values |= flat_values(value) if field.metadata.get("is_group") else {field.name: value}
+    return values
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of leaving the process, so that all mistakes are told in one way."""
+def checked(flag: Flag, value: Any) -> Any:
+    """The value as settings hold it: a list as a tuple, a path's text as a path, `~` as the directory it stands for.
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}.", f"See {self.prog} --help.")
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, unknown = self.parse_known_intermixed_args(args, namespace)
-        if unknown:
-            name = unknown[0].split("=")[0]
-            raise UserError(f"Unknown flag {name}.", did_you_mean(name, self._long_options()))
-        return parsed
-
-    def _long_options(self) -> list[str]:
-        visible = (action for action in self._actions if action.help is not argparse.SUPPRESS)
-        return [option for action in visible for option in action.option_strings if option.startswith("--")]
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Names each flag once in `--help`: aliases are accepted, and listed behind the help text instead."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings:
-            return super()._format_action_invocation(action)
-        takes_value = action.nargs != 0 and action.const is not True
-        value = f" {self._format_args(action, action.dest.upper())}" if takes_value else ""
-        return f"{action.option_strings[0]}{value}"
+    Raises:
+        UserError: It isn't of the flag's kind, or not allowed.
+    """
+    if flag.only_default and value != flag.default:
+        raise UserError(f"{flag.option} can only be {flag.default!r}: {flag.help}.", "Leave the flag out.")
+    if value is None and flag.is_optional:
+        return None
+    if not flag.is_list:
+        return _checked_item(flag, value)
+    if isinstance(value, str | Path) or not isinstance(value, Collection):
+        raise UserError(f"{flag.option} is {value!r}, but must be a list.")
+    if flag.num_values is not None and value and len(value) != flag.num_values:
+        raise UserError(f"{flag.option} takes {flag.num_values} values, not {len(value)}.")
+    return tuple(_checked_item(flag, item) for item in value)
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
-    metadata = field.metadata
-    convert = _converter(hint)
-    if metadata["positional"]:
-        parser.add_argument(field.name, nargs="*", default=None, help=metadata["help"], metavar=metadata["metavar"])
-        return
-    options = [_dashed(field.name), *(_dashed(name) for name in metadata["slim"])]
-    help_text = metadata["help"].replace("%", "%%")
-    if metadata["only_default"]:
-        help_text = argparse.SUPPRESS
-    elif field.default not in (dataclasses.MISSING, None, "", ()):
-        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        help_text += f" [{str(default).replace('%', '%%')}]"
-    if metadata["slim"] and help_text is not argparse.SUPPRESS:
-        help_text += f" (slim: {', '.join('--' + name for name in metadata['slim'])})"
-    common: dict[str, Any] = {"dest": field.name, "default": None, "help": help_text, "type": convert}
-    if _base_type(hint) is bool:
-        parser.add_argument(*options, nargs="?", const=True, **common)
-        negations = [f"--{prefix}{option[2:]}" for option in options for prefix in ("no-", "no")]
-        parser.add_argument(*negations, dest=field.name, action="store_false", default=None, help=argparse.SUPPRESS)
-    else:
-        metavar = metadata["metavar"] or ("{" + ",".join(metadata["choices"]) + "}" if metadata["choices"] else None)
-        common |= {"metavar": metavar or field.name.split("_")[-1].upper(), "choices": metadata["choices"]}
-        parser.add_argument(*options, **{**common, **_tuple_options(metadata["num_values"], hint)})
+def of_another_kind(flag: Flag, value: Any) -> UserError:
+    """The mistake of giving a flag what is no value of its kind."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+    return UserError(f"{flag.option} is {value!r}, but must be {kinds[flag.kind]}.")
 
 
-def _tuple_options(num_values: int | None, hint: Any) -> dict[str, Any]:
-    """How argparse collects a tuple: so many words after the flag, else the lists of all times that it is given."""
-    base = _base_type(hint)
-    if typing.get_origin(base) is not tuple:
-        return {}
-    return (
-        {"action": "extend"}
-        if num_values is None
-        else {"nargs": num_values, "type": _converter(typing.get_args(base)[0])}
-    )
+def dashed(name: str) -> str:
+    """A field's name as a flag."""
+    return "--" + name.replace("_", "-")
 
 
-def _converter(hint: Any) -> Any:
-    base = _base_type(hint)
-    if typing.get_origin(base) is tuple:
-        item = _converter(typing.get_args(base)[0])
-        holds_paths = base == tuple[Path, ...]
+def expand_home(name: str, path: Any) -> Any:
+    """A path or string with a home directory in place of the `~` or `~user` that it begins with.
 
-        def convert_items(text: str) -> tuple[Any, ...]:
-            if holds_paths and _is_there(text):  # Whatever commas are in its name.
-                return (item(text),)
-            return tuple(item(part.strip()) for part in text.split(",") if part.strip())
-
-        convert_items.__name__ = "comma-separated list"
-        return convert_items
-    if base is bool:
-        return _parse_bool
-    return _parse_path if base is Path else base
-
-
-def _base_type(hint: Any) -> Any:
-    """The type beside None in an optional type, else the type itself."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
-
-
-def _parse_bool(text: str) -> bool:
-    if text.lower() in TRUE_WORDS:
-        return True
-    if text.lower() in FALSE_WORDS:
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def _is_there(text: str) -> bool:
-    """Whether there is such a path, or such a checkpoint."""
-    path = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser fails where a user isn't known.
-    return Path(path).exists() or Path(f"{path}.index").exists()
-
-
-def _parse_path(text: str) -> Path:
-    path = Path(text)
-    # What says that it is here is no home directory; a path forgets the dot.
-    return path.absolute() if str(path).startswith("~") and not text.startswith("~") else path
-
-
-def _expand_paths(settings_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with home directories in place of `~` and `~user` in all that are paths."""
-    hints = typing.get_type_hints(settings_class)
-    expanded = dict(values)
-    for field in flag_fields(settings_class):
-        base = _base_type(hints[field.name])
-        is_path = field.metadata["is_path"] or base is Path or base == tuple[Path, ...]
-        value = values.get(field.name)
-        if not is_path or value is None:
-            continue
-        name = field.metadata["metavar"] if field.metadata["positional"] else _dashed(field.name)
-        expanded[field.name] = (
-            tuple(_expand_home(name, item) for item in value) if isinstance(value, tuple) else _expand_home(name, value)
-        )
-    return expanded
-
-
-def _expand_home(name: str, path: Any) -> Any:
-    """A path or string with a home directory in place of the `~` or `~user` that it begins with."""
+    Raises:
+        UserError: There is no such user; `name` is the flag that the message names.
+    """
     text = str(path)
     if not text.startswith("~"):
         return path
@@ -332,39 +235,81 @@ def _expand_home(name: str, path: Any) -> Any:
     return type(path)(expanded)
 
 
-def _boolean_options(settings_class: type) -> set[str]:
-    hints = typing.get_type_hints(settings_class)
-    fields = [field for field in flag_fields(settings_class) if _base_type(hints[field.name]) is bool]
-    return {_dashed(name) for field in fields for name in (field.name, *field.metadata["slim"])}
+def _checked_item(flag: Flag, value: Any) -> Any:
+    converted = _of_kind(flag.kind, value)
+    if converted is None:
+        raise of_another_kind(flag, value)
+    if flag.choices is not None and converted not in flag.choices:
+        raise UserError(
+            f"{flag.option} is {converted!r}, not one of {', '.join(flag.choices)}.",
+            did_you_mean(converted, flag.choices),
+        )
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise UserError(f"{flag.option} is {converted}, but must be a finite number.")
+    if not all(holds(converted, bound) for holds, bound in _bounds(flag).values()):
+        raise UserError(f"{flag.option} is {converted}, but must be {_range_of(flag)}.")
+    return expand_home(flag.option, converted) if flag.is_path or flag.kind is Path else converted
 
 
-def _normalise(argv: Sequence[str], boolean_options: set[str]) -> list[str]:
-    """Writes every flag's name with dashes and two of them in front; other words are left as they are.
-
-    A boolean flag is given its value where the next word is none, lest that be taken for one.
-    """
-    normalised = []
-    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            name = "--" + name[2:].replace("_", "-")
-        if name in boolean_options and not equals and following.lower() not in TRUE_WORDS + FALSE_WORDS:
-            equals, value = "=", "true"
-        normalised.append(f"{name}{equals}{value}")
-    return normalised
+def _of_kind(kind: type, value: Any) -> Any:
+    """The value as one of that kind; None where it is none."""
+    if kind is Path:
+        return Path(value) if isinstance(value, str | os.PathLike) else None
+    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    return value if isinstance(value, kind) and kind in (bool, str) else None
 
 
-def _refuse_dead_values(settings_class: type, given: Mapping[str, Any]) -> None:
-    for field in flag_fields(settings_class):
-        if field.metadata["only_default"] and given.get(field.name, field.default) != field.default:
-            raise UserError(
-                f"{_dashed(field.name)} can only be {field.default!r}: {field.metadata['help']}.", "Leave the flag out."
-            )
+def _bounds(flag: Flag) -> dict[str, tuple[Any, float]]:
+    """The tests that a number must pass, by their words, with the bound of each."""
+    tests = {
+        "above": (lambda value, bound: value > bound, flag.above),
+        "at least": (lambda value, bound: value >= bound, flag.at_least),
+        "below": (lambda value, bound: value < bound, flag.below),
+        "at most": (lambda value, bound: value <= bound, flag.at_most),
+    }
+    return {words: (holds, bound) for words, (holds, bound) in tests.items() if bound is not None}
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _range_of(flag: Flag) -> str:
+    return " and ".join(f"{words} {bound}" for words, (_, bound) in _bounds(flag).items())
 
 
-def _dashed(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _own_and_grouped(settings_class: type) -> Iterator[Flag]:
+    for field, owner in _fields_by_section(settings_class):
+        hint = _hints(settings_class)[field.name]
+        if field.metadata.get("is_group"):
+            yield from flags_of(hint)
+        elif "help" in field.metadata:
+            yield _make_flag(field, hint, owner.title)
+
+
+def _fields_by_section(settings_class: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    """Each field with the class that declares it: those of the class itself, then those of its bases."""
+    bases = settings_class.__mro__
+    fields = [
+        (field, next(base for base in bases if field.name in vars(base).get("__annotations__", {})))
+        for field in dataclasses.fields(settings_class)
+    ]
+    return sorted(fields, key=lambda field_and_owner: bases.index(field_and_owner[1]))
+
+
+def _hints(settings_class: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(settings_class)
+
+
+def _make_flag(field: dataclasses.Field[Any], hint: Any, section: str) -> Flag:
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kind = next(each for each in alternatives if each is not type(None))
+    is_list = typing.get_origin(kind) is tuple
+    return Flag(
+        name=field.name,
+        kind=typing.get_args(kind)[0] if is_list else kind,
+        is_list=is_list,
+        is_optional=type(None) in alternatives,
+        default=field.default,
+        section=section,
+        **field.metadata,
+    )

@@ -1,13 +1,14 @@
 """Classes of the data and of the network that training goes on from, matched by name before the first step."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.datasets.class_matching import match_labels
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.model.scopes import VariablePlan, in_any_scope, new_run_with_weights
 from finetune.runs.trained_network import names_of_outputs
-from finetune.settings.config import TrainSettings
+from finetune.settings.train import DataSettings
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
@@ -15,22 +16,22 @@ if TYPE_CHECKING:
     from finetune.training.image_inputs import TrainingData
 
 
-def match_to_run(settings: TrainSettings, data: "TrainingData", spec: "NetSpec") -> "TrainingData":
+def match_to_run(settings: DataSettings, train_dir: Path, data: "TrainingData", spec: "NetSpec") -> "TrainingData":
     """The data of a run that is resumed, its labels in the order of the run's labels.txt.
 
     Raises:
         UserError: The run has other classes.
     """
-    path = settings.train_dir / LABELS_FILE
+    path = train_dir / LABELS_FILE
     if not path.is_file():
         return data
-    new_run = f"{new_run_with_weights(settings.train_dir)} --exclude-scopes {','.join(spec.head_scopes)}"
+    new_run = f"{new_run_with_weights(train_dir)} --exclude-scopes {','.join(spec.head_scopes)}"
     mend = f"Resume with the run's own --dataset-dir, or {new_run}"
-    return _matched(settings, data, read_labels(path), str(settings.train_dir), mend)
+    return _matched(settings, data, read_labels(path), str(train_dir), mend)
 
 
 def match_to_restored_head(
-    settings: TrainSettings, data: "TrainingData", plan: VariablePlan, source: "Checkpoint", spec: "NetSpec"
+    settings: DataSettings, data: "TrainingData", plan: VariablePlan, source: "Checkpoint", spec: "NetSpec"
 ) -> "TrainingData":
     """The data, its labels in the order of a checkpoint's classes, where the head is restored from it.
 
@@ -48,7 +49,7 @@ def match_to_restored_head(
 
 
 def _matched(
-    settings: TrainSettings, data: "TrainingData", class_names: tuple[str, ...], owner: str, mend: str
+    settings: DataSettings, data: "TrainingData", class_names: tuple[str, ...], owner: str, mend: str
 ) -> "TrainingData":
     training = match_labels(
         data.training,

@@ -11,22 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.datasets.dataset import Dataset
-from finetune.datasets.pipeline import evaluation_batches, reading, view_batches
+from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import score
-from finetune.model.model import Model
-from finetune.model.scopes import VariablePlan
-from finetune.runs.run_folder import FEATURES_FOLDER, RunFolder
-from finetune.settings.config import TrainSettings
-from finetune.training.image_inputs import (
-    TrainingData,
-    TrainingInputs,
-    first_batch,
-    image_options,
-    validation,
-)
-from finetune.training.moving_averages import MovingAverages
-from finetune.training.run_log import NUM_SAMPLE_IMAGES
+from finetune.training.image_inputs import TrainingImages, TrainingInputs, validation
+from finetune.training.state import TrainingState
 from finetune.trunk.features import Features, compute_features, feature_batches, features_key, values_hash
 from finetune.trunk.split_model import SplitModel
 from finetune.types import Tensor
@@ -39,47 +28,64 @@ STEPS_PER_CALL = 20
 SMALL_FEATURES_BYTES = 64 << 10
 
 
+@dataclasses.dataclass(frozen=True)
+class CachedViews:
+    """What is computed once.
+
+    Attributes:
+        split: The model in two, as training runs it.
+        num_views: Outcomes of the augmentation that are kept of each training image.
+    """
+
+    split: SplitModel
+    num_views: int
+
+    def num_bytes(self, num_images: int) -> int:
+        """Of the features of so many training images."""
+        return self.num_views * num_images * self.split.num_bytes
+
+
 def feature_inputs(
-    settings: TrainSettings,
-    run: RunFolder,
-    model: Model,
-    plan: VariablePlan,
-    data: TrainingData,
-    averages: MovingAverages | None,
-    split: SplitModel,
-    num_views: int,
+    images: TrainingImages, state: TrainingState, views: CachedViews, folder: Path, cache_bytes: int
 ) -> TrainingInputs:
-    """Runs the trunk over `num_views` augmentations of each training image, and over each validation image.
+    """Runs the trunk over some augmentations of each training image, and over each validation image.
+
+    Args:
+        images: Of the run.
+        state: Of the run.
+        views: Which features.
+        folder: Where they go if they take more than `cache_bytes`.
+        cache_bytes: How much may be kept in memory.
 
     Raises:
         OSError: The disk is full, or can't be written. No features are left on it.
     """
-    evaluation_split = SplitModel(model, plan, is_training=False) if data.validation is not None else None
-    num_bytes = num_views * data.training.num_examples * split.num_bytes
+    data, split = images.data, views.split
+    evaluation_split = split.of_evaluation() if data.validation is not None else None
+    num_bytes = views.num_bytes(data.training.num_examples)
     if data.validation is not None and evaluation_split is not None:
         num_bytes += data.validation.num_examples * evaluation_split.num_bytes
-    folder = run.path / FEATURES_FOLDER if num_bytes > settings.cache_memory * MIB else None
-    if folder is not None:
-        _refuse_full_disk(folder, num_bytes)
-    store = _FeatureStore(folder, settings, model, plan, data)
-    trunk = _function_of_images(split, model)
+    kept_in = folder if num_bytes > cache_bytes else None
+    if kept_in is not None:
+        _refuse_full_disk(kept_in, num_bytes)
+    store = _FeatureStore(kept_in, images, split)
     validate = None
     try:
         if data.validation is not None and evaluation_split is not None:
             features = store.validation(data.validation, evaluation_split)
-            validate = _validate_on(features, evaluation_split, data.validation, settings, averages)
-        views = [store.view(number, num_views, split, trunk) for number in range(num_views)]
+            validate = validation(images, state, _scores_of(features, evaluation_split, images.batch_size))
+        kept = store.views(views)
     except OSError:
-        if folder is not None:  # Checkpoints need the room.
-            shutil.rmtree(folder, ignore_errors=True)
+        if kept_in is not None:  # Checkpoints need the room.
+            shutil.rmtree(kept_in, ignore_errors=True)
         raise
     return TrainingInputs(
         forward=split.head,
         batches=lambda first_step: feature_batches(
-            views, batch_size=settings.batch_size, seed=settings.seed, start_step=first_step
+            kept, batch_size=images.batch_size, seed=images.seed, start_step=first_step
         ),
         validate=validate,
-        sample_images=lambda: first_batch(settings, model, data, NUM_SAMPLE_IMAGES)[0],
+        eval_split=data.eval_split,
         steps_per_call=STEPS_PER_CALL if split.num_bytes <= SMALL_FEATURES_BYTES else 1,
     )
 
@@ -87,35 +93,25 @@ def feature_inputs(
 class _FeatureStore:
     """Computes a run's features into memory, where `folder` is None, or takes them up from files that it keeps."""
 
-    def __init__(
-        self, folder: Path | None, settings: TrainSettings, model: Model, plan: VariablePlan, data: TrainingData
-    ) -> None:
+    def __init__(self, folder: Path | None, images: TrainingImages, split: SplitModel) -> None:
         self._folder = folder
-        self._settings = settings
-        self._model = model
-        self._data = data
-        self._options = image_options(settings, model)
-        self._dependencies = self._find_dependencies(plan) if folder is not None else {}
+        self._images = images
+        self._dependencies = self._find_dependencies(split) if folder is not None else {}
 
-    def view(self, number: int, num_views: int, split: SplitModel, trunk: Trunk) -> Features:
-        """Of the training images under one outcome of the augmentation; `trunk` is the split's, traced once for all."""
-        batches = view_batches(
-            self._data.training,
-            self._data.preprocessing,
-            batch_size=self._settings.batch_size,
-            seed=self._settings.seed,
-            view=number,
-            **self._options,
-        )
-        what = f"view {number + 1} of {num_views}" if num_views > 1 else "the training images"
-        return self._compute(f"view_{number}", split, trunk, self._data.training, batches, what)
+    def views(self, views: CachedViews) -> list[Features]:
+        """Of the training images under each outcome of the augmentation; the trunk is traced once for all."""
+        trunk = _function_of_images(views.split)
+        return [self._view(number, views, trunk) for number in range(views.num_views)]
+
+    def _view(self, number: int, views: CachedViews, trunk: Trunk) -> Features:
+        what = f"view {number + 1} of {views.num_views}" if views.num_views > 1 else "the training images"
+        batches, dataset = self._images.view_batches(number), self._images.data.training
+        return self._compute(f"view_{number}", views.split, trunk, dataset, batches, what)
 
     def validation(self, dataset: Dataset, split: SplitModel) -> Features:
         """Of the validation images."""
-        batches = evaluation_batches(
-            dataset, self._data.preprocessing, batch_size=self._settings.batch_size, **self._options
-        )
-        trunk = _function_of_images(split, self._model)
+        batches = evaluation_batches(dataset, self._images.options, batch_size=self._images.batch_size)
+        trunk = _function_of_images(split)
         return self._compute("validation", split, trunk, dataset, batches, "the validation images")
 
     def _compute(
@@ -125,23 +121,23 @@ class _FeatureStore:
         if self._folder is not None:
             folder = self._folder / name
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
-            data = self._data.hashes[dataset.split]
+            data = self._images.data.hashes[dataset.split]
             key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
-        with reading(dataset, self._settings.labels_offset):
+        with reading(dataset, self._images.options.labels_offset):
             return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)
 
-    def _find_dependencies(self, plan: VariablePlan) -> dict[str, Any]:
+    def _find_dependencies(self, split: SplitModel) -> dict[str, Any]:
         """What all features depend on, beside the images."""
-        frozen = ((variable.name, self._model.model_variables[variable.name].numpy()) for variable in plan.frozen)
+        model, options = split.model, self._images.options
+        frozen = ((variable.name, model.model_variables[variable.name].numpy()) for variable in split.plan.frozen)
         return {
-            "model": self._settings.model,
-            "trainable_scopes": plan.trainable_scopes,
-            "batch_norm": self._settings.batch_norm,
-            "precision": self._settings.precision,
+            "model": model.spec.name,
+            "trainable_scopes": split.plan.trainable_scopes,
+            "precision": model.compute_dtype.name,
             "weights": values_hash(frozen),
-            "preprocessing": dataclasses.asdict(self._data.preprocessing),
-            "images": self._options,
-            "seed": self._settings.seed,
+            "preprocessing": dataclasses.asdict(options.preprocessing),
+            "images": [options.image_size, options.channels, options.labels_offset],
+            "seed": self._images.seed,
         }
 
 
@@ -154,28 +150,23 @@ def _refuse_full_disk(folder: Path, num_bytes: int) -> None:
         raise OSError(errno.ENOSPC, f"No space left on device: {sizes}")
 
 
-def _validate_on(
-    features: Features,
-    split: SplitModel,
-    dataset: Dataset,
-    settings: TrainSettings,
-    averages: MovingAverages | None,
-) -> Callable[[], Scores]:
+def _scores_of(features: Features, split: SplitModel, batch_size: int) -> Callable[[], Scores]:
     """Scores the validation split by the head alone."""
     specs = [tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) for spec in split.frontier]
     function = tf.function(lambda *values: split.head(list(values), tf.zeros([2], tf.int32)).logits, autograph=False)
     infer = function.get_concrete_function(*specs)
 
     def feature_rows() -> Iterator[tuple[Any, Any, Any]]:
-        for start in range(0, dataset.num_examples, settings.batch_size):
-            values, labels = features.batch(slice(start, start + settings.batch_size))
+        for start in range(0, len(features.labels), batch_size):
+            values, labels = features.batch(slice(start, start + batch_size))
             yield values, labels, np.full(len(labels), b"")
 
-    return validation(dataset, settings, averages, lambda: score(lambda values: infer(*values), feature_rows()))
+    return lambda: score(lambda values: infer(*values), feature_rows())
 
 
-def _function_of_images(split: SplitModel, model: Model) -> Trunk:
+def _function_of_images(split: SplitModel) -> Trunk:
     """The trunk traced here, for batches of any size: a network's trace takes seconds."""
+    model = split.model
     shape = [None, model.image_size, model.image_size, model.channels]
     function: Trunk = tf.function(split.trunk, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.float32))
     return function

@@ -9,14 +9,13 @@ from typing import Any
 import tensorflow as tf
 
 from finetune.datasets.dataset import Dataset, content_hash
-from finetune.datasets.pipeline import evaluation_batches, reading, training_batches, view_batches
+from finetune.datasets.pipeline import ReadOptions, evaluation_batches, reading, training_batches, view_batches
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import inference_function, score
-from finetune.model.model import Model, Outputs
+from finetune.model.model import Outputs
 from finetune.preprocessing import Preprocessing
-from finetune.settings.config import TrainSettings
-from finetune.training.moving_averages import MovingAverages
 from finetune.training.run_log import NUM_SAMPLE_IMAGES
+from finetune.training.state import TrainingState
 from finetune.types import Tensor
 
 # Two small batches of the validation split are scored before the first step.
@@ -40,11 +39,56 @@ class TrainingData:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
 
+    @property
+    def eval_split(self) -> str:
+        """Name of the validation split; empty where there is none."""
+        return self.validation.split if self.validation is not None else ""
+
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
         """Of each split's bytes, by its name; to be had once, since without dataset.json all of them are read."""
         datasets = [dataset for dataset in (self.training, self.validation) if dataset is not None]
         return {dataset.split: content_hash(dataset) for dataset in datasets}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingImages:
+    """The images of a run, batch by batch, as its network takes them.
+
+    Attributes:
+        data: The splits.
+        options: How their records are read.
+        batch_size: Images in a step, for each device.
+        seed: Of the order and the augmentation.
+    """
+
+    data: TrainingData
+    options: ReadOptions
+    batch_size: int
+    seed: int
+
+    def training_batches(self, first_step: int, num_devices: int) -> tf.data.Dataset:
+        """Augmented images and labels without end, for steps from `first_step` on."""
+        return training_batches(
+            self.data.training,
+            self.options,
+            batch_size=self.batch_size * num_devices,
+            seed=self.seed,
+            start_step=first_step,
+        )
+
+    def view_batches(self, view: int) -> tf.data.Dataset:
+        """The training images once, in the order of the files, under one outcome of the augmentation."""
+        return view_batches(self.data.training, self.options, batch_size=self.batch_size, seed=self.seed, view=view)
+
+    def first_batch(self, num_images: int) -> tuple[Tensor, Tensor]:
+        """The first training images of the files, [B,H,W,C], and their labels [B]."""
+        batches = view_batches(self.data.training, self.options, batch_size=num_images, seed=self.seed, view=0)
+        return next(iter(batches))
+
+    def sample(self) -> Tensor:
+        """A few training images, [B,H,W,C]."""
+        return self.first_batch(NUM_SAMPLE_IMAGES)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,83 +99,51 @@ class TrainingInputs:
         forward: The training pass, from a batch's inputs and a dropout seed [2] to outputs.
         batches: Inputs and labels without end, from a step on.
         validate: Scores the validation split; None where there is none.
-        sample_images: A few training images as the network gets them, [B,H,W,C].
-        steps_per_call: How many steps are made in one call.
+        eval_split: Name of the validation split; empty where there is none.
+        steps_per_call: How many steps are made in one call, where nothing is to be done between them.
     """
 
     forward: Callable[[Any, Tensor], Outputs]
     batches: Callable[[int], Iterator[Any]]
     validate: Callable[[], Scores] | None
-    sample_images: Callable[[], Tensor]
+    eval_split: str
     steps_per_call: int = 1
 
 
-def image_inputs(
-    settings: TrainSettings, model: Model, data: TrainingData, averages: MovingAverages | None
-) -> TrainingInputs:
+def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs:
     """Every step is given augmented images of its own."""
     strategy = tf.distribute.get_strategy()
-    options = image_options(settings, model)
-    images_per_step = settings.batch_size * strategy.num_replicas_in_sync
+    model, dataset = state.model, images.data.validation
 
-    def make(first_step: int) -> tf.data.Dataset:
-        return training_batches(
-            data.training,
-            data.preprocessing,
-            batch_size=images_per_step,
-            seed=settings.seed,
-            start_step=first_step,
-            **options,
-        )
+    def batches(first_step: int) -> Iterator[Any]:
+        endless = images.training_batches(first_step, strategy.num_replicas_in_sync)
+        return iter(strategy.experimental_distribute_dataset(endless))
 
     validate = None
-    if data.validation is not None:
-        batches = evaluation_batches(data.validation, data.preprocessing, batch_size=settings.batch_size, **options)
-        rehearsal = evaluation_batches(data.validation, data.preprocessing, batch_size=REHEARSAL_BATCH_SIZE, **options)
+    if dataset is not None:
+        whole = evaluation_batches(dataset, images.options, batch_size=images.batch_size)
+        rehearsal = evaluation_batches(dataset, images.options, batch_size=REHEARSAL_BATCH_SIZE)
         infer = inference_function(model)
-        validate = validation(data.validation, settings, averages, lambda: score(infer, batches))
-        with reading(data.validation, settings.labels_offset):
+        validate = validation(images, state, lambda: score(infer, whole))
+        with reading(dataset, images.options.labels_offset):
             # What fails in a validation should do so before hours of training, not after.
             score(infer, rehearsal.take(REHEARSAL_BATCHES))
     return TrainingInputs(
-        forward=lambda images, seed: model(images, is_training=True, seed=seed),
-        batches=lambda first_step: iter(strategy.experimental_distribute_dataset(make(first_step))),
+        forward=lambda batch, seed: model(batch, is_training=True, seed=seed),
+        batches=batches,
         validate=validate,
-        sample_images=lambda: first_batch(settings, model, data, NUM_SAMPLE_IMAGES)[0],
+        eval_split=images.data.eval_split,
     )
 
 
-def first_batch(settings: TrainSettings, model: Model, data: TrainingData, num_images: int) -> tuple[Tensor, Tensor]:
-    """The first training images of the files, as the network gets them, [B,H,W,C], and their labels [B]."""
-    batches = view_batches(
-        data.training,
-        data.preprocessing,
-        batch_size=num_images,
-        seed=settings.seed,
-        view=0,
-        **image_options(settings, model),
-    )
-    return next(iter(batches))
-
-
-def validation(
-    dataset: Dataset, settings: TrainSettings, averages: MovingAverages | None, run: Callable[[], Scores]
-) -> Callable[[], Scores]:
+def validation(images: TrainingImages, state: TrainingState, run: Callable[[], Scores]) -> Callable[[], Scores]:
     """With the moving averages where they are kept, for they are what will be used."""
+    dataset = images.data.validation
+    assert dataset is not None
 
     def validate() -> Scores:
-        in_place = averages.in_place() if averages is not None else contextlib.nullcontext()
-        with reading(dataset, settings.labels_offset), in_place:
+        in_place = state.averages.in_place() if state.averages is not None else contextlib.nullcontext()
+        with reading(dataset, images.options.labels_offset), in_place:
             return run()
 
     return validate
-
-
-def image_options(settings: TrainSettings, model: Model) -> dict[str, Any]:
-    """The arguments that all of the pipeline's functions take."""
-    return {
-        "image_size": model.image_size,
-        "channels": model.channels,
-        "labels_offset": settings.labels_offset,
-        "num_parallel_calls": settings.num_preprocessing_threads,
-    }

@@ -4,18 +4,17 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 
 from finetune.errors import UserError
-from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import NotFiniteError
 from finetune.model.checkpoint import BEST_FILE, best_checkpoint, save_run_checkpoint
 from finetune.runs.run_folder import RunFolder
-from finetune.settings.config import TrainSettings
 from finetune.training.background_writer import BackgroundWriter
+from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
 from finetune.training.interruption import stop_request
 from finetune.training.run_log import RunLog
@@ -36,6 +35,27 @@ class Best:
     loss: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Occasions:
+    """When the loop does what.
+
+    Attributes:
+        first_step: Number of updates made before.
+        max_steps: Number of updates at which it ends; None: never.
+        eval_every: Steps between validations; 0: at the end only.
+        log_every: Steps between figures.
+        save_interval_seconds: Between checkpoints.
+        max_to_keep: Newest checkpoints that are kept, beside the best.
+    """
+
+    first_step: int
+    max_steps: int | None
+    eval_every: int
+    log_every: int
+    save_interval_seconds: float
+    max_to_keep: int
+
+
 class TrainingLoop:
     """Runs steps, and between them logs, validates and saves.
 
@@ -47,48 +67,33 @@ class TrainingLoop:
 
     def __init__(
         self,
-        settings: TrainSettings,
-        run: RunFolder,
         run_log: RunLog,
         state: TrainingState,
         training_step: TrainingStep,
         schedule: Schedule,
-        validate: Callable[[], Scores] | None,
-        *,
-        first_step: int,
-        eval_split: str,
-        eval_every: int,
-        steps_per_call: int = 1,
+        inputs: TrainingInputs,
+        occasions: Occasions,
     ) -> None:
         """Sets the loop up.
 
         Args:
-            settings: Of the run.
-            run: Its folder.
-            run_log: Where figures go.
+            run_log: Of the run's folder, where figures go.
             state: What checkpoints hold.
             training_step: Makes an update.
             schedule: Learning rate by step.
-            validate: Scores the validation split; None where there is none.
-            first_step: Number of updates made before.
-            eval_split: Name of the validation split.
-            eval_every: Steps between validations; 0: at the end only.
-            steps_per_call: Updates made at a time, where nothing is to be done between them.
+            inputs: What steps and validations are given.
+            occasions: When to do what between steps.
         """
-        self.step = first_step
-        self._first_step = first_step
-        self.best = _read_best(run)
+        self.step = occasions.first_step
+        self.best = _read_best(run_log.run)
         self.stopped_by: int | None = None
-        self._settings = settings
-        self._run = run
+        self._run = run_log.run
         self._run_log = run_log
         self._state = state
         self._training_step = training_step
         self._schedule = schedule
-        self._validate = validate
-        self._eval_split = eval_split
-        self._eval_every = eval_every
-        self._steps_per_call = steps_per_call
+        self._inputs = inputs
+        self._when = occasions
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -97,11 +102,8 @@ class TrainingLoop:
         self._validated_step: int | None = None
         self._last_save = time.monotonic()
 
-    def run(self, batches: Iterator[Any]) -> str:
-        """Trains to `max_steps`, or until the user asks to stop; saves, and at the end of the run validates.
-
-        Args:
-            batches: Inputs and labels without end, from where step `first_step` left them.
+    def run(self) -> str:
+        """Trains to the last step, or until the user asks to stop; saves, and at the end of the run validates.
 
         Returns:
             The prefix of the newest checkpoint.
@@ -111,15 +113,16 @@ class TrainingLoop:
             Interrupted: The user asked a second time to stop.
         """
         # The request holds until all is written: a first Ctrl-C in the meantime mustn't cut the last checkpoint off.
+        batches = self._inputs.batches(self.step)
         with stop_request() as stop, self._writer:
             while not self._is_finished() and not stop.is_made:
                 self._make_steps(batches)
-                are_figures_due = self.step % self._settings.log_every == 0 or self._is_finished()
+                are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
                 if are_figures_due or self._run_log.is_line_due():
                     self._log_training(to_files=are_figures_due)
-                if self._eval_every and self.step % self._eval_every == 0:
+                if self._when.eval_every and self.step % self._when.eval_every == 0:
                     self._validate_and_keep_best()
-                if time.monotonic() - self._last_save >= self._settings.save_interval_seconds:
+                if time.monotonic() - self._last_save >= self._when.save_interval_seconds:
                     self._save()
             if self._is_finished():
                 self._validate_and_keep_best()
@@ -128,7 +131,7 @@ class TrainingLoop:
         return newest
 
     def _is_finished(self) -> bool:
-        return self._settings.max_steps is not None and self.step >= self._settings.max_steps
+        return self._when.max_steps is not None and self.step >= self._when.max_steps
 
     def _make_steps(self, batches: Iterator[Any]) -> None:
         rates = [self._schedule(step) for step in range(self.step, self.step + self._num_steps_at_once())]
@@ -147,11 +150,11 @@ class TrainingLoop:
 
     def _num_steps_at_once(self) -> int:
         """Up to the next step after which something is due."""
-        periods = [self._settings.log_every, *([self._eval_every] if self._eval_every else [])]
+        periods = [self._when.log_every, *([self._when.eval_every] if self._when.eval_every else [])]
         due = [period - self.step % period for period in periods]
-        if self._settings.max_steps is not None:
-            due.append(self._settings.max_steps - self.step)
-        return min(self._steps_per_call, *due)
+        if self._when.max_steps is not None:
+            due.append(self._when.max_steps - self.step)
+        return min(self._inputs.steps_per_call, *due)
 
     def _log_training(self, *, to_files: bool) -> None:
         with self._watch.working():
@@ -171,7 +174,7 @@ class TrainingLoop:
         return losses[-1] if len(losses) else None
 
     def _refuse_to_go_on(self, what: str) -> NoReturn:
-        kept_step = self._saved_step or self._first_step
+        kept_step = self._saved_step or self._when.first_step
         newest = f"step {kept_step} is kept" if kept_step else "no checkpoint was written yet, so nothing is kept"
         raise UserError(
             f"{what} Training diverged and was stopped; {newest}.",
@@ -179,15 +182,15 @@ class TrainingLoop:
         )
 
     def _validate_and_keep_best(self) -> None:
-        if self._validate is None or self._validated_step == self.step:
+        if self._inputs.validate is None or self._validated_step == self.step:
             return
         self._validated_step = self.step
         self._check_losses()
         try:
-            scores = self._validate()
+            scores = self._inputs.validate()
         except NotFiniteError:
             self._refuse_to_go_on(f"In the validation after step {self.step} the network's logits are not finite.")
-        self._run_log.validation(self.step, self._eval_split, scores)
+        self._run_log.validation(self.step, self._inputs.eval_split, scores)
         if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
             self._save()
             self.best = best = Best(f"model.ckpt-{self.step}", self.step, scores.accuracy, scores.loss)
@@ -204,7 +207,7 @@ class TrainingLoop:
         damaged = first_not_finite(values)
         if damaged is not None:
             self._refuse_to_go_on(f"{damaged} is not finite after step {self.step}.")
-        step, max_to_keep = self.step, self._settings.max_to_keep
+        step, max_to_keep = self.step, self._when.max_to_keep
         self._writer.submit(lambda: save_run_checkpoint(self._run.path, step, values, max_to_keep=max_to_keep))
         self._saved_step = step
         self._last_save = time.monotonic()

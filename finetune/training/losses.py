@@ -1,10 +1,12 @@
 """The loss of slim's trainer: cross-entropy, 0.4 of the auxiliary head's, and weight decay."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from finetune.model.model import Outputs
 from finetune.types import Tensor
 
 # Szegedy et al. (arXiv:1409.4842) weigh auxiliary classifiers by 0.3; slim's trainer by 0.4.
@@ -35,6 +37,26 @@ def classification_loss(
     if auxiliary_logits is not None:
         loss += AUXILIARY_WEIGHT * cross_entropy(auxiliary_logits, labels, label_smoothing)
     return loss
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingLoss:
+    """What a step lessens.
+
+    Attributes:
+        label_smoothing: Share of the target that is spread evenly over all classes.
+        weight_decay: Factor of the decayed variables' loss.
+        decayed: The variables that weight decay applies to: trained ones.
+    """
+
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0
+    decayed: Sequence[Any] = ()
+
+    def __call__(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """A tensor [2]: cross-entropy, with the auxiliary head's part, of labels [B], and weight decay."""
+        loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels, self.label_smoothing)
+        return tf.stack([loss, weight_decay_loss(self.decayed, self.weight_decay)])
 
 
 def weight_decay_loss(variables: Iterable[Any], weight_decay: float) -> Tensor:

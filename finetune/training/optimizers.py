@@ -5,10 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from finetune.errors import UserError
 from finetune.model.model import variable_name
-from finetune.settings.choices import OPTIMIZERS
-from finetune.settings.config import OptimizerSettings
+from finetune.settings.train import OptimizerSettings
 from finetune.types import Tensor
 
 
@@ -16,6 +14,9 @@ class Optimizer:
     """An optimizer of `tf.compat.v1.train` for each learning-rate multiplier in use.
 
     The learning rate is a variable: a step is traced once, whatever the schedule says.
+
+    Attributes:
+        variables: The variables to train.
     """
 
     def __init__(self, settings: OptimizerSettings, variables: Sequence[Any], multipliers: Mapping[str, float]) -> None:
@@ -25,13 +26,8 @@ class Optimizer:
             settings: Which optimizer.
             variables: The variables to train.
             multipliers: Of the learning rate, by variable name; 1 where a name is absent.
-
-        Raises:
-            UserError: There is no optimizer of that name.
         """
-        if settings.name not in OPTIMIZERS:
-            raise UserError(f"--optimizer is {settings.name!r}, not one of {', '.join(OPTIMIZERS)}.")
-        self._name = settings.name
+        self.variables = list(variables)
         self._groups: dict[float, list[Any]] = {}
         for variable in variables:
             self._groups.setdefault(multipliers.get(variable_name(variable), 1.0), []).append(variable)
@@ -61,13 +57,10 @@ class Optimizer:
 
 def _make(settings: OptimizerSettings, rate: Any) -> Any:
     v1 = tf.compat.v1.train
-    epsilon = settings.epsilon
     makers: Mapping[str, Callable[[], Any]] = {
-        "adadelta": lambda: v1.AdadeltaOptimizer(rate, settings.adadelta_rho, 1.0 if epsilon is None else epsilon),
+        "adadelta": lambda: v1.AdadeltaOptimizer(rate, settings.adadelta_rho, settings.epsilon),
         "adagrad": lambda: v1.AdagradOptimizer(rate, settings.adagrad_initial_accumulator_value),
-        "adam": lambda: v1.AdamOptimizer(
-            rate, settings.adam_beta1, settings.adam_beta2, 1e-8 if epsilon is None else epsilon
-        ),
+        "adam": lambda: v1.AdamOptimizer(rate, settings.adam_beta1, settings.adam_beta2, settings.epsilon),
         "ftrl": lambda: v1.FtrlOptimizer(
             rate,
             settings.ftrl_learning_rate_power,
@@ -77,8 +70,8 @@ def _make(settings: OptimizerSettings, rate: Any) -> Any:
         ),
         "momentum": lambda: v1.MomentumOptimizer(rate, settings.momentum, name="Momentum"),
         "rmsprop": lambda: v1.RMSPropOptimizer(
-            rate, settings.rmsprop_decay, settings.rmsprop_momentum, 1.0 if epsilon is None else epsilon
+            rate, settings.rmsprop_decay, settings.rmsprop_momentum, settings.epsilon
         ),
         "sgd": lambda: v1.GradientDescentOptimizer(rate),
     }
-    return makers[settings.name]()
+    return makers[settings.optimizer]()

@@ -56,6 +56,7 @@ class RunLog:
     """Writes each figure to the three places where people look for it.
 
     Attributes:
+        run: The run's folder.
         images_per_step: Of all devices.
     """
 
@@ -70,7 +71,7 @@ class RunLog:
             images_per_step: Of all devices.
             seconds_between_summaries: TensorBoard scalars of training are at least so far apart.
         """
-        self._run = run
+        self.run = run
         self._max_steps = max_steps
         self.images_per_step = images_per_step
         self._seconds_between_summaries = seconds_between_summaries
@@ -124,7 +125,7 @@ class RunLog:
             "learning_rate": learning_rate,
             "images_per_second": self._rate_of_rows.take(step),
         }
-        self._run.write_metrics(step, figures)
+        self.run.write_metrics(step, figures)
         if time.monotonic() - self._last_summary >= self._seconds_between_summaries:
             self._last_summary = time.monotonic()
             self._write_scalars("training", step, figures)
@@ -141,7 +142,7 @@ class RunLog:
             scores.loss,
             scores.num_examples,
         )
-        self._run.write_metrics(step, {"split": split, **scores.summary()})
+        self.run.write_metrics(step, {"split": split, **scores.summary()})
         self._write_scalars(split, step, scores.summary())
 
     def sample_images(self, step: int, images: Tensor) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from finetune.errors import UserError
-from finetune.settings.choices import DECAY_TYPES
+from finetune.settings.train import ScheduleSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Schedule:
     """A learning rate for each step, from `train_image_classifier.py` (fixed, exponential, polynomial) and cosine.
 
     Attributes:
-        decay_type: One of `DECAY_TYPES`.
+        decay_type: One of `finetune.settings.choices.DECAY_TYPES`.
         learning_rate: The rate before any decay.
         end_learning_rate: Where polynomial and cosine decay end.
         decay_factor: What exponential decay multiplies by, in stairs.
@@ -44,50 +44,34 @@ class Schedule:
         return self.end_learning_rate + (self.learning_rate - self.end_learning_rate) * remaining
 
 
-def make_schedule(
-    decay_type: str,
-    *,
-    learning_rate: float,
-    end_learning_rate: float = 0.0001,
-    decay_factor: float = 0.94,
-    num_epochs_per_decay: float | None = None,
-    warmup_epochs: float = 0.0,
-    steps_per_epoch: float,
-    max_steps: int | None,
-) -> Schedule:
+def make_schedule(settings: ScheduleSettings, *, steps_per_epoch: float, max_steps: int | None) -> Schedule:
     """A schedule in steps from settings in epochs.
 
     slim's decay steps become 0, and its rate NaN, where an epoch is shorter than a step; ours are at least 1. slim ends
     polynomial decay after `num_epochs_per_decay` = 2 epochs unless told otherwise; ours ends with the run, unless told.
 
     Args:
-        decay_type: One of `DECAY_TYPES`.
-        learning_rate: The rate before any decay.
-        end_learning_rate: Where polynomial and cosine decay end.
-        decay_factor: Of exponential decay.
-        num_epochs_per_decay: None: 2 epochs for exponential decay, the whole run for polynomial and cosine.
-        warmup_epochs: Length of the linear rise from 0.
+        settings: The rate before any decay, and how it decays.
         steps_per_epoch: Examples divided by the images of a step; may be below 1.
         max_steps: Length of the run; None: without end.
 
     Raises:
-        UserError: An unknown decay type, or a decay over a run without end.
+        UserError: A decay over a run without end.
     """
-    if decay_type not in DECAY_TYPES:
-        raise UserError(f"--learning-rate-decay-type is {decay_type!r}, not one of {', '.join(DECAY_TYPES)}.")
-    if num_epochs_per_decay is None and decay_type in ("polynomial", "cosine"):
+    decay_type, num_epochs = settings.learning_rate_decay_type, settings.num_epochs_per_decay
+    if num_epochs is None and decay_type in ("polynomial", "cosine"):
         if max_steps is None:
             raise UserError(
                 f"--learning-rate-decay-type {decay_type} needs an end.", "Give --max-steps or --num-epochs-per-decay."
             )
         decay_steps = max_steps
     else:
-        decay_steps = int(steps_per_epoch * (2.0 if num_epochs_per_decay is None else num_epochs_per_decay))
+        decay_steps = int(steps_per_epoch * (2.0 if num_epochs is None else num_epochs))
     return Schedule(
         decay_type,
-        learning_rate=learning_rate,
-        end_learning_rate=end_learning_rate,
-        decay_factor=decay_factor,
+        learning_rate=settings.learning_rate,
+        end_learning_rate=settings.end_learning_rate,
+        decay_factor=settings.learning_rate_decay_factor,
         decay_steps=max(1, decay_steps),
-        warmup_steps=warmup_epochs * steps_per_epoch,
+        warmup_steps=settings.warmup_epochs * steps_per_epoch,
     )

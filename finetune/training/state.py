@@ -14,17 +14,24 @@ from finetune.training.optimizers import Optimizer
 
 
 class TrainingState:
-    """What a run's checkpoint holds beside its step."""
+    """What a run's checkpoint holds beside its step.
+
+    Attributes:
+        model: Whose variables are trained.
+        optimizer: Of them.
+        averages: Moving averages of them; None where none are kept.
+        loss_scale: Of float16's losses; None for other types.
+    """
 
     def __init__(
         self, model: Model, optimizer: Optimizer, averages: MovingAverages | None, loss_scale: LossScale | None = None
     ) -> None:
         """Makes the optimizer's slots, in the scope of the current distribution strategy."""
         optimizer.make_slots()
-        self._model = model
-        self._optimizer = optimizer
-        self._averages = averages
-        self._loss_scale = loss_scale
+        self.model = model
+        self.optimizer = optimizer
+        self.averages = averages
+        self.loss_scale = loss_scale
 
     def values(self) -> dict[str, np.ndarray[Any, Any]]:
         """A snapshot by name in a checkpoint.
@@ -32,9 +39,9 @@ class TrainingState:
         Where moving averages are kept every variable has one, as in slim's checkpoints; a frozen one's is its value.
         """
         values = {name: variable.numpy() for name, variable in self._variables().items()}
-        if self._averages is not None:
-            for name in self._model.model_variables:
-                shadow = self._averages.shadows.get(name)
+        if self.averages is not None:
+            for name in self.model.model_variables:
+                shadow = self.averages.shadows.get(name)
                 values[name + MOVING_AVERAGE_SUFFIX] = values[name] if shadow is None else shadow.numpy()
         return values
 
@@ -49,8 +56,8 @@ class TrainingState:
             UserError: Something is missing, or has another shape.
         """
         wanted = self._variables()
-        if self._averages is not None:
-            wanted |= {name + MOVING_AVERAGE_SUFFIX: shadow for name, shadow in self._averages.shadows.items()}
+        if self.averages is not None:
+            wanted |= {name + MOVING_AVERAGE_SUFFIX: shadow for name, shadow in self.averages.shadows.items()}
         missing = sorted(set(wanted) - set(values))
         if missing:
             raise UserError(
@@ -67,8 +74,8 @@ class TrainingState:
             variable.assign(values[name])
 
     def _variables(self) -> dict[str, Any]:
-        loss_scale = self._loss_scale.state() if self._loss_scale is not None else {}
-        return {**self._model.model_variables, **self._optimizer.state(), **loss_scale}
+        loss_scale = self.loss_scale.state() if self.loss_scale is not None else {}
+        return {**self.model.model_variables, **self.optimizer.state(), **loss_scale}
 
 
 def first_not_finite(values: Mapping[str, np.ndarray[Any, Any]]) -> str | None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from finetune.model.model import Outputs, variable_name
 from finetune.training.loss_scaling import LossScale
-from finetune.training.losses import classification_loss, weight_decay_loss
+from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
 from finetune.types import Tensor
@@ -23,12 +23,9 @@ class TrainingStep:
     def __init__(
         self,
         forward: Callable[[Tensor, Tensor], Outputs],
+        loss: TrainingLoss,
         optimizer: Optimizer,
-        trained: Sequence[Any],
         *,
-        decayed: Sequence[Any] = (),
-        weight_decay: float = 0.0,
-        label_smoothing: float = 0.0,
         averages: MovingAverages | None = None,
         loss_scale: LossScale | None = None,
         seed: int = 0,
@@ -38,22 +35,17 @@ class TrainingStep:
 
         Args:
             forward: The training pass, from inputs, images or features, and a dropout seed [2] to outputs.
+            loss: Of its outputs.
             optimizer: Of the trained variables.
-            trained: The variables to train.
-            decayed: Those of them that weight decay applies to.
-            weight_decay: Its factor.
-            label_smoothing: Of the targets.
             averages: Moving averages to update after each step.
             loss_scale: Of the losses that gradients are computed of; None: 1.
             seed: Of dropout, together with the step.
             use_xla: Whether XLA compiles the step.
         """
         self._forward = forward
+        self._loss = loss
         self._optimizer = optimizer
-        self._trained = list(trained)
-        self._decayed = list(decayed)
-        self._weight_decay = weight_decay
-        self._label_smoothing = label_smoothing
+        self._trained = optimizer.variables
         self._averages = averages
         self._loss_scale = loss_scale
         self._seed = seed
@@ -120,10 +112,8 @@ class TrainingStep:
             tf.stack([tf.constant(self._seed, tf.int32), step]), replica.replica_id_in_sync_group
         )
         outputs = self._forward(inputs, seed)
-        loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels, self._label_smoothing)
-        decay = weight_decay_loss(self._decayed, self._weight_decay)
         # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
-        losses = tf.stack([loss, decay]) / self._strategy.num_replicas_in_sync
+        losses = self._loss(outputs, labels) / self._strategy.num_replicas_in_sync
         whole = tf.reduce_sum(losses)
         # Not by a tape, which sees nothing of a split model's head.
         gradients = tf.gradients(whole if self._loss_scale is None else self._loss_scale.scaled(whole), self._trained)

@@ -90,11 +90,11 @@ def feature_batches(
         start_step: How many batches to leave out.
     """
     num_images = len(views[0].labels)
-    first_view = np.random.default_rng([seed, 0]).integers(len(views), size=num_images)
+    first_view = np.random.default_rng([seed % 2**32, 0]).integers(len(views), size=num_images)
     epoch, position = divmod(start_step * batch_size, num_images)
     left: list[tuple[int, int]] = []
     while True:
-        order = np.random.default_rng([seed, 1, epoch]).permutation(num_images)[position:]
+        order = np.random.default_rng([seed % 2**32, 1, epoch]).permutation(num_images)[position:]
         left += [(int((first_view[row] + epoch) % len(views)), int(row)) for row in order]
         while len(left) >= batch_size:
             yield _gather(views, left[:batch_size])

@@ -17,6 +17,8 @@ class SplitModel:
     `head(trunk(images), seed)` equals the model's own pass to the bit.
 
     Attributes:
+        model: The model.
+        plan: Which of its variables training changes.
         frontier: Specifications of the tensors between the two, each float32 [B,...] whatever the layers compute in:
             NumPy's files know no bfloat16, and float32 holds all its values.
         num_bytes: Of the frontier for one image.
@@ -31,6 +33,8 @@ class SplitModel:
             plan: Which variables training changes.
             is_training: The mode of the pass.
         """
+        self.model = model
+        self.plan = plan
         graph = tf.__internal__.FuncGraph("split")
         with graph.as_default():
             size = [None, model.image_size, model.image_size, model.channels]
@@ -52,6 +56,10 @@ class SplitModel:
         self._has_auxiliary_logits = outputs.auxiliary_logits is not None
         self._trunk = Subgraph(graph, [images], frontier, model.model_variables)
         self._head = Subgraph(graph, [*frontier, seed], wanted, model.model_variables, updates)
+
+    def of_evaluation(self) -> "SplitModel":
+        """The same model's pass in evaluation, in two."""
+        return SplitModel(self.model, self.plan, is_training=False)
 
     def trunk(self, images: Tensor) -> list[Tensor]:
         """The frontier's values for images [B,H,W,C], float32; to be called inside a `tf.function`."""

@@ -76,7 +76,8 @@ def training_step(network: str, precision: str, batch_size: int, batch_norm: str
 
     from finetune.model.model import variable_name
     from finetune.model.scopes import plan_variables
-    from finetune.settings.config import OptimizerSettings
+    from finetune.settings.train import OptimizerSettings
+    from finetune.training.losses import TrainingLoss
     from finetune.training.optimizers import Optimizer
     from finetune.training.step import TrainingStep
 
@@ -84,12 +85,11 @@ def training_step(network: str, precision: str, batch_size: int, batch_norm: str
     plan = plan_variables(model.network_variables(), checkpoint_shapes=None)
     model.freeze(plan, batch_norm)
     trained = [model.model_variables[variable.name] for variable in plan.trained]
+    decayed = [variable for variable in trained if variable_name(variable) in model.decayed_names]
     step = TrainingStep(
         lambda images, seed: model(images, is_training=True, seed=seed),
+        TrainingLoss(weight_decay=0.00004, decayed=decayed),
         Optimizer(OptimizerSettings(), trained, {}),
-        trained,
-        decayed=[variable for variable in trained if variable_name(variable) in model.decayed_names],
-        weight_decay=0.00004,
     )
     batch = some_images(model, batch_size), tf.zeros([batch_size], tf.int64)
     return lambda: step(batch, 0, 0.0001).numpy()

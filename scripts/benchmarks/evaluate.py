@@ -78,20 +78,15 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, float]:
 
     start_tensorflow()
     from finetune.datasets.dataset import find_dataset
-    from finetune.datasets.pipeline import evaluation_batches
+    from finetune.datasets.pipeline import ReadOptions, evaluation_batches
     from finetune.evaluation.scoring import inference_function, score
     from finetune.preprocessing import get_preprocessing
 
     model = make_model(arguments.network, arguments.precision)
     infer = inference_function(model)
     dataset = find_dataset(arguments.images_dir, None, "train")
-    batches = evaluation_batches(
-        dataset,
-        get_preprocessing(arguments.network),
-        image_size=model.image_size,
-        channels=model.channels,
-        batch_size=arguments.batch_size,
-    )
+    options = ReadOptions(get_preprocessing(arguments.network), model.image_size, model.channels)
+    batches = evaluation_batches(dataset, options, batch_size=arguments.batch_size)
     images = some_images(model, arguments.batch_size)
     num_batches = max(1, dataset.num_examples // arguments.batch_size)
 

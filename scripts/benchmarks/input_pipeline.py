@@ -115,18 +115,12 @@ def finetune_batches(folder: Path, augmentation: str) -> tuple[Any, int]:
 
     start_tensorflow()
     from finetune.datasets.dataset import find_dataset
-    from finetune.datasets.pipeline import training_batches
+    from finetune.datasets.pipeline import ReadOptions, training_batches
     from finetune.preprocessing import get_preprocessing
 
     dataset = find_dataset(folder / "records", None, "train")
-    batches = training_batches(
-        dataset,
-        get_preprocessing("inception", augmentation),
-        image_size=IMAGE_SIZE,
-        channels=3,
-        batch_size=BATCH_SIZE,
-        seed=0,
-    )
+    options = ReadOptions(get_preprocessing("inception", augmentation), image_size=IMAGE_SIZE, channels=3)
+    batches = training_batches(dataset, options, batch_size=BATCH_SIZE, seed=0)
     return batches, -(-dataset.num_examples // BATCH_SIZE)
 
 

@@ -44,7 +44,8 @@ def write_for_keras(checkpoint: Path, path: Path) -> None:
     import keras
 
     from finetune.foreign_weights.keras_weights import write_keras_weights
-    from finetune.prediction.classifier import ClassifierSettings, restore_classifier
+    from finetune.prediction.classifier import restore_classifier
+    from finetune.settings.classifier import ClassifierSettings
 
     classifier = restore_classifier(ClassifierSettings(checkpoint=checkpoint, model="mobilenet_v2"))
     whole = write_keras_weights(classifier.model, path)

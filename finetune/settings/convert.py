@@ -1,0 +1,118 @@
+"""Settings of `finetune-convert`."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from finetune.errors import UserError
+from finetune.settings.choices import (
+    DEFAULT_BACKGROUND,
+    DEFAULT_MAX_MEGAPIXELS,
+    DEFAULT_VALIDATION_FRACTION,
+    LAYOUTS,
+    LEAST_SAMPLE_BITS,
+    MAX_IMAGES_PER_SHARD,
+    MIN_SHARDS,
+    MOST_MEGAPIXELS,
+    MOST_SAMPLE_BITS,
+    MOST_SHARDS,
+    ON_CORRUPT,
+)
+from finetune.settings.flags import CommandSettings, flag
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSourceSettings(CommandSettings):
+    """The images, and what their classes are known by."""
+
+    title: ClassVar[str] = "Classes and pixels"
+
+    layout: str | None = flag(
+        None, choices=LAYOUTS, help="what the folders there are; not given: told by their names and what they hold"
+    )
+    labels_csv: Path | None = flag(
+        None,
+        metavar="FILE",
+        help="CSV with the file and class of each image, and its split if known, in place of class folders",
+    )
+    background: str = flag(
+        DEFAULT_BACKGROUND, metavar="COLOUR", help="what transparency is laid on, such as white, black or #ff8000"
+    )
+    sample_bits: int | None = flag(
+        None,
+        at_least=LEAST_SAMPLE_BITS,
+        at_most=MOST_SAMPLE_BITS,
+        metavar="N",
+        help="bits that files of 16 a sample use; not given: as many as their largest value needs",
+    )
+    max_megapixels: float = flag(
+        DEFAULT_MAX_MEGAPIXELS, above=0, at_most=MOST_MEGAPIXELS, metavar="N", help="larger images can't be read"
+    )
+    on_corrupt: str = flag(
+        "fail", choices=ON_CORRUPT, help="files that can't be read: name them and stop, or leave them out"
+    )
+    strict: bool = flag(False, help="write nothing if anything is left out, changed or guessed, or looks doubtful")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layout is not None and self.labels_csv is not None:
+            raise UserError(
+                "--layout and --labels-csv are both given.", "Leave out --layout: the table says the classes."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSettings(CommandSettings):
+    """How the images are divided."""
+
+    title: ClassVar[str] = "Splits"
+
+    validation_fraction: float | None = flag(
+        None,
+        at_least=0,
+        below=1,
+        metavar="F",
+        help=f"part of each class for validation; not given: {DEFAULT_VALIDATION_FRACTION}, or the folder's own split",
+    )
+    validation_size: int | None = flag(
+        None, at_least=0, metavar="N", help="number of images for validation, instead of a fraction"
+    )
+    test_fraction: float | None = flag(
+        None, at_least=0, below=1, metavar="F", help="part of each class for a test split; not given: none"
+    )
+    seed: int = flag(0, help="another seed divides and shuffles differently")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_fraction is not None and self.validation_size is not None:
+            raise UserError("--validation-fraction and --validation-size are both given.", "Give one of them.")
+        if (self.validation_fraction or 0) + (self.test_fraction or 0) >= 1:
+            raise UserError("--validation-fraction and --test-fraction together leave nothing to train on.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertSettings(SplitSettings, ImageSourceSettings):
+    """Settings of `finetune-convert`."""
+
+    title: ClassVar[str] = "From and to"
+
+    dataset_dir: Path = flag(help="where the shards go; the images are looked for there too without --images-dir")
+    images_dir: Path | None = flag(
+        None, help="folder of class folders, or of train/validation(/test) folders of class folders"
+    )
+    dataset_name: str | None = flag(None, help="first part of the shards' names; not given: the name of --dataset-dir")
+    num_shards: int | None = flag(
+        None,
+        at_least=1,
+        at_most=MOST_SHARDS,
+        metavar="N",
+        help=f"shards per split; not given: {MIN_SHARDS}, more beyond {MAX_IMAGES_PER_SHARD} images each",
+    )
+    workers: int | None = flag(None, at_least=1, metavar="N", help="processes; not given: one for each core")
+    overwrite: bool = flag(False, help="replace the data set if it exists")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = self.dataset_name
+        if name is not None and (name != Path(name).name or name.startswith(".")):
+            raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")

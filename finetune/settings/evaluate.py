@@ -1,0 +1,111 @@
+"""Settings of `finetune-eval`."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from finetune.errors import UserError
+from finetune.settings.choices import MATCH_LABELS_HELP, PRECISIONS, TEST_TIME_AUGMENTATIONS, WAYS_TO_MATCH
+from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.train import DEFAULT_RUN_DIR, only
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalDataSettings(CommandSettings):
+    """The records, and how they are read."""
+
+    title: ClassVar[str] = "Data"
+
+    dataset_dir: Path = flag(help="folder of the TFRecord shards")
+    dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
+    split: str = flag("validation", slim=["dataset_split_name"], help="split to evaluate on")
+    labels_offset: int | None = flag(None, at_least=0, help="subtracted from every label; not given: the run's")
+    image_key: str | None = flag(None, metavar="KEY", help="of the image in the records; not given: the run's")
+    label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
+    match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
+    batch_size: int = flag(100, above=0, help="images at a time; the result doesn't depend on it")
+    max_num_batches: int | None = flag(None, above=0, metavar="N", help="only so many batches; not given: all")
+    num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalNetworkSettings(CommandSettings):
+    """The weights, and how their network is rebuilt; what is not given is known from a run's own settings."""
+
+    title: ClassVar[str] = "Checkpoint and network"
+
+    checkpoint: tuple[Path, ...] = flag(
+        (DEFAULT_RUN_DIR,),
+        slim=["checkpoint_path"],
+        help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file; "
+        "given several times: the mean of their weights",
+    )
+    checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
+    average: int | None = flag(
+        None, above=0, metavar="N", help="the mean of the weights of the run's last N checkpoints"
+    )
+    moving_average: bool | None = flag(None, help="the moving averages of the weights; not given: as the run")
+    moving_average_decay: float | None = flag(
+        None, at_least=0, at_most=1, metavar="DECAY", help="any value: the same as --moving-average"
+    )
+    model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
+    preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    precision: str | None = flag(None, choices=PRECISIONS, help="type that layers compute in; not given: the run's")
+    image_size: int | None = flag(
+        None, above=0, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"
+    )
+    use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSettings(EvalDataSettings, EvalNetworkSettings):
+    """Settings of `finetune-eval`."""
+
+    title: ClassVar[str] = "Evaluation"
+
+    tta: str = flag(
+        "none", choices=TEST_TIME_AUGMENTATIONS, help="flip: mean probabilities of an image and its mirror image"
+    )
+    compare: tuple[Path, ...] = flag(
+        (), metavar="RUN", num_values=2, help="is one of two runs better? McNemar's test, and where they differ"
+    )
+    output_dir: Path | None = flag(
+        None, slim=["eval_dir"], help="where the files go; not given: eval_SPLIT beside the checkpoint"
+    )
+    report: bool = flag(True, help="draw the plots and write report.html")
+    write_logits: bool = flag(False, help="put every logit into predictions.csv")
+    assert_accuracy_at_least: float | None = flag(
+        None, at_least=0, at_most=1, metavar="SHARE", help="exit with status 3 below this accuracy"
+    )
+    watch: bool = flag(False, help="evaluate each new checkpoint of a run as it appears")
+    timeout: float = flag(
+        1800.0, above=0, metavar="SECONDS", help="with --watch: stop when none has appeared for so long"
+    )
+
+    master: str = only("", "one process drives all devices")
+    quantize: bool = only(False, "quantised training left TensorFlow with version 1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.checkpoint:
+            raise UserError("--checkpoint names nothing.", "Give a run's folder or a checkpoint, or leave it out.")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        """Each of these says what is evaluated; two of them would say it twice."""
+        wanted = {
+            "--checkpoint, given several times,": len(self.checkpoint) > 1,
+            "--average": self.average is not None,
+            "--watch": self.watch,
+            "--compare": bool(self.compare),
+        }
+        given = [name for name, is_given in wanted.items() if is_given]
+        if len(given) > 1:
+            raise UserError(f"{given[0]} and {given[1]} don't go together.", "Leave one of them out.")
+        if self.compare and self.checkpoint != (DEFAULT_RUN_DIR,):
+            raise UserError("--compare and --checkpoint don't go together.", "Give both runs after --compare.")
+        if self.compare and (self.assert_accuracy_at_least is not None or self.write_logits):
+            raise UserError(
+                "--compare goes neither with --assert-accuracy-at-least nor with --write-logits.",
+                "Evaluate the runs one by one for these.",
+            )

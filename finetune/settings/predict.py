@@ -1,0 +1,32 @@
+"""Settings of `finetune-predict`."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from finetune.settings.choices import DEFAULT_MAX_MEGAPIXELS, MOST_MEGAPIXELS, PREDICTION_FORMATS
+from finetune.settings.classifier import ClassifierSettings
+from finetune.settings.flags import flag
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictSettings(ClassifierSettings):
+    """Settings of `finetune-predict`."""
+
+    title: ClassVar[str] = "Images and predictions"
+
+    images: tuple[str, ...] = flag(
+        (), positional=True, is_path=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
+    )
+    top_k: int = flag(1, above=0, metavar="K", help="the K likeliest classes of each image")
+    output: Path | None = flag(None, metavar="FILE.csv|.json|.txt", help="not given: standard output")
+    format: str | None = flag(
+        None, choices=PREDICTION_FORMATS, help="not given: what the output is called, lines on standard output"
+    )
+    max_megapixels: float = flag(
+        DEFAULT_MAX_MEGAPIXELS, above=0, at_most=MOST_MEGAPIXELS, metavar="N", help="larger images get an error row"
+    )
+    batch_size: int = flag(32, above=0, help="images at a time; the result doesn't depend on it")
+    num_preprocessing_threads: int | None = flag(
+        None, above=0, metavar="N", help="that read and decode images; not given: a few more than there are cores"
+    )

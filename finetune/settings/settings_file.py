@@ -1,0 +1,59 @@
+"""Settings in TOML files: what `--config` reads, and what a run's config.toml holds."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError, did_you_mean
+from finetune.settings.flags import Flag, checked, flags_of, flat_values
+from finetune.settings.words import item_of_words, value_of_words
+from finetune.whole_files import read_text
+
+
+def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
+    """Settings from a TOML file: a key for each flag, spelled with underscores or dashes, or as slim spells it.
+
+    Raises:
+        UserError: No such file, no TOML, a key that is no setting, a value that its flag doesn't allow.
+    """
+    try:
+        table = tomllib.loads(read_text(path))
+    except OSError as error:
+        raise UserError(f"--config: {path} can't be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"--config: {path} is not TOML: {error}.") from error
+    flags = {name: flag for flag in flags_of(settings_class) for name in (flag.name, *flag.slim)}
+    settings = {}
+    for key, value in table.items():
+        flag = flags.get(key.replace("-", "_"))
+        if flag is None:
+            raise UserError(f"--config: {path} has the unknown key {key!r}.", did_you_mean(key, flags))
+        settings[flag.name] = _read_value(flag, path, value)
+    return settings
+
+
+def to_toml_table(settings: Any) -> dict[str, Any]:
+    """The settings as a flat TOML table that `read_toml` reads back; those that are None are left out."""
+    values = flat_values(settings)
+    table: dict[str, Any] = {}
+    for flag in flags_of(type(settings)):
+        value = values[flag.name]
+        if value is None or not flag.is_recorded:
+            continue
+        if isinstance(value, Path):
+            value = str(value)
+        table[flag.name] = list(map(_plain, value)) if isinstance(value, tuple) else value
+    return table
+
+
+def _plain(item: Any) -> Any:
+    return str(item) if isinstance(item, Path) else item
+
+
+def _read_value(flag: Flag, path: Path, value: Any) -> Any:
+    try:
+        if flag.is_list and isinstance(value, list):
+            return checked(flag, [item_of_words(flag, str(item)) for item in value])
+        return checked(flag, value_of_words(flag, str(value)))
+    except UserError as error:
+        raise UserError(f"--config: {path}: {error}") from error
