@@ -23,7 +23,8 @@ Mistakes that the user can mend raise `UserError`; Ctrl-C in a training raises `
 KeyboardInterrupt, once its checkpoint is written. Importing this module loads no TensorFlow; the functions do.
 """
 
-from finetune.commands.convert import Conversion, convert
+from finetune.commands.conversion import Conversion
+from finetune.commands.convert import convert
 from finetune.commands.evaluate import evaluate
 from finetune.commands.export import ExportResult, export
 from finetune.commands.predict import predict

@@ -1,1 +1,4 @@
-"""What `finetune-convert`, `-train` and the other commands do: one module a verb, settings in, work done, words out."""
+"""The commands: settings in, work done, words out. One module for each verb.
+
+Only `finetune.api` and the scripts import them.
+"""

@@ -15,10 +15,11 @@ from finetune.prediction.classifier import restore_classifier
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.settings.choices import CALIBRATION_SPLIT
 from finetune.settings.export import ExportSettings
+from finetune.types import Array
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
-    from finetune.exports.exported import Array, Exported
+    from finetune.exports.exported import Exported
     from finetune.exports.measure import Measured
     from finetune.prediction.classifier import Classifier
 

@@ -18,14 +18,12 @@ from finetune.nets import get_spec
 from finetune.nets.spec import NetSpec
 from finetune.notices import few
 from finetune.settings.import_weights import ImportSettings
+from finetune.types import Array
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from finetune.foreign_weights.foreign_file import ForeignFile
     from finetune.model.model import Model
 
-    Array = np.ndarray[Any, Any]
 
 # Largest difference of logits, as a part of the largest logit, that rounding explains.
 TOLERANCE = 1e-4

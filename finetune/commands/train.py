@@ -33,6 +33,7 @@ from finetune.settings.train import (
     parse_multipliers,
 )
 from finetune.training.schedules import make_schedule
+from finetune.types import Variable
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
@@ -407,7 +408,7 @@ def _make_step(settings: TrainSettings, inputs: "TrainingInputs", state: "Traini
 
 
 def _with_precision(
-    settings: TrainSettings, model: "Model", trained: Sequence[Any], images: "TrainingImages"
+    settings: TrainSettings, model: "Model", trained: Sequence[Variable], images: "TrainingImages"
 ) -> TrainSettings:
     """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
     import tensorflow as tf
@@ -424,7 +425,7 @@ def _with_precision(
     return dataclasses.replace(settings, devices=dataclasses.replace(devices, precision=precision))
 
 
-def _resume(state: Any, source: "Checkpoint") -> int:
+def _resume(state: "TrainingState", source: "Checkpoint") -> int:
     state.restore({name: source.read(name) for name in source.shapes}, source.prefix)
     step = source.step()
     if step is None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-Array = np.ndarray[Any, Any]
+from finetune.types import Array
 
 MOST_VALUE = 0xFFFF
 TIFF_BITS_PER_SAMPLE = 258

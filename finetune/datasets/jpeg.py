@@ -15,9 +15,9 @@ Damage that happens to form valid codes can't be seen by anybody.
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Array = Any  # Of NumPy, which takes a while to load.
+from finetune.types import Array
 
 START = b"\xff\xd8"
 END = b"\xff\xd9"

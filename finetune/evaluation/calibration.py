@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from finetune.evaluation.metrics import Array, Scores
+from finetune.evaluation.metrics import Scores
+from finetune.types import Array
 
 NUM_BINS = 15
 

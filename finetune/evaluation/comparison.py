@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from finetune.evaluation.metrics import Array, Scores
+from finetune.evaluation.metrics import Scores
+from finetune.types import Array
 
 # With fewer discordant images the chi-square distribution is too rough (Dietterich 1998, Neural Computation 10(7)).
 FEWEST_FOR_CHI_SQUARE = 25

@@ -3,11 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from finetune.types import Array
 
 # Of the standard normal distribution: 95 % of it lie between minus and plus this.
 NORMAL_95 = 1.959963984540054

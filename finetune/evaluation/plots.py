@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.evaluation.calibration import NUM_BINS, Calibration
-from finetune.evaluation.metrics import Array
+from finetune.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune.evaluation import plots
 from finetune.evaluation.calibration import calibration
-from finetune.evaluation.metrics import Array, class_figures, confusion_matrix, most_confused, wilson_interval
+from finetune.evaluation.metrics import class_figures, confusion_matrix, most_confused, wilson_interval
 from finetune.evaluation.result_files import REPORT_FILE, EvalResult
 from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.model.scopes import PlannedVariable, VariablePlan
@@ -20,6 +20,7 @@ from finetune.runs.provenance import read_provenance, software_versions
 from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.settings.flags import flags_of
 from finetune.settings.train import TrainSettings
+from finetune.types import Array
 from finetune.whole_files import printable, write_text
 
 if TYPE_CHECKING:

@@ -2,16 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from finetune.exports.signatures import Signature
 from finetune.prediction.classifier import Classifier
-from finetune.types import Tensor
-
-Array = np.ndarray[Any, Any]
+from finetune.types import Array, Tensor
 
 
 @dataclasses.dataclass(frozen=True)

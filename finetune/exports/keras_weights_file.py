@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.errors import UserError
-from finetune.exports.exported import Array, Exported
+from finetune.exports.exported import Exported
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights.keras_weights import application_call, padding_remark, write_keras_weights
 from finetune.prediction.classifier import Classifier
+from finetune.types import Array
 
 FILE = "classifier.weights.h5"
 # Keras's kernels add in another order than ours.

@@ -14,8 +14,9 @@ from finetune.datasets.pipeline import decode_image, evaluation_batches, records
 from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
 from finetune.exports.exif_turning import UPRIGHT, exif_orientation
-from finetune.exports.exported import Array, Exported, Tensor, answer, prepared_images
+from finetune.exports.exported import Exported, answer, prepared_images
 from finetune.prediction.classifier import Classifier
+from finetune.types import Array, Tensor
 
 NUM_FIXED_IMAGES = 8
 

@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.errors import UserError
-from finetune.exports.exported import Array, Exported, answer, prepared_images
+from finetune.exports.exported import Exported, answer, prepared_images
 from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
 from finetune.model.tensorflow_paths import plain_folder
 from finetune.prediction.classifier import Classifier
+from finetune.types import Array
 
 FILE = "model.onnx"
 OPSET = 17

@@ -21,12 +21,12 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.datasets.description import LABELS_FILE
-from finetune.exports.exported import Array, Exported, answer, prepared_images
+from finetune.exports.exported import Exported, answer, prepared_images
 from finetune.exports.file_decoding import decode_file
 from finetune.exports.signatures import PIXELS, Signature, TensorDescription, describe_tensor
 from finetune.model.tensorflow_paths import is_pattern, plain_folder
 from finetune.prediction.classifier import Classifier
-from finetune.types import Tensor
+from finetune.types import Array, Tensor
 
 log = logging.getLogger("finetune")
 

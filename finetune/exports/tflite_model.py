@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.exports.exported import Array, Exported, answer, prepared_images
+from finetune.exports.exported import Exported, answer, prepared_images
 from finetune.exports.signatures import Signature, TensorDescription, describe_tensor
 from finetune.model.tensorflow_paths import plain_folder
 from finetune.prediction.classifier import Classifier
+from finetune.types import Array
 
 TOLERANCE = 1e-4
 LOADING = "ai_edge_litert.interpreter.Interpreter(model_path=file).get_signature_runner(), called with images=..."

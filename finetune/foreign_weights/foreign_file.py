@@ -3,14 +3,10 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 
 from finetune.model.scopes import Shape
 from finetune.nets.spec import NetSpec
-
-Array = np.ndarray[Any, Any]
+from finetune.types import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,11 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from finetune.errors import UserError, first_line
-from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
+from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
 from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
 from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
+from finetune.types import Array
 
 Node = Any
 

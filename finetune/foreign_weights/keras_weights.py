@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.errors import UserError, first_line
-from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
+from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
 from finetune.foreign_weights.keras_names import get_application, match_layers
 from finetune.model.recognise import count_classes
 from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
+from finetune.types import Array
 
 if TYPE_CHECKING:
     from finetune.model.model import Model

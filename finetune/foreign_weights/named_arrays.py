@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import UserError, first_line
-from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
+from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
 from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
 from finetune.model.checkpoint import GLOBAL_STEP, open_checkpoint
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Shape
 from finetune.nets.spec import NetSpec
+from finetune.types import Array
 
 
 class NamedArrays(ForeignFile):

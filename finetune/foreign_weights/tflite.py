@@ -11,9 +11,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from finetune.errors import UserError, first_line
-from finetune.foreign_weights.foreign_file import Array, ForeignFile, FoundWeights
+from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
 from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
+from finetune.types import Array
 
 FILE_IDENTIFIER = b"TFL3"
 

@@ -26,6 +26,7 @@ from finetune.model.tensorflow_paths import is_misread, plain_prefix
 from finetune.model.weight_files import NOT_READ, file_kind, what_reads
 from finetune.notices import few
 from finetune.published.catalogue import catalogue
+from finetune.types import Array
 from finetune.whole_files import write_text
 
 log = logging.getLogger("finetune")
@@ -83,7 +84,7 @@ class Checkpoint:
         self._keys = keys
         self.shapes: dict[str, Shape] = {name: tuple(shapes[keys[name]]) for name in sorted(keys)}
 
-    def read(self, name: str) -> np.ndarray[Any, Any]:
+    def read(self, name: str) -> Array:
         """The tensor called `name`.
 
         Raises:
@@ -184,7 +185,7 @@ def newest_whole(folder: Path) -> Checkpoint | None:
     return None
 
 
-def count_not_finite(values: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> dict[str, int]:
+def count_not_finite(values: Iterable[tuple[str, Array]]) -> dict[str, int]:
     """How many of an array's values are NaN or infinite, by name, for the arrays that hold any."""
     counts = {
         name: value.size - int(np.isfinite(value).sum()) for name, value in values if value.dtype.kind not in "OSU"

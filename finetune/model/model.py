@@ -13,7 +13,7 @@ from finetune.model.checkpoint import Checkpoint, count_not_finite, refuse_not_f
 from finetune.model.scopes import NetworkVariable, VariablePlan, shortest_scopes
 from finetune.nets.layers import DECAYED_VARIABLES, layer_modes
 from finetune.nets.spec import NetSpec
-from finetune.types import Tensor
+from finetune.types import Tensor, Variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Model(tf.Module):
         self.num_classes = num_classes
         self.image_size = image_size or spec.image_size
         self.channels = channels or spec.channels
-        self.model_variables: dict[str, Any] = {}
+        self.model_variables: dict[str, Variable] = {}
         self.decayed_names: frozenset[str] = frozenset()
         self.is_frozen: Callable[[str], bool] = lambda scope: False
         self.compute_dtype = tf.float32
@@ -188,6 +188,6 @@ class Model(tf.Module):
         return variable if dtype == variable.dtype else tf.cast(variable, dtype)
 
 
-def variable_name(variable: Any) -> str:
+def variable_name(variable: Variable) -> str:
     """A variable's name in a checkpoint."""
     return str(variable.name).removesuffix(":0")

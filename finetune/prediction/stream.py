@@ -16,8 +16,8 @@ from finetune.errors import UserError
 from finetune.evaluation.scoring import inference_function
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.writers import Guess, Prediction
+from finetune.types import Array
 
-Array = np.ndarray[Any, Any]
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 

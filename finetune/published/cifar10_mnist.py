@@ -5,14 +5,12 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from finetune.errors import UserError
-
-Array = np.ndarray[Any, Any]
+from finetune.types import Array
 
 CIFAR_SIDE_PIXELS = 32
 # What an IDX file of bytes begins with: two zeros, the type, the number of dimensions.

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint, checkpoints_by_step, count_not_finite, refuse_not_finite
+from finetune.types import Array
 
 
 class MeanCheckpoint(Checkpoint):
@@ -44,7 +44,7 @@ class MeanCheckpoint(Checkpoint):
                 )
             _refuse_other_classes(other.prefix, self.prefix)
 
-    def read(self, name: str) -> np.ndarray[Any, Any]:
+    def read(self, name: str) -> Array:
         """The mean of the tensors called `name`; where it is of whole numbers, such as the step, the last one.
 
         Raises:

@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from finetune.model.model import Outputs
-from finetune.types import Tensor
+from finetune.types import Tensor, Variable
 
 # Szegedy et al. (arXiv:1409.4842) weigh auxiliary classifiers by 0.3; slim's trainer by 0.4.
 AUXILIARY_WEIGHT = 0.4
@@ -51,7 +50,7 @@ class TrainingLoss:
 
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
-    decayed: Sequence[Any] = ()
+    decayed: Sequence[Variable] = ()
 
     def __call__(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """A tensor [2]: cross-entropy, with the auxiliary head's part, of labels [B], and weight decay."""
@@ -59,6 +58,6 @@ class TrainingLoss:
         return tf.stack([loss, weight_decay_loss(self.decayed, self.weight_decay)])
 
 
-def weight_decay_loss(variables: Iterable[Any], weight_decay: float) -> Tensor:
+def weight_decay_loss(variables: Iterable[Variable], weight_decay: float) -> Tensor:
     """`weight_decay` times half the sum of squares of the variables: slim's `l2_regularizer`. A float32 scalar."""
     return weight_decay * tf.add_n([tf.constant(0.0), *(tf.nn.l2_loss(variable) for variable in variables)])

@@ -2,11 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import tensorflow as tf
 
-from finetune.types import Tensor
+from finetune.types import Tensor, Variable
 
 
 class MovingAverages:
@@ -16,7 +15,7 @@ class MovingAverages:
         shadows: The average of each variable, by the variable's name.
     """
 
-    def __init__(self, variables: Mapping[str, Any], decay: float) -> None:
+    def __init__(self, variables: Mapping[str, Variable], decay: float) -> None:
         """Makes the averages, in the scope of the current distribution strategy, equal to the variables.
 
         Args:
@@ -53,5 +52,5 @@ class MovingAverages:
                 variable.assign(raw[name])
 
 
-def _move(shadow: Any, value: Tensor, share: Tensor) -> None:
+def _move(shadow: Variable, value: Tensor, share: Tensor) -> None:
     shadow.assign_sub((shadow - value) * share)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from finetune.model.model import variable_name
 from finetune.settings.train import OptimizerSettings
-from finetune.types import Tensor
+from finetune.types import Tensor, Variable
 
 
 class Optimizer:
@@ -19,7 +19,9 @@ class Optimizer:
         variables: The variables to train.
     """
 
-    def __init__(self, settings: OptimizerSettings, variables: Sequence[Any], multipliers: Mapping[str, float]) -> None:
+    def __init__(
+        self, settings: OptimizerSettings, variables: Sequence[Variable], multipliers: Mapping[str, float]
+    ) -> None:
         """Makes the optimizers, in the scope of the current distribution strategy.
 
         Args:
@@ -28,7 +30,7 @@ class Optimizer:
             multipliers: Of the learning rate, by variable name; 1 where a name is absent.
         """
         self.variables = list(variables)
-        self._groups: dict[float, list[Any]] = {}
+        self._groups: dict[float, list[Variable]] = {}
         for variable in variables:
             self._groups.setdefault(multipliers.get(variable_name(variable), 1.0), []).append(variable)
         self._rates = {multiplier: tf.Variable(0.0, trainable=False) for multiplier in self._groups}
@@ -50,12 +52,12 @@ class Optimizer:
         for multiplier, variables in self._groups.items():
             self._optimizers[multiplier]._create_slots(variables)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Variable]:
         """The state's variables, by the names that slim's Saver gives them: `.../weights/RMSProp`, `beta1_power`."""
         return {variable_name(slot): slot for optimizer in self._optimizers.values() for slot in optimizer.variables()}
 
 
-def _make(settings: OptimizerSettings, rate: Any) -> Any:
+def _make(settings: OptimizerSettings, rate: Variable) -> Any:
     v1 = tf.compat.v1.train
     makers: Mapping[str, Callable[[], Any]] = {
         "adadelta": lambda: v1.AdadeltaOptimizer(rate, settings.adadelta_rho, settings.epsilon),

@@ -6,13 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
 from finetune.model.model import Model
 from finetune.training.losses import classification_loss
-from finetune.types import Tensor
+from finetune.types import Tensor, Variable
 
 log = logging.getLogger("finetune")
 
@@ -80,7 +79,9 @@ def resolve_precision(wanted: str, supported: Sequence[str], measure: Callable[[
     return fastest
 
 
-def measure_step(model: Model, trained: Sequence[Any], batch: tuple[Tensor, Tensor], precision: str) -> StepMeasure:
+def measure_step(
+    model: Model, trained: Sequence[Variable], batch: tuple[Tensor, Tensor], precision: str
+) -> StepMeasure:
     """Times passes forward and back in a precision, and leaves the model as it was.
 
     Args:
@@ -127,7 +128,7 @@ def _agrees(measure: StepMeasure, reference: StepMeasure) -> bool:
     return abs(measure.loss - reference.loss) <= LARGEST_LOSS_DIFFERENCE * max(1.0, abs(reference.loss))
 
 
-def _statistics(model: Model) -> list[Any]:
+def _statistics(model: Model) -> list[Variable]:
     return [variable for variable in model.model_variables.values() if not variable.trainable]
 
 

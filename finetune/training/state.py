@@ -1,7 +1,6 @@
 """All that changes in training, under slim's names: variables, optimizer slots, moving averages. Saved and restored."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from finetune.model.scopes import MOVING_AVERAGE_SUFFIX
 from finetune.training.loss_scaling import LossScale
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
+from finetune.types import Array, Variable
 
 
 class TrainingState:
@@ -33,7 +33,7 @@ class TrainingState:
         self.averages = averages
         self.loss_scale = loss_scale
 
-    def values(self) -> dict[str, np.ndarray[Any, Any]]:
+    def values(self) -> dict[str, Array]:
         """A snapshot by name in a checkpoint.
 
         Where moving averages are kept every variable has one, as in slim's checkpoints; a frozen one's is its value.
@@ -45,7 +45,7 @@ class TrainingState:
                 values[name + MOVING_AVERAGE_SUFFIX] = values[name] if shadow is None else shadow.numpy()
         return values
 
-    def restore(self, values: Mapping[str, np.ndarray[Any, Any]], source: str) -> None:
+    def restore(self, values: Mapping[str, Array], source: str) -> None:
         """Takes up a run's state.
 
         Args:
@@ -73,11 +73,11 @@ class TrainingState:
                 )
             variable.assign(values[name])
 
-    def _variables(self) -> dict[str, Any]:
+    def _variables(self) -> dict[str, Variable]:
         loss_scale = self.loss_scale.state() if self.loss_scale is not None else {}
         return {**self.model.model_variables, **self.optimizer.state(), **loss_scale}
 
 
-def first_not_finite(values: Mapping[str, np.ndarray[Any, Any]]) -> str | None:
+def first_not_finite(values: Mapping[str, Array]) -> str | None:
     """The name of a value that holds NaN or infinity, or None."""
     return next((name for name, value in values.items() if not np.isfinite(value).all()), None)

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from finetune.progress import progress
-from finetune.types import Tensor
+from finetune.types import Array, Tensor
 from finetune.whole_files import whole_folder
-
-Array = np.ndarray[Any, Any]
 
 log = logging.getLogger("finetune")
 

@@ -1,14 +1,12 @@
 """A model in two: a trunk whose values never change in training, and a head that is all the rest."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from finetune.model.model import Model, Outputs
 from finetune.model.scopes import VariablePlan
 from finetune.trunk.frontier import find_frontier, frontier_bytes, varying_operations
 from finetune.trunk.subgraph import Subgraph
-from finetune.types import Operation, Tensor
+from finetune.types import FuncGraph, Operation, Tensor
 
 
 class SplitModel:
@@ -80,7 +78,7 @@ class SplitModel:
         return Outputs(outputs[0], outputs[1] if self._has_auxiliary_logits else None, {})
 
 
-def _changing_inputs(graph: Any, model: Model, plan: VariablePlan) -> set[str]:
+def _changing_inputs(graph: FuncGraph, model: Model, plan: VariablePlan) -> set[str]:
     """Names of the operations that stand for variables that a training step changes."""
     changing = {
         id(model.model_variables[variable.name].handle)

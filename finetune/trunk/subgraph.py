@@ -1,11 +1,10 @@
 """A part of a traced graph as a function that can be called in another graph."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from finetune.types import FuncGraph, Operation, Tensor
+from finetune.types import FuncGraph, Operation, Tensor, Variable
 
 
 class Subgraph:
@@ -20,7 +19,7 @@ class Subgraph:
         graph: FuncGraph,
         inputs: Sequence[Tensor],
         outputs: Sequence[Tensor],
-        variables: Mapping[str, Any],
+        variables: Mapping[str, Variable],
         effects: Sequence[Operation] = (),
     ) -> None:
         """Cuts the part out.
