@@ -1,7 +1,9 @@
 """The benchmarks: their flags, their tables, what they make of photographs; the cheapest of them end to end."""
 
+import argparse
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -172,10 +174,101 @@ def test_memory_is_of_all_processes(shared_code, tmp_path, monkeypatch):
     assert watched.seconds > 0
 
 
+@pytest.fixture
+def history(shared_code):
+    return shared_code("history")
+
+
+def arguments_of(folder):
+    return argparse.Namespace(command="full.py --networks mobilenet_v2", history=folder / "history.csv")
+
+
+def test_figures_are_appended_beside_those_before(history, tmp_path, capsys):
+    arguments = arguments_of(tmp_path)
+    history.record(arguments, [history.Figure("mobilenet_v2, finetune", 123.456789, "images/s")])
+    assert capsys.readouterr().out.endswith("  mobilenet_v2, finetune: 123.46 images/s\n")
+    history.record(arguments, [history.Figure("mobilenet_v2, finetune", 99.5, "images/s")])
+    first, second = history.read(arguments.history)
+    told = f"mobilenet_v2, finetune: 99.5 images/s; before, {first['date']} at {first['commit'] or 'no commit'}: 123.46"
+    assert told in capsys.readouterr().out
+    assert tuple(first) == history.COLUMNS
+    assert (first["figure"], second["figure"]) == ("123.46", "99.5")
+    assert {row["command"] for row in (first, second)} == {arguments.command}
+    assert "TensorFlow 2" in first["versions"]
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+@pytest.mark.parametrize("column", ["processor", "command", "what", "unit"])
+def test_only_like_is_compared_with_like(history, column):
+    row = dict.fromkeys(history.COLUMNS, "1")
+    assert "before" in history.compare(row, [row])
+    assert "before" not in history.compare(row, [row | {column: "2"}])
+
+
+def test_the_last_figure_is_the_one_before(history):
+    row = dict.fromkeys(history.COLUMNS, "1")
+    assert history.compare(row, [row, row | {"figure": "3"}, row | {"figure": "4", "unit": "s"}]).endswith(": 3")
+
+
+def test_history_that_can_not_be_written_is_kept(history, tmp_path):
+    arguments = arguments_of(tmp_path)
+    history.record(arguments, [history.Figure("a", 1.0, "seconds")])
+    before = arguments.history.read_bytes()
+    with pytest.raises(AttributeError):
+        history.record(arguments, [history.Figure("b", 2.0, "seconds"), None])
+    assert arguments.history.read_bytes() == before
+
+
+def test_the_commit_is_that_of_the_checkout(history, tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(history, "HERE", tmp_path)
+    assert not history.current_commit()
+    git("init")
+    for name in ("code.py", "history.csv"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "1")
+    commit = history.current_commit()
+    assert re.fullmatch("[0-9a-f]{7,}", commit)
+    (tmp_path / "history.csv").write_text("2")
+    assert history.current_commit() == commit
+    (tmp_path / "code.py").write_text("2")
+    assert history.current_commit() == f"{commit}+"
+
+
+def test_without_git_there_is_no_commit(history, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert not history.current_commit()
+
+
+def test_commands_are_the_same_on_every_machine(shared_code, monkeypatch):
+    measuring = shared_code("measuring")
+    words = ["full.py", "--history", "/h.csv", "--work-dir", "/w", "--images-dir", "/a/flower photos", "--repeats", "3"]
+    monkeypatch.setattr(sys, "argv", [*words, "--checkpoint=/b/net.ckpt", "--networks", "mobilenet_v2"])
+    command = shared_code("full").parse_arguments().command
+    assert command == "full.py --images-dir 'flower photos' --checkpoint net.ckpt --networks mobilenet_v2"
+    assert measuring.HISTORY.is_file()
+
+
+def test_the_history_holds_commands_as_they_are_recorded(shared_code, monkeypatch):
+    history = shared_code("history")
+    rows = history.read(history.HISTORY)
+    assert all(float(row["figure"]) > 0 for row in rows)
+    commands = {row["command"] for row in rows if not row["command"].startswith("finetune-")}
+    assert len(commands) > 5
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        assert shared_code(sys.argv[0].removesuffix(".py")).parse_arguments().command == command
+
+
 @pytest.mark.slow
-def test_conversion_is_measured(tmp_path):
+def test_conversion_is_measured(history, tmp_path):
     images = write_class_folders(tmp_path / "images", blue=6, red=6)
-    text = run_script(BENCHMARKS / "convert.py", "--images-dir", images, "--copies", "2", "--repeats", "1")
+    words = ["--images-dir", images, "--copies", "2", "--repeats", "1", "--history", tmp_path / "history.csv"]
+    text = run_script(BENCHMARKS / "convert.py", *words)
     rows = re.findall(
         r"^\| (finetune-convert|slim's way) +\| +(\d+) \| +(\S+) \| +(\S+) \| +(\S+) \| +(\S+)× \|$", text, re.M
     )
@@ -187,6 +280,10 @@ def test_conversion_is_measured(tmp_path):
     ]
     assert all(float(figure.replace(",", "")) > 0 for row in rows for figure in row[2:])
     assert max(map(len, text.splitlines())) <= 80
+    recorded = history.read(tmp_path / "history.csv")
+    names = ("finetune-convert", "slim's way")
+    assert [row["what"] for row in recorded] == [f"{name}, {count} images" for count in (24, 96) for name in names]
+    assert {row["command"] for row in recorded} == {"convert.py --images-dir images --repeats 1 --copies 2"}
 
 
 @pytest.mark.slow

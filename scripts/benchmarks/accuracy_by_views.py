@@ -9,10 +9,12 @@ import argparse
 import statistics
 from pathlib import Path
 
+from history import Figure, record
 from measuring import (
     add_checkpoint,
     make_parser,
     number,
+    parse,
     print_machine,
     print_table,
     say,
@@ -25,20 +27,15 @@ def main() -> None:
     """Measures, and prints the table."""
     arguments = parse_arguments()
     print_machine()
-    rows = []
+    rows, figures = [], []
     with temporary_folder(arguments.work_dir) as folder:
         records = prepare_photographs(arguments.images_dir, folder).records
         for views in arguments.views:
             runs = [train(views, seed, arguments, records, folder / "run") for seed in arguments.seeds]
             accuracies = [run.accuracy for run in runs]
-            rows.append(
-                [
-                    views,
-                    *(f"{accuracy:.4f}" for accuracy in accuracies),
-                    f"{statistics.mean(accuracies):.4f}",
-                    number(statistics.median(run.seconds for run in runs)),
-                ]
-            )
+            mean, seconds = statistics.mean(accuracies), statistics.median(run.seconds for run in runs)
+            rows.append([views, *(f"{accuracy:.4f}" for accuracy in accuracies), f"{mean:.4f}", number(seconds)])
+            figures += [Figure(f"views {views}", mean, "accuracy"), Figure(f"views {views}", seconds, "seconds")]
     print_table(
         f"mobilenet_v2 head, {arguments.max_steps} steps, augmentation {arguments.augmentation}",
         ["views", *(f"seed {seed}" for seed in arguments.seeds), "mean", "seconds"],
@@ -46,6 +43,7 @@ def main() -> None:
         "Accuracy on the validation split after the last step; median seconds of the",
         "whole command.",
     )
+    record(arguments, figures)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -58,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", default="0.005", help="at the first step")
     parser.add_argument("--optimizer", default="adam", help="of finetune-train")
     parser.add_argument("--augmentation", default="default", help="of finetune-train")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def train(views: str, seed: str, arguments: argparse.Namespace, records: Path, run_folder: Path) -> Trained:

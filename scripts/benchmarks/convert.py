@@ -8,10 +8,12 @@ tf.train.Example, and written, in one process with two threads.
 """
 
 import argparse
+import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from history import Figure, record
 from measuring import (
     add_repeats,
     command,
@@ -19,6 +21,7 @@ from measuring import (
     make_parser,
     median_run,
     number,
+    parse,
     print_machine,
     print_table,
     script,
@@ -40,19 +43,34 @@ def main() -> None:
         convert_as_slim(arguments.images_dir, arguments.slim_output)
         return
     print_machine()
-    rows = []
+    rows, figures = [], []
     with temporary_folder(arguments.work_dir) as folder:
         many, few = folder / "many", folder / "few"
         num_many = write_shifted_copies(arguments.images_dir, many, FACTOR * arguments.copies)
         num_few = link_first_copies(many, few, arguments.copies)
         for images_dir, num_images in ((few, num_few), (many, num_many)):
-            rows += measure(images_dir, num_images, arguments, folder / "records")
+            measured = measure(images_dir, num_images, arguments, folder / "records")
+            own_seconds = measured["finetune-convert"].seconds
+            for name, run in measured.items():
+                rate = num_images / run.seconds
+                rows.append(
+                    [
+                        name,
+                        f"{num_images:,}",
+                        number(run.seconds),
+                        number(rate),
+                        number(run.peak_bytes / MIB),
+                        times(run.seconds, own_seconds),
+                    ]
+                )
+                figures.append(Figure(f"{name}, {num_images:,} images", rate, "images/s"))
     print_table(
         f"Photographs to records, {arguments.workers} workers",
         ["program", "images", "seconds", "images/s", "MiB", "finetune is"],
         rows,
         "Seconds and memory are of the whole command, with all its processes.",
     )
+    record(arguments, figures)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,11 +80,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=20, help=f"of each photograph; then {FACTOR} times as many")
     parser.add_argument("--workers", type=int, default=2, help="processes of finetune-convert")
     parser.add_argument("--slim-output", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parse(parser)
 
 
-def measure(images_dir: Path, num_images: int, arguments: argparse.Namespace, records: Path) -> list[list[str]]:
-    """A row for each of the two ways."""
+def measure(images_dir: Path, num_images: int, arguments: argparse.Namespace, records: Path) -> dict[str, Watched]:
+    """The run of median length in each of the two ways, with the most memory that any of its runs had."""
 
     def finetune() -> Watched:
         shutil.rmtree(records, ignore_errors=True)
@@ -79,19 +97,10 @@ def measure(images_dir: Path, num_images: int, arguments: argparse.Namespace, re
         return run_watched(script("convert.py", "--images-dir", images_dir, "--slim-output", records))
 
     results = in_turn({"finetune-convert": finetune, "slim's way": slim}, arguments.repeats)
-    middle = {name: median_run(runs) for name, runs in results.items()}
-    own_seconds = middle["finetune-convert"].seconds
-    return [
-        [
-            name,
-            f"{num_images:,}",
-            number(run.seconds),
-            number(num_images / run.seconds),
-            number(max(run.peak_bytes for run in results[name]) / MIB),
-            times(run.seconds, own_seconds),
-        ]
-        for name, run in middle.items()
-    ]
+    return {
+        name: dataclasses.replace(median_run(runs), peak_bytes=max(run.peak_bytes for run in runs))
+        for name, runs in results.items()
+    }
 
 
 def convert_as_slim(images_dir: Path, output_dir: Path) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bare import make_model, some_images
+from history import Figure, record
 from measuring import (
     add_repeats,
     in_turn,
     make_parser,
     medians,
     number,
+    parse,
     print_machine,
     print_table,
     run,
@@ -40,17 +42,19 @@ def main() -> None:
         print(json.dumps(measure_here(arguments)))
         return
     print_machine()
-    rows = []
+    rows, figures = [], []
     with temporary_folder(arguments.work_dir) as folder:
         records = prepare_photographs(arguments.images_dir, folder).records
         for network in arguments.networks:
             rates = measure_in_child(network, records, arguments)
             rows += [[network, name, number(rate), times(rate, rates[BARE])] for name, rate in rates.items()]
+            figures += [Figure(f"{network}, {name}", rate, "images/s") for name, rate in rates.items()]
     print_table(
         f"Images a second in evaluation, batch {arguments.batch_size}, {arguments.precision}",
         ["network", "what", "images/s", "forward pass = 1"],
         rows,
     )
+    record(arguments, figures)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=100, help="of finetune-eval")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of both")
     parser.add_argument("--network", choices=NETWORKS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parse(parser)
 
 
 def measure_in_child(network: str, records: Path, arguments: argparse.Namespace) -> dict[str, float]:

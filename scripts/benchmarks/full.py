@@ -9,6 +9,7 @@ ones in both, as Keras's guide advises.
 import argparse
 from pathlib import Path
 
+from history import Figure, record
 from measuring import (
     add_checkpoint,
     add_precision,
@@ -17,6 +18,7 @@ from measuring import (
     make_parser,
     medians,
     number,
+    parse,
     print_machine,
     print_table,
     temporary_folder,
@@ -44,10 +46,11 @@ def main() -> None:
     print_machine()
     with temporary_folder(arguments.work_dir) as folder:
         photographs = prepare_photographs(arguments.images_dir, folder)
-        rows = []
+        rows, figures = [], []
         for network in arguments.networks:
             rates = measure(network, arguments, photographs, folder)
             rows += [[network, name, number(rate), times(rates["finetune"], rate)] for name, rate in rates.items()]
+            figures += [Figure(f"{network}, {name}", rate, "images/s") for name, rate in rates.items()]
         precision = precision_of(folder / "run")
     print_table(
         f"Images a second of steps that train everything, with their input, batch {BATCH_SIZE}",
@@ -57,6 +60,7 @@ def main() -> None:
         "inception_v3 starts from random weights in both, and ours has its auxiliary",
         "head as well.",
     )
+    record(arguments, figures)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -68,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=15, help="of each run")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="[all]")
     parser.add_argument("--batch-norm", choices=("plan", "frozen"), default="plan", help="[plan]")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def measure(network: str, arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> dict[str, float]:

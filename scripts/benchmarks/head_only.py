@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from history import Figure, record
 from keras_transfer import ROUNDING
 from measuring import (
     add_checkpoint,
@@ -22,6 +23,7 @@ from measuring import (
     median_run,
     medians,
     number,
+    parse,
     print_machine,
     print_table,
     run,
@@ -65,7 +67,7 @@ def main() -> None:
     with temporary_folder(arguments.work_dir) as folder:
         photographs = prepare_photographs(arguments.images_dir, folder)
         for part in arguments.parts:
-            measure[part](arguments, photographs, folder)
+            record(arguments, measure[part](arguments, photographs, folder))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -83,10 +85,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rate-steps", type=int, default=30, help="of the parts rates and cache")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="of the part rates")
-    return parser.parse_args()
+    return parse(parser)
 
 
-def time_to_accuracy(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> None:
+def time_to_accuracy(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> list[Figure]:
     """Ours makes all its steps, Keras stops after the epoch that reaches the accuracy."""
     target = arguments.target_accuracy
     options = ["--target-accuracy", str(target), "--epochs", str(arguments.max_epochs)]
@@ -97,13 +99,15 @@ def time_to_accuracy(arguments: argparse.Namespace, photographs: Photographs, fo
         if trained.accuracy < target - ROUNDING
     ]
     print_whole(f"Whole command to a validation accuracy of {target}, {NETWORK}", runs, photographs, remarks)
+    return figures_of_whole("accuracy", runs)
 
 
-def time_of_steps(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> None:
+def time_of_steps(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> list[Figure]:
     """The same number of steps for both, each with one validation in the end."""
     options = ["--steps", str(arguments.steps)]
     runs = compare_whole(arguments, photographs, folder, LONG_WORDS, options, arguments.long_repeats)
     print_whole(f"Whole command of {arguments.steps} steps and one validation, {NETWORK}", runs, photographs, [])
+    return figures_of_whole("long", runs)
 
 
 def compare_whole(
@@ -148,12 +152,19 @@ def print_whole(title: str, runs: dict[str, Trained], photographs: Photographs, 
     )
 
 
-def rates_with_input(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> None:
+def figures_of_whole(part: str, runs: dict[str, Trained]) -> list[Figure]:
+    """Seconds and accuracies for the history."""
+    seconds = [Figure(f"{part}: {name}", run.seconds, "seconds") for name, run in runs.items()]
+    return seconds + [Figure(f"{part}: {name}", run.accuracy, "accuracy") for name, run in runs.items()]
+
+
+def rates_with_input(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> list[Figure]:
     """Images a second of steps that compute everything."""
-    rows = []
+    rows, figures = [], []
     for network in arguments.networks:
         rates = measure_rates(network, arguments, photographs, folder)
         rows += [[network, name, number(rate), times(rates["finetune"], rate)] for name, rate in rates.items()]
+        figures += [Figure(f"rates: {network}, {name}", rate, "images/s") for name, rate in rates.items()]
     print_table(
         f"Images a second of head-only steps with their input, nothing cached, batch {BATCH_SIZE}",
         ["network", "program", "images/s", "finetune is"],
@@ -161,6 +172,7 @@ def rates_with_input(arguments: argparse.Namespace, photographs: Photographs, fo
         "Both flip images at random. inception_v3 starts from random weights in both,",
         f"and ours trains its auxiliary head as well. finetune computes in {precision_of(folder / 'run')}.",
     )
+    return figures
 
 
 def measure_rates(
@@ -183,7 +195,7 @@ def measure_rates(
     return {**medians(results), "forward pass alone": alone}
 
 
-def steps_from_cache(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> None:
+def steps_from_cache(arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> list[Figure]:
     """Steps a second with and without the cache."""
     words = [*head_words(NETWORK, arguments.checkpoint), "--precision", arguments.precision]
     results = in_turn(
@@ -195,13 +207,14 @@ def steps_from_cache(arguments: argparse.Namespace, photographs: Photographs, fo
         },
         arguments.repeats,
     )
-    rates = medians(results)
-    rows = [[name, number(rate / BATCH_SIZE), times(rates["from the cache"], rate)] for name, rate in rates.items()]
+    rates = {name: rate / BATCH_SIZE for name, rate in medians(results).items()}
+    rows = [[name, number(rate), times(rates["from the cache"], rate)] for name, rate in rates.items()]
     print_table(
         f"Steps a second of finetune-train, {NETWORK} head only, batch {BATCH_SIZE}",
         ["steps", "steps/s", "from the cache is"],
         rows,
     )
+    return [Figure(f"cache: {name}", rate, "steps/s") for name, rate in rates.items()]
 
 
 if __name__ == "__main__":

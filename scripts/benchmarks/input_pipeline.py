@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from history import Figure, record
 from measuring import (
     add_repeats,
     command,
@@ -24,6 +25,7 @@ from measuring import (
     make_parser,
     medians,
     number,
+    parse,
     print_machine,
     print_table,
     run,
@@ -71,6 +73,7 @@ def main() -> None:
             )
         )
     print_rates(rates, arguments.num_images)
+    record(arguments, [Figure(name, rate, "images/s") for name, rate in rates.items()])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
         "--passes", type=int, default=3, help="over all photographs in each repeat, after one to warm up"
     )
     parser.add_argument("--child", choices=[*OURS.values(), *PEERS.values(), *LIMIT.values()], help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parse(parser)
 
 
 def measure_in_child(child: str, folder: Path, passes: int) -> float:

@@ -32,6 +32,7 @@ class Timed(Protocol):
 TimedRun = TypeVar("TimedRun", bound=Timed)
 
 HERE = Path(__file__).parent
+HISTORY = HERE / "history.csv"
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 # What decides whether bfloat16 is fast, and which kernels oneDNN has.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -55,6 +56,27 @@ class Finished:
         return json.loads(self.output.splitlines()[-1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where and when a benchmark runs.
+
+    Attributes:
+        date: In ISO format.
+        versions: Of this package, TensorFlow, Keras and Python, as in "TensorFlow 2.21.0".
+        processor: Its name.
+        units: The number of cores, and those of `INSTRUCTION_SETS` that it has.
+    """
+
+    date: str
+    versions: tuple[str, ...]
+    processor: str
+    units: tuple[str, ...]
+
+
+# Flags that change no figure.
+NO_PART_OF_IT = ("work_dir", "history")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of a description, and names defaults where there are some."""
 
@@ -67,7 +89,23 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.add_argument("--images-dir", type=Path, required=True, help="folder with a folder of photographs per class")
     parser.add_argument("--work-dir", type=Path, help="where temporary files go, instead of the system's place")
+    parser.add_argument("--history", type=Path, default=HISTORY, help="file that the figures are appended to")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, and as `command` what of it is the same on every machine.
+
+    That is the flags that are not at their defaults, and of a path its last component.
+    """
+    arguments = parser.parse_args()
+    words = [parser.prog]
+    for name, value in vars(arguments).items():
+        if name not in NO_PART_OF_IT and value != parser.get_default(name):
+            values = value if isinstance(value, list) else [value.name if isinstance(value, Path) else value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    arguments.command = shlex.join(words)
+    return arguments
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -192,20 +230,21 @@ def print_machine() -> None:
 
 def describe_machine() -> list[str]:
     """Lines on the date and the versions, on the processor, and on its cores and instruction sets."""
+    machine = this_machine()
+    return [f"{machine.date}: {', '.join(machine.versions)}", machine.processor, ", ".join(machine.units)]
+
+
+def this_machine() -> Machine:
+    """The one that the benchmark runs on."""
     packages = {"finetune": "finetune", "TensorFlow": "tensorflow", "Keras": "keras"}
     versions = [f"{name} {importlib.metadata.version(package)}" for name, package in packages.items()]
     versions.append(f"Python {platform.python_version()}")
-    processor, units = _processor()
-    return [
-        f"{datetime.datetime.now(datetime.UTC).date()}: {', '.join(versions)}",
-        processor,
-        ", ".join([f"{len(os.sched_getaffinity(0))} cores", *units]),
-    ]
-
-
-def _processor() -> tuple[str, list[str]]:
-    """Its name, and which of `INSTRUCTION_SETS` it has."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    units = facts.get("flags", "").split()
-    return facts.get("model name", platform.machine()), [unit for unit in INSTRUCTION_SETS if unit in units]
+    flags = facts.get("flags", "").split()
+    return Machine(
+        date=str(datetime.datetime.now(datetime.UTC).date()),
+        versions=tuple(versions),
+        processor=facts.get("model name", platform.machine()),
+        units=(f"{len(os.sched_getaffinity(0))} cores", *(unit for unit in INSTRUCTION_SETS if unit in flags)),
+    )

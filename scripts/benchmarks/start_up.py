@@ -6,12 +6,12 @@ python scripts/benchmarks/start_up.py --images-dir PHOTOGRAPHS --checkpoint mobi
 import argparse
 import functools
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from history import Figure, record
 from measuring import (
     add_checkpoint,
     add_repeats,
@@ -21,6 +21,7 @@ from measuring import (
     make_parser,
     medians,
     number,
+    parse,
     print_machine,
     print_table,
     run,
@@ -38,23 +39,34 @@ LIMITS = {"python -c pass": "pass", "import tensorflow": "import tensorflow"}
 
 def main() -> None:
     """Measures, and prints two tables."""
-    parser = make_parser(__doc__)
-    add_repeats(parser)
-    add_checkpoint(parser)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="to take a first step with")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     print_machine()
     limits = {name: functools.partial(seconds_of, [sys.executable, "-c", code]) for name, code in LIMITS.items()}
     helps = {f"{name} --help": functools.partial(seconds_of, command(name, "--help")) for name in COMMANDS}
-    print_seconds("Seconds to the help text", medians(in_turn({**helps, **limits}, arguments.repeats)))
+    seconds = medians(in_turn({**helps, **limits}, arguments.repeats))
+    print_seconds("Seconds to the help text", seconds)
     with temporary_folder(arguments.work_dir) as folder:
         photographs = prepare_photographs(arguments.images_dir, folder)
-        rows = [row for network in arguments.networks for row in first_steps(network, arguments, photographs, folder)]
+        rows = []
+        for network in arguments.networks:
+            first = first_steps(network, arguments, photographs, folder)
+            rows += [[network, name, number(value), times(value, first["finetune"])] for name, value in first.items()]
+            seconds |= {f"first step of {network}, {name}": value for name, value in first.items()}
     print_table(
         "Seconds to the end of the first step, a new head on a frozen network",
         ["network", "program", "seconds", "finetune = 1"],
         rows,
     )
+    record(arguments, [Figure(name, value, "seconds") for name, value in seconds.items()])
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = make_parser(__doc__)
+    add_repeats(parser)
+    add_checkpoint(parser)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="to take a first step with")
+    return parse(parser)
 
 
 def seconds_of(words: list[str]) -> float:
@@ -67,8 +79,10 @@ def print_seconds(title: str, seconds: dict[str, float]) -> None:
     print_table(title, ["command", "seconds"], [[name, number(value)] for name, value in seconds.items()])
 
 
-def first_steps(network: str, arguments: argparse.Namespace, photographs: Photographs, folder: Path) -> list[list[str]]:
-    """A row for each program."""
+def first_steps(
+    network: str, arguments: argparse.Namespace, photographs: Photographs, folder: Path
+) -> dict[str, float]:
+    """The median of each program's seconds."""
     checkpoint, keras_weights = starting_weights(network, arguments.checkpoint, folder)
     ours = [*head_words(network, checkpoint), "--cache-features", "off"]
     theirs = keras_words(network, keras_weights)
@@ -79,8 +93,7 @@ def first_steps(network: str, arguments: argparse.Namespace, photographs: Photog
         },
         arguments.repeats,
     )
-    seconds = {name: statistics.median(figures) for name, figures in results.items()}
-    return [[network, name, number(value), times(value, seconds["finetune"])] for name, value in seconds.items()]
+    return medians(results)
 
 
 def finetune_first_step(records: Path, run_folder: Path, *words: str) -> float:
