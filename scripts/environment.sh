@@ -5,7 +5,7 @@
 #     make_environment dev,demo    # extras of pyproject.toml
 #
 # The active environment is used, else .venv, made by the first suitable Python on PATH. Installing is done once for
-# each state of pyproject.toml.
+# each state of pyproject.toml and of constraints.txt, which holds the versions that were tested.
 
 make_environment() {
   local extras=$1 stamp
@@ -20,10 +20,10 @@ make_environment() {
     source .venv/bin/activate
   fi
   stamp=$VIRTUAL_ENV/.finetune-${extras//,/-}
-  if ! cmp --silent pyproject.toml "$stamp"; then
+  if ! cat pyproject.toml constraints.txt | cmp --silent - "$stamp"; then
     echo "== installing the package with its extras $extras"
-    python -m pip install --quiet --editable ".[$extras]"
-    cp pyproject.toml "$stamp"
+    python -m pip install --quiet --constraint constraints.txt --editable ".[$extras]"
+    cat pyproject.toml constraints.txt >"$stamp"
   fi
 }
 
