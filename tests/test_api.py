@@ -92,7 +92,6 @@ def test_all_that_is_offered_is_documented():
         assert inspect.getdoc(getattr(api, name)), name
 
 
-def test_the_readme_shows_the_same_example():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
-        assert block.strip() == EXAMPLE
+def test_the_page_shows_the_same_example():
+    page = (Path(__file__).parents[1] / "docs/python.md").read_text(encoding="utf-8")
+    assert [block.strip() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)] == [EXAMPLE]
