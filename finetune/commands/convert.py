@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune.commands.command import run_command
 from finetune.commands.conversion import BACKGROUND, Conversion, print_summary, remarks_of
-from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_json, write_labels
+from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_labels
 from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, scan_images
 from finetune.datasets.image_rules import ImageRules
@@ -27,7 +27,7 @@ from finetune.datasets.sample_bits import find_used_bits
 from finetune.datasets.shards import ShardReport, ShardTask, num_cores, write_shards
 from finetune.datasets.split_folders import NoClassesError
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
-from finetune.datasets.staging import files_to_replace, publish, staging_folder
+from finetune.datasets.staging import files_to_replace, whole_dataset
 from finetune.errors import UserError
 from finetune.settings.choices import (
     DEFAULT_VALIDATION_FRACTION,
@@ -36,6 +36,7 @@ from finetune.settings.choices import (
     MOST_SAMPLE_BITS,
 )
 from finetune.settings.convert import ConvertSettings
+from finetune.whole_files import write_json
 
 log = logging.getLogger("finetune")
 
@@ -76,7 +77,7 @@ def convert(settings: ConvertSettings) -> Conversion:
             given_rules, settings.workers, [found.root / file for task in tasks for file in task.files]
         )
         start = time.monotonic()
-        with staging_folder(settings.dataset_dir, name) as staging:
+        with whole_dataset(settings.dataset_dir, name, replaced) as staging:
             with progress("Converting", num_images) as advance:
                 reports = write_shards(
                     tasks, found.root, staging, rules, num_workers=settings.workers, on_progress=advance
@@ -86,7 +87,6 @@ def convert(settings: ConvertSettings) -> Conversion:
             if settings.strict and conversion.remarks:
                 _refuse_remarks(conversion.remarks)
             _describe(staging, conversion, reports, settings.seed)
-            publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
     rate = num_images / seconds
     num_written = num_images - len(conversion.corrupt)
@@ -315,7 +315,7 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},
         "contradictions": {"count": len(conversion.contradictions), "pictures": conversion.contradictions},
     }
-    write_json(staging / FILE_NAME, description)
+    write_json(staging / FILE_NAME, description, indent=2)
     write_labels(staging / LABELS_FILE, conversion.classes)
 
 
