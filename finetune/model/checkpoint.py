@@ -399,4 +399,4 @@ def _others_beside(path: Path, prefix: str) -> str:
     if parts:
         return f": there is {min(parts).name}, but no {name}.index, which belongs to it."
     others = [str(other).removesuffix(".index") for other in sorted(path.parent.glob("*.index"))]
-    return f"; the folder holds {', '.join(others[:3])}." if others else "; the folder holds none."
+    return f"; the folder holds {few(others) or 'none'}."

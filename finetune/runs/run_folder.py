@@ -15,6 +15,7 @@ from finetune.datasets.description import LABELS_FILE, write_labels
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.model.scopes import VariablePlan
+from finetune.notices import few
 from finetune.settings.settings_file import read_toml
 from finetune.settings.train import TrainSettings
 from finetune.whole_files import append_line, gone_if_empty, make_writable, write_json, write_text
@@ -77,8 +78,7 @@ class RunFolder:
             mend = "That run ended before its first checkpoint: remove the folder, or give another --train-dir."
         else:
             mend = "Give another --train-dir."
-        more = " and more" if len(found) > 3 else ""
-        raise UserError(f"--train-dir: {self.path} is not empty: it holds {', '.join(found[:3])}{more}.", mend)
+        raise UserError(f"--train-dir: {self.path} is not empty: it holds {few(found)}.", mend)
 
     def _make(self) -> None:
         try:
