@@ -13,12 +13,11 @@ from finetune.errors import UserError
 from finetune.model.scopes import Purpose, VariablePlan, plan_variables
 from finetune.nets import MODELS, get_spec
 from finetune.nets.spec import NetSpec
+from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.inspect import InspectSettings
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
-
-IMAGENET_CLASSES = 1001  # 0 is background.
 
 Description = dict[str, Any]
 
@@ -133,7 +132,7 @@ def _make_plan(settings: InspectSettings) -> VariablePlan:
     return plan_variables(
         describe_variables(
             spec,
-            num_classes or IMAGENET_CLASSES - spec.label_offset,
+            num_classes or KNOWN_DATASETS["imagenet"].num_classes - spec.label_offset,
             image_size=settings.image_size,
             channels=1 if settings.use_grayscale else None,
         ),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.datasets.folders import (
-    SPLITS,
     ImageFolder,
     canonical_name,
     check_classes_of_splits,
@@ -20,6 +19,7 @@ from finetune.datasets.folders import (
 from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
+from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
 from finetune.notices import few
 
