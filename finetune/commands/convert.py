@@ -281,7 +281,7 @@ def _validation_asked(found: ImageFolder, settings: ConvertSettings) -> bool | N
 
 
 def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardReport], seed: int) -> None:
-    """Writes labels.txt and dataset.json (see description.py for its keys)."""
+    """Writes labels.txt and dataset.json (see datasets/description.py for its keys)."""
     shards: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for report in reports:
         shards[report.task.split].append(

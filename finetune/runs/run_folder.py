@@ -16,11 +16,10 @@ from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.model.scopes import VariablePlan
 from finetune.notices import few
-from finetune.settings.settings_file import read_toml
+from finetune.settings.settings_file import CONFIG_FILE, read_toml
 from finetune.settings.train import TrainSettings
 from finetune.whole_files import append_line, gone_if_empty, make_writable, write_json, write_text
 
-CONFIG_FILE = "config.toml"
 PLAN_FILE = "plan.json"
 METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
