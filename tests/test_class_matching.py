@@ -101,11 +101,6 @@ def test_outputs_in_the_order_of_another_network():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run")
-
-
-@pytest.fixture(scope="module")
 def records(tmp_path_factory):
     """The same pictures of the same classes under several namings, in folders by name."""
     root = tmp_path_factory.mktemp("records")

@@ -7,31 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_flag_rules import ALL_FLAGS
 
 import finetune
 from finetune.nets import MODELS
 from finetune.preprocessing import FAMILIES
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.choices import PUBLISHED_DATASETS
-from finetune.settings.convert import ConvertSettings
-from finetune.settings.download import DownloadSettings
-from finetune.settings.evaluate import EvalSettings
-from finetune.settings.export import ExportSettings
-from finetune.settings.flags import dashed, flags_of
-from finetune.settings.import_weights import ImportSettings
-from finetune.settings.inspect import InspectSettings
-from finetune.settings.predict import PredictSettings
-from finetune.settings.train import TrainSettings
+from finetune.settings.flags import dashed
 
 PACKAGE = Path(finetune.__file__).parent
 ROOT = PACKAGE.parent
 TREES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
-SETTINGS = (
-    *(ConvertSettings, DownloadSettings, EvalSettings, ExportSettings, ImportSettings, InspectSettings),
-    *(PredictSettings, TrainSettings),
-)
-FLAGS = [flag for settings in SETTINGS for flag in flags_of(settings)]
+FLAGS = [flag for _, flag in ALL_FLAGS]
 # Of all commands, and what the documentation of flags calls any.
 COMMON_FLAGS = {"--help", "--version", "--config", "--flag", "--no-flag", "--noflag"}
 
