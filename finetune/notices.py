@@ -15,7 +15,7 @@ def tell_once(notice: str) -> None:
         log.info("%s", notice)
 
 
-def few(items: Sequence[object], most: int = 3, separator: str = ", ") -> str:
-    """The first items in words, and how many more there are."""
-    more = len(items) - most
+def few(items: Sequence[object], most: int = 3, separator: str = ", ", *, total: int | None = None) -> str:
+    """The first items in words, and how many more there are: of these, or of `total` where these are some of them."""
+    more = (len(items) if total is None else total) - min(len(items), most)
     return separator.join(map(str, items[:most])) + (f" and {more:,} more" if more > 0 else "")

@@ -1,18 +1,46 @@
 """Files and folders that appear whole or not at all, and text in them that is no valid Unicode.
 
+All that this program writes is written beside its place, and renamed into it when it is whole: an error or a kill
+leaves what was there before. What the renames of single files and of sets of files put in place is on the disk by
+then, so that a power cut leaves no empty file either; of a folder's many files the system takes care in its own time.
+
 Names of files and classes are bytes to the system. Python has a byte that is no text as a lone surrogate, and refuses
 to write it; here it is written as the byte that it was, in files and on standard output alike.
 """
 
 import codecs
 import contextlib
+import hashlib
+import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 # Name of an error handler: bytes that are no text stay what they were, letters that an encoding lacks become escapes.
 KEEP_BYTES = "finetune-keep-bytes"
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file or a folder is written until it is whole."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Gives a file that is whole its name; what was called so is replaced.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    flush_to_disk(partial)
+    partial.replace(path)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Waits until a file is on the disk: what is renamed before may be found empty after a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -22,21 +50,46 @@ def whole_file(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
     Raises:
         OSError: It can't be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", errors=KEEP_BYTES, newline=newline) as file:
-            yield file
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    with _written_beside(path) as partial, partial.open("w", encoding="utf-8", errors=KEEP_BYTES, newline=newline) as f:
+        yield f
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file, whole or not at all."""
     with whole_file(path) as file:
         file.write(text)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    with _written_beside(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """Writes a JSON file, whole or not at all, in ASCII, which any name of a file survives."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a UTF-8 file, in a single write, which a kill doesn't cut."""
+    with path.open("ab", buffering=0) as file:
+        file.write(f"{line}\n".encode("utf-8", KEEP_BYTES))
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    if path.exists() and not path.is_file():  # A pipe or a device: nothing is to take its place.
+        yield path
+        return
+    partial = partial_path(path)
+    try:
+        yield partial
+        put_in_place(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def read_text(path: Path) -> str:
@@ -61,6 +114,24 @@ def _keep_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(KEEP_BYTES, _keep_bytes)
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits: by it a file is known to be whole, and the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_writable(folder: Path) -> None:
+    """Makes a folder where there is none, and tries whether files can be written in it.
+
+    Raises:
+        OSError: They can't.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+
+
 @contextlib.contextmanager
 def gone_if_empty(folder: Path) -> Iterator[None]:
     """Where an exception ends the context, removes the folder and its parents: those that are new and empty."""
@@ -83,21 +154,61 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: It can't be written.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    with gone_if_empty(folder):
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            yield partial
-            _replace(folder, partial)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    with gone_if_empty(folder), _fresh_folder(partial_path(folder)) as partial:
+        yield partial
+        with _fresh_folder(replaced):
+            old = [(folder, replaced / folder.name)] if folder.exists() else []
+            _rename_all([*old, (partial, folder)])
 
 
-def _replace(folder: Path, new: Path) -> None:
-    replaced = folder.with_name(f"{folder.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        folder.rename(replaced)
-    new.rename(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+@contextlib.contextmanager
+def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = ()) -> Iterator[Path]:
+    """Gives a folder for files that get their names in `folder` together, when the context ends without an exception.
+
+    After an exception there is what was there before. A kill among the renames leaves no file `last`.
+
+    Args:
+        folder: Where the files belong, beside others. It is made where there is none.
+        name: Of the set, for the name of the hidden folder within it that is handed out. What a killed program left
+            there is removed.
+        last: Name of the file that vouches for the others: of the old set it is the first to go, of the new one the
+            last to come.
+        replaced: Files of the folder that make room, beside those of the new ones' names.
+
+    Raises:
+        OSError: They can't be written.
+    """
+    with gone_if_empty(folder), _fresh_folder(folder / f".{name}.partial") as staging:
+        yield staging
+        new = {path.name for path in staging.iterdir()}
+        old = {file for file in new.union(path.name for path in replaced) if os.path.lexists(folder / file)}
+        for file in new:
+            flush_to_disk(staging / file)
+        with _fresh_folder(staging / ".replaced") as aside:
+            going = [(folder / file, aside / file) for file in sorted(old, key=lambda file: (file != last, file))]
+            coming = [(staging / file, folder / file) for file in sorted(new, key=lambda file: (file == last, file))]
+            _rename_all([*going, *coming])
+
+
+@contextlib.contextmanager
+def _fresh_folder(folder: Path) -> Iterator[Path]:
+    """A new, empty folder; gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rename_all(renames: Sequence[tuple[Path, Path]]) -> None:
+    """Renames one after another; where that breaks off, those that were done are undone."""
+    try:
+        for source, target in renames:
+            source.rename(target)
+    except BaseException:
+        for source, target in reversed(renames):
+            if not os.path.lexists(source):
+                target.rename(source)
+        raise

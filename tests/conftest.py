@@ -17,6 +17,23 @@ def shared_dir() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with random weights: of cifarnet, three classes."""
+    from tiny_runs import write_run
+
+    return write_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Record files of the run's classes: 12 images to validate on, 8 to train on."""
+    from tiny_runs import write_records
+
+    folder = write_records(tmp_path_factory.mktemp("data") / "records")
+    return write_records(folder, num_images=8, split="train")
+
+
 @pytest.fixture(autouse=True)
 def fresh_logger() -> Iterator[None]:
     """Our logger as a new process has it: a command that ran in an earlier test left its handler on it."""

@@ -36,7 +36,7 @@ def write_dataset(folder, scores, class_names, encoded=None):
                 image = encoded[label % len(encoded)]
                 writer.write(encode_record(Record(image, "jpg", label, 32, 40, scores.filenames[position])))
         shards.append(Shard(path, writer.num_records, writer.num_bytes, writer.sha256()))
-    return Dataset("made", "validation", tuple(shards), scores.num_classes, tuple(class_names), 3)
+    return Dataset("made", "validation", tuple(shards), scores.num_classes, tuple(class_names))
 
 
 def make_result(folder, scores, *, class_names=None, run_dir=None, encoded=None):

@@ -171,12 +171,6 @@ def test_an_auxiliary_head_that_is_missing_is_one_scope():
         plan_variables(variables, purpose=Purpose(command="evaluate"), **options)
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = write_records(tmp_path_factory.mktemp("data") / "records")
-    return write_records(folder, num_images=8, split="train")
-
-
 NEW_RUN = ["--model=cifarnet", "--batch-size=4", "--max-steps=1", "--learning-rate=0.001"]
 
 

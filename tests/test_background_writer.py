@@ -38,3 +38,14 @@ def test_what_is_pending_is_written_when_an_error_leaves():
         writer.submit(lambda: done.append(1))
         raise ValueError("first")
     assert done == [1]
+
+
+def test_after_a_failure_nothing_is_written_that_counts_on_it():
+    def fail():
+        raise OSError("disk full")
+
+    done = []
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter() as writer:
+        writer.submit(fail)
+        writer.submit(lambda: done.append("best.json"))
+    assert done == []

@@ -22,17 +22,6 @@ from finetune.nets import get_spec
 from finetune.runs.mean_checkpoint import MeanCheckpoint, last_checkpoints
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run")
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = write_records(tmp_path_factory.mktemp("data") / "records")
-    return write_records(folder, num_images=8, split="train")
-
-
 def values_of(run):
     checkpoint = open_checkpoint(run)
     return {name: checkpoint.read(name) for name in checkpoint.shapes}

@@ -19,7 +19,7 @@ CAPITAL = ("Red", "blue", "green")
 
 
 def dataset_of(*names, num_classes=None):
-    return Dataset("wild", "train", (), num_classes or len(names), names or None, 3)
+    return Dataset("wild", "train", (), num_classes or len(names), names or None)
 
 
 # The rule
@@ -98,11 +98,6 @@ def test_outputs_in_the_order_of_another_network():
 
 
 # The commands
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")

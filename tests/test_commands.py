@@ -511,8 +511,29 @@ def test_a_network_in_the_current_folder_is_found_as_the_message_says(tmp_path):
         )
         return done.stdout.decode().splitlines()
 
-    here = str(Path(train.__file__).parents[1])
+    here = str(Path(train.__file__).parents[2])
     first, second = printed(here)
     assert "mine lies in the current folder, which is searched with PYTHONPATH=. before the command" in first
     assert "PYTHONPATH" in second
     assert printed(f".:{here}")[0] == "lenet"
+
+
+def with_closed_output(code):
+    """Runs code whose standard output nobody reads any more, as behind `head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False, text=True)
+    os.close(writer)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = "from finetune.commands.inspect import main; main()"
+    assert with_closed_output(f"import sys; sys.argv[1:] = ['--models']; {command}") == (0, "")
+    assert with_closed_output(f"import sys; sys.argv[1:] = ['--help']; {command}") == (0, "")
+    writing = (
+        "from finetune.commands.command import standard_output; import sys\n"
+        "with standard_output() as file: print('far too much' * 10000, file=file)\n"
+        "print('done', file=sys.stderr)"
+    )
+    assert with_closed_output(writing) == (0, "done\n")

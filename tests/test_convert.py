@@ -450,7 +450,7 @@ def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean
     process = subprocess.Popen([sys.executable, SCRIPT, *argv], stderr=subprocess.PIPE, start_new_session=True)
     signal.signal(signal.SIGINT, previous)
     deadline = time.monotonic() + 300
-    while not list(out.glob(".out.converting/*")) and time.monotonic() < deadline:
+    while not list(out.glob(".out.partial/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal_number) if signal_number == signal.SIGKILL else os.killpg(process.pid, signal_number)
     message = process.communicate(timeout=300)[1].decode()
@@ -459,11 +459,11 @@ def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean
         assert process.returncode == 130
         assert not out.exists()
         return
-    assert [path.name for path in out.iterdir()] == [".out.converting"]
+    assert [path.name for path in out.iterdir()] == [".out.partial"]
     for path in images_dir.glob("a/large_*"):
         path.unlink()
     convert(ConvertSettings(out, images_dir, num_shards=1))
-    assert ".out.converting" not in contents(out)
+    assert ".out.partial" not in contents(out)
 
 
 # Mistakes

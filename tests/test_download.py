@@ -17,10 +17,11 @@ from finetune.errors import UserError
 from finetune.nets import MODELS
 from finetune.published import http_download
 from finetune.published.archives import unpack
-from finetune.published.cache import fetch, sha256
+from finetune.published.cache import fetch
 from finetune.published.catalogue import catalogue, get_published
 from finetune.published.obtain import find_checkpoint
 from finetune.settings.download import DownloadSettings
+from finetune.whole_files import sha256
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 OTHER_CONTENT = CONTENT[::-1]

@@ -18,17 +18,6 @@ from finetune.nets import get_spec
 from finetune.prediction.classifier import restore_classifier
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run")
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = write_records(tmp_path_factory.mktemp("data") / "records")
-    return write_records(folder, num_images=20, split="train")
-
-
 def run_export(run, output, *words):
     return export.main([f"--checkpoint={run}", f"--output-dir={output}", *map(str, words)])
 
@@ -112,7 +101,7 @@ def test_tflite_in_three_precisions(run, records, tmp_path):
         *["model_float16.tflite", "model_float32.tflite", "model_int8.tflite"],
     ]
     description, measured = read_description(output)
-    assert description["calibrated_on"] == {"split": "train", "num_images": 20}
+    assert description["calibrated_on"] == {"split": "train", "num_images": 8}
     assert measured["tflite float32"]["largest_difference"] <= 1e-4
     assert measured["tflite float32"]["accuracy"] == measured["network"]["accuracy"]
     assert 0 < measured["tflite float16"]["largest_difference"] < 0.05

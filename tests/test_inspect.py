@@ -125,7 +125,10 @@ def test_difference_of_two(capsys, mobilenet, tmp_path):
     assert difference["other_values"] == [{"name": "MobilenetV1/Conv2d_0/weights", "largest_difference": 0.25}]
     assert difference["num_equal"] == len(shapes) - 3
     assert main([str(mobilenet), str(other)]) == 0
-    assert "other values: MobilenetV1/Conv2d_0/weights by up to 0.25\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert re.search(r"^other values +MobilenetV1/Conv2d_0/weights +by up to 0\.25$", told, re.MULTILINE)
+    assert re.search(rf"^other shape +{HEAD}/Conv2d_1c_1x1/biases +\[5\] and \[6\]$", told, re.MULTILINE)
+    assert re.search(r"^only in second +stray$", told, re.MULTILINE)
 
 
 def test_plan(capsys, mobilenet):
@@ -139,6 +142,26 @@ def test_plan(capsys, mobilenet):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["MobilenetV1/Conv2d_0/weights", "[3,", "3,", "3,", "8]", "restored", "frozen"]
     assert len([line for line in lines if line.endswith("initialised  trained")]) == 2
+    assert lines[lines.index("") + 1].split() == ["from", "in", "training", "variables", "parameters"]
+    assert lines[-2].split() == ["initialised", "trained", "2", "1,285"]
+    assert lines[-1].split() == ["all", "137", "219,829"]
+
+
+def test_a_name_is_whole_whatever_the_width_of_the_terminal(capsys, mobilenet, monkeypatch):
+    assert main([str(mobilenet)]) == 0
+    in_a_file = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main([str(mobilenet)]) == 0
+    assert capsys.readouterr().out == in_a_file
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    assert main([str(mobilenet)]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(len(line) for line in lines if not line.startswith("checkpoint: ")) == 80
+    assert "…" not in "".join(lines)
+    assert lines[1].split() == ["tensor", "shape", "values", "kind"]
+    names = "".join(re.match(r" ?(\S*)", line)[1] for line in lines)
+    assert f"{HEAD}/Conv2d_1c_1x1/biases/ExponentialMovingAverage" in names
 
 
 def test_mistakes(capsys, mobilenet):

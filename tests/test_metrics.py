@@ -9,9 +9,11 @@ from finetune.evaluation.calibration import calibration
 from finetune.evaluation.comparison import McNemar, mcnemar
 from finetune.evaluation.metrics import (
     Confusion,
+    NotFiniteError,
     class_figures,
     confusion_matrix,
     join_scores,
+    log_softmax,
     most_confused,
     score_batch,
     wilson_interval,
@@ -53,6 +55,12 @@ def test_batches_join_to_the_whole():
     assert joined.summary() == whole.summary()
     assert joined.filenames == whole.filenames
     np.testing.assert_array_equal(joined.logits, whole.logits)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused(value):
+    with pytest.raises(NotFiniteError, match="not finite"):
+        log_softmax(np.array([[0, 1], [0, value]], np.float32))
 
 
 def test_large_logits_overflow_nothing():

@@ -86,6 +86,17 @@ def test_logits_are_slims(published):
         assert difference <= 1e-4 * np.abs(golden).max(), name
 
 
+def test_epsilon_is_as_the_table_says(published):
+    epsilons = set()
+    for operation in published.function.graph.get_operations():
+        if operation.type.startswith("FusedBatchNorm"):
+            epsilons.add(round(operation.get_attr("epsilon"), 9))
+        elif operation.type == "Rsqrt":
+            epsilons.add(round(float(tf.get_static_value(operation.inputs[0].op.inputs[1])), 9))
+    assert epsilons <= {published.model.spec.batch_norm_epsilon}
+    assert bool(epsilons) == any(name.endswith("moving_variance") for name in published.model.model_variables)
+
+
 def test_layer_groups_hold_every_variable_once(published):
     for name in published.model.model_variables:
         assert sum(_is_within(name, group) for group in published.model.spec.layer_groups) == 1, name

@@ -14,18 +14,13 @@ import time
 import numpy as np
 import pytest
 from image_files import encode, picture, write_file
-from tiny_runs import CLASSES, write_records, write_run
+from tiny_runs import CLASSES, write_records
 
 from finetune.commands import evaluate, predict
 from finetune.commands.predict import _open_output
 from finetune.errors import UserError
 from finetune.prediction.find_images import find_images
 from finetune.prediction.stream import _map_in_order
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")

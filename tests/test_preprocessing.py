@@ -13,6 +13,7 @@ from finetune.errors import UserError
 from finetune.nets import MODELS
 from finetune.preprocessing import FAMILIES, get_preprocessing, inception
 from finetune.preprocessing.geometry import crop
+from finetune.settings.choices import AUGMENTATIONS
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "preprocessing.json").read_text())
 RANDOM_FAMILIES = ("cifarnet", "inception", "vgg")
@@ -265,3 +266,12 @@ def test_the_table_needs_no_tensorflow():
     program = "import sys; from finetune.preprocessing import get_preprocessing as g; g('vgg'); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert "finetune.preprocessing" in modules.split() and "tensorflow" not in modules.split()
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_is_random_where_the_family_says_so(name, augmentation):
+    preprocessing = get_preprocessing(name, augmentation)
+    image = tf.constant(noise(40, 50))
+    outcomes = over_seeds(lambda seed: preprocessing.train(image, 32, 32, seed), 20)
+    assert np.any(outcomes != outcomes[0]) == preprocessing.is_random

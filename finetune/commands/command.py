@@ -1,13 +1,14 @@
 """What all commands share: logs on standard error, exit status, mistakes told without a traceback."""
 
+import contextlib
 import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from finetune.errors import Interrupted, UserError
 from finetune.settings.command_line import parse_flags
@@ -63,21 +64,29 @@ def _run(
     configure_logging()
     try:
         words = sys.argv[1:] if argv is None else argv
-        settings = parse_flags(settings_class, words, prog=prog, description=description, find_config=find_config)
-        return function(settings) or EXIT_DONE
+        with standard_output():
+            settings = parse_flags(settings_class, words, prog=prog, description=description, find_config=find_config)
+            return function(settings) or EXIT_DONE
+        return EXIT_DONE
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except BrokenPipeError:
-        # Who read the output has seen enough, as `head` does; Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
     except Interrupted as stop:
         print(f"{prog}: {stop}", file=sys.stderr)
         return EXIT_BY_SIGNAL + stop.signal_number
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return EXIT_BY_SIGNAL + signal.SIGINT
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Standard output to write to; the context ends, without an error, where its reader has seen enough, as `head`."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end.
 
 
 def _leave(status: int) -> None:

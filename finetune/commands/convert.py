@@ -16,9 +16,9 @@ from typing import Any
 
 from finetune.commands.command import run_command
 from finetune.commands.conversion import BACKGROUND, Conversion, print_summary, remarks_of
-from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_json, write_labels
+from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_labels
 from finetune.datasets.duplicates import find_duplicates
-from finetune.datasets.folders import SPLITS, ClassFiles, ImageFolder, scan_images
+from finetune.datasets.folders import ClassFiles, ImageFolder, scan_images
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.image_walk import found_folder, list_folder
 from finetune.datasets.label_table import find_label_table, read_label_table
@@ -26,20 +26,22 @@ from finetune.datasets.remarks import Remark
 from finetune.datasets.sample_bits import find_used_bits
 from finetune.datasets.shards import ShardReport, ShardTask, num_cores, write_shards
 from finetune.datasets.split_folders import NoClassesError
+from finetune.datasets.split_words import SPLITS
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
-from finetune.datasets.staging import files_to_replace, publish, staging_folder
+from finetune.datasets.staging import files_to_replace, whole_dataset
 from finetune.errors import UserError
+from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.choices import (
     DEFAULT_VALIDATION_FRACTION,
     MAX_IMAGES_PER_SHARD,
     MIN_SHARDS,
     MOST_SAMPLE_BITS,
+    PUBLISHED_DATASETS,
 )
 from finetune.settings.convert import ConvertSettings
+from finetune.whole_files import write_json
 
 log = logging.getLogger("finetune")
-
-IMAGENET = "imagenet"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,14 +71,15 @@ def convert(settings: ConvertSettings) -> Conversion:
     with _images_dir(settings) as images_dir:
         found = _find_images(images_dir, settings)
         splits = _divide(found, settings)
-        classes = (BACKGROUND, *found.classes) if name == IMAGENET else found.classes
+        known = KNOWN_DATASETS.get(name)
+        classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
         tasks = _plan_shards(splits, classes, name, settings)
         num_images = sum(len(task.files) for task in tasks)
         rules, guessed = _find_rules(
             given_rules, settings.workers, [found.root / file for task in tasks for file in task.files]
         )
         start = time.monotonic()
-        with staging_folder(settings.dataset_dir, name) as staging:
+        with whole_dataset(settings.dataset_dir, name, replaced) as staging:
             with progress("Converting", num_images) as advance:
                 reports = write_shards(
                     tasks, found.root, staging, rules, num_workers=settings.workers, on_progress=advance
@@ -86,7 +89,6 @@ def convert(settings: ConvertSettings) -> Conversion:
             if settings.strict and conversion.remarks:
                 _refuse_remarks(conversion.remarks)
             _describe(staging, conversion, reports, settings.seed)
-            publish(staging, settings.dataset_dir, replaced)
     seconds = time.monotonic() - start
     rate = num_images / seconds
     num_written = num_images - len(conversion.corrupt)
@@ -130,14 +132,13 @@ def _images_dir(settings: ConvertSettings) -> Iterator[Path]:
 
     That is unpacked from its files in --dataset-dir where they are there, else downloaded.
     """
-    from finetune.published.catalogue import DATASETS
     from finetune.published.obtain import default_folder, find_published_files, obtain, unpacked_for_now
 
     folder, name = settings.dataset_dir, settings.dataset_name
     has_folders = folder.is_dir() and bool(list_folder(found_folder(folder)).folders)
     if settings.images_dir is not None:
         yield settings.images_dir
-    elif has_folders or name is None or name not in {dataset.name for dataset in DATASETS}:
+    elif has_folders or name is None or name not in PUBLISHED_DATASETS:
         yield folder
     elif files := find_published_files(name, folder):
         log.info("Images from %s.", ", ".join(map(str, files)))
@@ -280,7 +281,7 @@ def _validation_asked(found: ImageFolder, settings: ConvertSettings) -> bool | N
 
 
 def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardReport], seed: int) -> None:
-    """Writes labels.txt and dataset.json (see description.py for its keys)."""
+    """Writes labels.txt and dataset.json (see datasets/description.py for its keys)."""
     shards: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for report in reports:
         shards[report.task.split].append(
@@ -315,7 +316,7 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},
         "contradictions": {"count": len(conversion.contradictions), "pictures": conversion.contradictions},
     }
-    write_json(staging / FILE_NAME, description)
+    write_json(staging / FILE_NAME, description, indent=2)
     write_labels(staging / LABELS_FILE, conversion.classes)
 
 

@@ -30,7 +30,7 @@ from finetune.runs.trained_network import (
     restore_weights,
 )
 from finetune.settings.evaluate import EvalSettings
-from finetune.whole_files import gone_if_empty
+from finetune.whole_files import gone_if_empty, make_writable
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
@@ -299,10 +299,7 @@ def _write_files(result: EvalResult, *, with_report: bool) -> None:
 
 def _make_writable(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        make_writable(folder)
     except OSError as error:
         message = f"--output-dir: {folder} can't be written: {error.strerror}."
         raise UserError(message, "Give another --output-dir.") from error

@@ -1,7 +1,6 @@
 """`finetune-export`: a checkpoint in a format that other programs run, measured against the network it was made of."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from finetune.runs.run_folder import warn_of_other_rules
 from finetune.settings.choices import CALIBRATION_SPLIT
 from finetune.settings.export import ExportSettings
 from finetune.types import Array
+from finetune.whole_files import write_json
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
@@ -84,8 +84,7 @@ def export(settings: ExportSettings) -> ExportResult:
         calibration = _calibration_set(settings, classifier)
         exported = _write(settings, classifier, folder, calibration)
         result = _measure(settings, classifier, dataset, exported)
-        description = json.dumps(_describe(settings, classifier, calibration, exported, result), indent=1)
-        (folder / DESCRIPTION_FILE).write_text(description + "\n", encoding="utf-8")
+        write_json(folder / DESCRIPTION_FILE, _describe(settings, classifier, calibration, exported, result))
     return result
 
 

@@ -5,14 +5,13 @@ Exit status 4 says that all went well but for files that could not be read: they
 
 import contextlib
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from finetune.commands.command import EXIT_DONE, run_command
+from finetune.commands.command import EXIT_DONE, run_command, standard_output
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError
@@ -114,21 +113,14 @@ class _Tally:
 def _open_output(path: Path | None) -> Iterator[TextIO]:
     """A file to write to that gets its name when it is whole, or standard output."""
     if path is None:
-        yield from _standard_output()
+        with standard_output() as file:
+            yield file
         return
     try:
         with whole_file(path, newline="") as file:
             yield file
     except OSError as error:
         raise UserError(f"--output: {path} can't be written: {error.strerror}.") from error
-
-
-def _standard_output() -> Iterator[TextIO]:
-    try:
-        yield sys.stdout
-        sys.stdout.flush()
-    except BrokenPipeError:  # Whoever reads it, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from finetune.errors import Interrupted, UserError
 from finetune.model.scopes import Purpose, check_scopes, in_scope, plan_variables
 from finetune.runs.provenance import PROVENANCE_FILE, describe_run
 from finetune.runs.run_folder import (
-    CONFIG_FILE,
     FEATURES_FOLDER,
     IMAGES_FILE,
     RunFolder,
@@ -22,7 +21,7 @@ from finetune.runs.run_folder import (
     warn_of_other_rules,
 )
 from finetune.settings.flags import dashed, flags_of, flat_values
-from finetune.settings.settings_file import to_toml_table
+from finetune.settings.settings_file import CONFIG_FILE, to_toml_table
 from finetune.settings.train import (
     DataSettings,
     DeviceSettings,

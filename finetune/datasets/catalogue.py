@@ -143,9 +143,9 @@ def in_order(shards: Sequence[ShardName]) -> list[ShardName]:
     folder, split = shards[0].path.parent, shards[0].split
     counts = {shard.count for shard in shards}
     if len(counts) > 1 or len({shard.index for shard in shards}) < len(shards):
-        files = ", ".join(shard.path.name for shard in shards[:3])
+        files = few([shard.path.name for shard in shards])
         raise UserError(
-            f"{folder} holds two sets of shards for the {split} split ({files} ...).",
+            f"{folder} holds two sets of shards for the {split} split ({files}).",
             "Remove the one that isn't wanted.",
         )
     count = counts.pop()

@@ -20,13 +20,13 @@ from finetune.datasets.description import (
     read_labels,
 )
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
-from finetune.datasets.known import KNOWN_DATASETS, KnownDataset
 from finetune.datasets.records import BYTES, ENCODED, FILENAME, INT64, LABEL, read_feature, read_features
 from finetune.datasets.schema import LabelError, RecordSchema, find_schema
 from finetune.datasets.split_words import canonical_split
 from finetune.datasets.tfrecord import RecordFileError, count_records, find_compression, hash_content, read_records
 from finetune.errors import UserError
 from finetune.notices import tell_once
+from finetune.published.known_datasets import KNOWN_DATASETS, KnownDataset
 
 COPY_AGAIN = "Copy it again, or convert again."
 
@@ -65,7 +65,6 @@ class Dataset:
         shards: In the order of their numbers.
         num_classes: Labels are 0 to num_classes - 1, as they stand in the records.
         class_names: The index is the label; None where they aren't known.
-        channels: Of the images, 1 or 3.
         schema: How its records are read.
         outputs: Of a network, for each label from the labels' offset on; None: the label less the offset.
         image_rules: How image files became its pixels.
@@ -76,7 +75,6 @@ class Dataset:
     shards: tuple[Shard, ...]
     num_classes: int
     class_names: tuple[str, ...] | None
-    channels: int
     schema: RecordSchema = RecordSchema()
     outputs: tuple[int, ...] | None = None
     image_rules: ImageRules = RULES_OF_OTHER_RECORDS
@@ -153,7 +151,6 @@ def find_dataset(
         shards=shards,
         num_classes=num_classes,
         class_names=class_names,
-        channels=known.channels if known and not described else 3,
         schema=schema,
         image_rules=described.image_rules if described else RULES_OF_OTHER_RECORDS,
     )

@@ -25,7 +25,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
@@ -67,11 +66,6 @@ class Description:
     classes: tuple[str, ...]
     shards: Mapping[str, tuple[ShardDescription, ...]]
     image_rules: ImageRules
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes it readably, in ASCII, which any file name survives."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
 
 
 def read_description(dataset_dir: Path) -> Description | None:

@@ -1,6 +1,5 @@
 """The same picture twice: in two splits it makes scores look better than they are, in two classes one is wrong."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from finetune.datasets.folders import readable_name
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.images import pixel_hash
+from finetune.whole_files import sha256
 
 # From the files of a split or a class, relative to the image folder, to the fingerprints of their images.
 Fingerprints = Mapping[str, bytes]
@@ -45,9 +45,9 @@ def find_duplicates(
 
 def _equal_pictures(group: list[tuple[str, str]], images_dir: Path, rules: ImageRules) -> list[list[tuple[str, str]]]:
     """Divides files with one fingerprint into those that are the same picture; mostly they all are, byte for byte."""
-    by_bytes: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    by_bytes: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, file in group:
-        by_bytes[hashlib.sha256((images_dir / file).read_bytes()).digest()].append((split, file))
+        by_bytes[sha256(images_dir / file)].append((split, file))
     by_pixels: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
     for same_bytes in by_bytes.values():
         data = (images_dir / same_bytes[0][1]).read_bytes() if len(by_bytes) > 1 else b""

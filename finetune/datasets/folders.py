@@ -12,8 +12,6 @@ from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import Layout, NoClassesError, check_no_class_holds_splits, recognise
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 
-SPLITS = ("train", "validation", "test")
-
 ClassFiles = dict[str, list[str]]
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.datasets.folders import (
-    SPLITS,
     ImageFolder,
     canonical_name,
     check_classes_of_splits,
@@ -20,6 +19,7 @@ from finetune.datasets.folders import (
 from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
+from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
 from finetune.notices import few
 
@@ -256,8 +256,7 @@ def _advice_on_columns(lines: list[tuple[int, list[str]]]) -> str:
         if first and all(_cell(cells, column) in ("0", "1", "0.0", "1.0") for cells in first)
     ]
     if len(ones) > 1:
-        names = ", ".join(ones[:MOST_NAMED])
-        return f"{names} hold 0 and 1 only: write the name of the one that is 1 into one column, label."
+        return f"{few(ones, MOST_NAMED)} hold 0 and 1 only: write the name of the one that is 1 into one column, label."
     return "Call them filename and label in its first line."
 
 
@@ -309,7 +308,7 @@ def _match(table: Path, rows: list[_Row], images: _Images, found: ImageFolder) -
     mend = "Give the folder that the table is about with --images-dir, or take the rows out."
     if missing and (alike := images.find_alike(missing[0].file)):
         mend = f"Did you mean {alike}? Write the names as the files have them."
-    mend = f"It holds {', '.join(list(images.items)[:MOST_NAMED]) or 'no images'}. {mend}"
+    mend = f"It holds {few(list(images.items), MOST_NAMED) or 'no images'}. {mend}"
     _refuse(table, missing, rows, where, mend)
     where = f"name more than one image in {found.root}"
     _refuse(table, ambiguous, rows, where, "Write the path from there, with the ending.")

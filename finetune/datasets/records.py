@@ -1,6 +1,6 @@
 """The record schema: one tf.train.Example for an image, its label and where it came from.
 
-The keys are those of slim's data sets (design: "Records"); `image/filename` is ours, and slim's readers ignore it.
+The keys are those of slim's data sets; `image/filename` is ours, and slim's readers ignore it.
 Writing needs no TensorFlow, so that a converter's worker processes start in a tenth of a second: an Example is a small
 protobuf message, written here field by field, and read so where a look at single records is enough. Reading for
 training is TensorFlow's own parser (see schema.py).

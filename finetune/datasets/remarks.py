@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.notices import few
+
 MOST_KEPT = 10
 MOST_NAMED = 3
 
@@ -36,10 +38,8 @@ class Remark:
 
     def __str__(self) -> str:
         number = "" if self.count is None else f"{self.count:,} "
-        named = [_on_one_line(example) for example in self.examples[:MOST_NAMED]]
-        num_more = (self.count or 0) - len(named)
-        more = f" and {num_more:,} more" if named and num_more > 0 else ""
-        return f"{self.kind.value}: {number}{self.what}" + (f" ({', '.join(named)}{more})" if named else "")
+        named = few([_on_one_line(example) for example in self.examples], MOST_NAMED, total=self.count)
+        return f"{self.kind.value}: {number}{self.what}" + (f" ({named})" if self.examples else "")
 
     def as_json(self) -> dict[str, Any]:
         """The remark for dataset.json."""

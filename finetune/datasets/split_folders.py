@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.datasets.image_walk import Found, Listing, list_folder
-from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
+from finetune.datasets.split_words import SPLITS, canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, nearest
 from finetune.notices import few
 from finetune.settings.choices import LAYOUTS
@@ -149,8 +149,8 @@ def _find_class_folders(layout: Layout) -> None:
         )
     class_names = [folder.path.name for folder in class_folders]
     splits = {"train": train}
-    for split in ("validation", "test"):
-        if split in layout.splits:
+    for split in SPLITS:
+        if split in layout.splits and split != "train":
             folder = _without_wrapper(layout.splits[split], split)
             if _has_class_folders(folder, class_names):
                 splits[split] = folder

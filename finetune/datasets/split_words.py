@@ -8,6 +8,7 @@ SPLIT_WORDS = {
     ),
     "test": ("test", "testing", "tests", "testset", "testingset", "testdata", "testingdata"),
 }
+SPLITS = tuple(SPLIT_WORDS)
 _SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 
 

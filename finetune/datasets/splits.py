@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.datasets.folders import ClassFiles, canonical_name
+from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
 
 
@@ -28,7 +29,7 @@ def divide(
         validation: How many files of each class go into validation.
         test: How many files of each class go into test.
     """
-    splits: dict[str, ClassFiles] = {"train": {}, "validation": {}, "test": {}}
+    splits: dict[str, ClassFiles] = {split: {} for split in SPLITS}
     for name, files in classes.items():
         drawn = shuffled(files, seed)
         end_test = test[name] + validation[name]

@@ -1,7 +1,6 @@
-"""A data set appears whole under its final names, or not at all."""
+"""What a conversion may take the place of, and the data set that appears there: whole or not at all."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from finetune.datasets.catalogue import catalogue_shards
 from finetune.datasets.description import FILE_NAME, LABELS_FILE
 from finetune.errors import UserError
 from finetune.notices import few
+from finetune.whole_files import whole_set
 
 
 def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[Path, ...]:
@@ -39,30 +39,21 @@ def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[
 
 
 @contextlib.contextmanager
-def staging_folder(dataset_dir: Path, name: str) -> Iterator[Path]:
-    """A hidden folder within `dataset_dir` to write in. Gone afterwards, and so is what a killed run left of its own.
+def whole_dataset(dataset_dir: Path, name: str, replaced: Sequence[Path]) -> Iterator[Path]:
+    """Gives a folder to write a data set in, whose files get their places in `dataset_dir` at the context's end.
+
+    dataset.json comes last, since it vouches for all others.
+
+    Args:
+        dataset_dir: Made where it is missing.
+        name: Of the data set.
+        replaced: As `files_to_replace` gives them; still there after an exception.
 
     Raises:
         UserError: The folder can't be made, or what is written in it fails for want of space or permission.
     """
-    staging = dataset_dir / f".{name}.converting"
-    made = [path for path in (dataset_dir, *dataset_dir.parents) if not path.exists()]
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield staging
+        with whole_set(dataset_dir, name, last=FILE_NAME, replaced=replaced) as staging:
+            yield staging
     except OSError as error:
         raise UserError(f"Converting into {dataset_dir} failed: {error}.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for path in made:
-            with contextlib.suppress(OSError):  # It holds the data set, as it should.
-                path.rmdir()
-
-
-def publish(staging: Path, dataset_dir: Path, replaced: Sequence[Path]) -> None:
-    """Gives the staged files their final names, dataset.json last: it vouches for all others."""
-    for path in replaced:
-        path.unlink()
-    for path in sorted(staging.iterdir(), key=lambda path: (path.name == FILE_NAME, path.name)):
-        path.rename(dataset_dir / path.name)

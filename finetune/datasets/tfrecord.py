@@ -6,7 +6,6 @@ data, masked CRC32-C of the data. TensorFlow also writes the whole of it through
 
 import hashlib
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import google_crc32c
+
+from finetune.whole_files import flush_to_disk, sha256
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
@@ -42,6 +43,7 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("wb", buffering=WRITE_BUFFER_BYTES)
         self._hash = hashlib.sha256()
         self.num_records = 0
@@ -66,11 +68,9 @@ class RecordWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            # The file gets its final name by a rename, which a power cut must not see before the data.
-            self._file.flush()
-            os.fsync(self._file.fileno())
         self._file.close()
+        if kind is None:
+            flush_to_disk(self._path)  # Here, beside other processes' work: it is on the disk by the time all are done.
 
 
 def masked_crc(data: bytes) -> int:
@@ -130,11 +130,10 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 def hash_content(path: Path) -> str:
     """SHA-256 of the file as it is without compression."""
-    if find_compression(path):
-        with path.open("rb") as raw:
-            return hashlib.file_digest(io.BufferedReader(_Inflated(raw)), "sha256").hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if not find_compression(path):
+        return sha256(path)
+    with path.open("rb") as raw:
+        return hashlib.file_digest(io.BufferedReader(_Inflated(raw)), "sha256").hexdigest()
 
 
 def _read_compressed(path: Path, compression: str) -> Iterator[bytes]:

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from finetune.errors import UserError
 from finetune.types import Array
 
 # Of the standard normal distribution: 95 % of it lie between minus and plus this.
 NORMAL_95 = 1.959963984540054
+
+
+class NotFiniteError(UserError):
+    """A network whose logits are not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,28 @@ class Scores:
         }
 
 
+def log_softmax(logits: Array) -> Array:
+    """Logarithms of the softmax probabilities, float64 [B,num_classes], of logits of any float type.
+
+    Raises:
+        NotFiniteError: A logit is not finite.
+    """
+    check_finite(logits)
+    wide = logits.astype(np.float64)
+    shifted = wide - wide.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def check_finite(outputs: Array) -> None:
+    """Makes sure that a network's logits, or their probabilities, are finite.
+
+    Raises:
+        NotFiniteError: One is not.
+    """
+    if not np.isfinite(outputs).all():
+        raise NotFiniteError("The network's logits are not finite: its weights are damaged, or of a failed training.")
+
+
 def score_batch(logits: Array, labels: Array, filenames: Sequence[str], *, keep_logits: bool = False) -> Scores:
     """Scores of one batch.
 
@@ -89,11 +116,12 @@ def score_batch(logits: Array, labels: Array, filenames: Sequence[str], *, keep_
         labels: int [B].
         filenames: B names.
         keep_logits: Whether the scores hold the logits.
+
+    Raises:
+        NotFiniteError: A logit is not finite.
     """
     rows = np.arange(len(labels))
-    wide = logits.astype(np.float64)
-    shifted = wide - wide.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_probabilities = log_softmax(logits)
     predictions = logits.argmax(axis=1)
     true_logits = logits[rows, labels][:, np.newaxis]
     is_before = np.arange(logits.shape[1]) < labels[:, np.newaxis]

@@ -21,7 +21,7 @@ from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.settings.flags import flags_of
 from finetune.settings.train import TrainSettings
 from finetune.types import Array
-from finetune.whole_files import printable, write_text
+from finetune.whole_files import printable, write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,7 +150,7 @@ def _pictures(result: EvalResult) -> dict[str, Picture | None]:
         return plots.confusion_figure(confusion, names, theme, most_inches=inches)
 
     def picture(draw: Draw, file_name: str, alt: str) -> Picture:
-        (result.output_dir / file_name).write_bytes(plots.render(draw(plots.LIGHT, True), "png"))
+        write_bytes(result.output_dir / file_name, plots.render(draw(plots.LIGHT, True), "png"))
         light, dark = (plots.render(draw(theme, False), "svg") for theme in (plots.LIGHT, plots.DARK))
         return Picture(_data_uri(light, "svg+xml"), _data_uri(dark, "svg+xml"), alt)
 

@@ -12,7 +12,7 @@ from finetune.evaluation.calibration import calibration
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.evaluation.seen_images import caution
-from finetune.whole_files import whole_file, write_text
+from finetune.whole_files import append_line, whole_file, write_json
 
 if TYPE_CHECKING:
     from finetune.runs.trained_network import TrainedNetwork
@@ -102,7 +102,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
 
 def write_metrics(result: EvalResult) -> None:
     """Writes metrics.json."""
-    _write_json(result.output_dir / METRICS_FILE, metrics(result))
+    write_json(result.output_dir / METRICS_FILE, metrics(result))
 
 
 def write_predictions(result: EvalResult) -> None:
@@ -133,8 +133,7 @@ def write_confusion_matrix(result: EvalResult) -> None:
 def append_to_history(result: EvalResult) -> None:
     """Adds a line to evaluations.jsonl, where the checkpoints of a watched run follow each other."""
     figures = {"checkpoint": result.checkpoint_name, "step": result.step, **result.scores.summary()}
-    with (result.output_dir / HISTORY_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(figures) + "\n")
+    append_line(result.output_dir / HISTORY_FILE, json.dumps(figures))
 
 
 def write_comparison(folder: Path, runs: Sequence[str], comparison: Comparison) -> None:
@@ -155,7 +154,7 @@ def write_comparison(folder: Path, runs: Sequence[str], comparison: Comparison) 
         "num_differing": len(comparison.differing),
         "mcnemar": dataclasses.asdict(comparison.mcnemar),
     }
-    _write_json(folder / COMPARISON_FILE, figures)
+    write_json(folder / COMPARISON_FILE, figures)
 
 
 def write_differences(folder: Path, class_names: Sequence[str], comparison: Comparison) -> None:
@@ -173,7 +172,3 @@ def write_differences(folder: Path, class_names: Sequence[str], comparison: Comp
             row = [first.filenames[index], label, of_first, of_second]
             row += [class_names[label], class_names[of_first], class_names[of_second]]
             writer.writerow([*row, float(first.probabilities[index]), float(second.probabilities[index]), right])
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -12,10 +12,6 @@ from finetune.model.model import Model
 from finetune.types import Tensor
 
 
-class NotFiniteError(UserError):
-    """A network whose logits are not finite."""
-
-
 def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
     """The model's evaluation pass, traced here and once: from images [B,H,W,C], any B, to logits [B,num_classes]."""
     shape = [None, model.image_size, model.image_size, model.channels]
@@ -52,13 +48,8 @@ def score(
     """
     parts = []
     for images, labels, filenames in batches:
-        logits = np.asarray(infer(images))
-        if not np.isfinite(logits).all():
-            raise NotFiniteError(
-                "The network's logits are not finite: its weights are damaged, or of a failed training."
-            )
         names = [name.decode("utf-8", "surrogateescape") for name in np.asarray(filenames)]
-        parts.append(score_batch(logits, np.asarray(labels), names, keep_logits=keep_logits))
+        parts.append(score_batch(np.asarray(infer(images)), np.asarray(labels), names, keep_logits=keep_logits))
         on_batch(len(names))
     if not parts:
         raise UserError("There are no images to evaluate: the split is empty.")

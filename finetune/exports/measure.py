@@ -13,6 +13,7 @@ from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import decode_image, evaluation_batches, records_in_order
 from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
+from finetune.evaluation.metrics import check_finite
 from finetune.exports.exif_turning import UPRIGHT, exif_orientation
 from finetune.exports.exported import Exported, answer, prepared_images
 from finetune.prediction.classifier import Classifier
@@ -105,8 +106,7 @@ def measure(
     network_tally = _Tally()
     for batch in batches:
         expected = infer(tf.constant(batch.images)).numpy()
-        if not np.isfinite(expected).all():
-            raise UserError("The network's logits are not finite: its weights are damaged, or of a failed training.")
+        check_finite(expected)
         network_tally.add(expected, expected, batch.labels)
         for one, tally in zip(exported, tallies, strict=True):
             tally.add(one.run(batch.images, batch.encoded), expected, batch.labels)

@@ -25,11 +25,13 @@ class Application:
         name: Of the function in `keras.applications`.
         rules: Pattern of a layer's whole name in Keras, and the slim scope below the root scope.
         width_argument: What Keras calls slim's `depth_multiplier`; None: it comes in one width.
+        pads_with_zeros: Whether the pooling of its reduction cells takes the border for zeros, which slim leaves out.
     """
 
     name: str
     rules: Rules
     width_argument: str | None = None
+    pads_with_zeros: bool = False
 
 
 _VGG: Rules = (
@@ -98,19 +100,23 @@ APPLICATIONS = {
     "inception_resnet_v2": Application("InceptionResNetV2", _INCEPTION_RESNET_V2),
     **{f"mobilenet_v1{width}": Application("MobileNet", _MOBILENET, "alpha") for width in ("", "_075", "_050", "_025")},
     **{f"mobilenet_v2{width}": Application("MobileNetV2", _MOBILENET_V2, "alpha") for width in ("", "_140", "_035")},
-    "nasnet_mobile": Application("NASNetMobile", _NASNET),
-    "nasnet_large": Application("NASNetLarge", _NASNET),
+    "nasnet_mobile": Application("NASNetMobile", _NASNET, pads_with_zeros=True),
+    "nasnet_large": Application("NASNetLarge", _NASNET, pads_with_zeros=True),
 }
 
-# What Keras's ResNets compute otherwise than slim's.
-_RESNET_DIFFERENCES = (
+_RESNET_V2_DIFFERENCES = (
     "its pooling windows lie one pixel further to the upper left, and its batch norm has an epsilon of 1.001e-5, not "
     "1e-5"
 )
 _RESNET_V1_DIFFERENCES = (
-    "its convolutions have biases, and its stages begin with the convolution of stride 2 that slim has at the end of "
-    "the stage before"
+    f"{_RESNET_V2_DIFFERENCES}; its convolutions have biases, and its stages begin with the convolution of stride 2 "
+    "that slim has at the end of the stage before"
 )
+# Networks that Keras has under the name of slim's, and what they compute otherwise.
+NAMESAKES = {
+    **{f"resnet_v1_{depth}": _RESNET_V1_DIFFERENCES for depth in (50, 101, 152)},
+    **{f"resnet_v2_{depth}": _RESNET_V2_DIFFERENCES for depth in (50, 101, 152)},
+}
 
 
 def get_application(spec: NetSpec) -> Application:
@@ -121,10 +127,9 @@ def get_application(spec: NetSpec) -> Application:
     """
     if spec.name in APPLICATIONS:
         return APPLICATIONS[spec.name]
-    if spec.name.startswith("resnet_v"):
-        more = f"; {_RESNET_V1_DIFFERENCES}" if spec.name.startswith("resnet_v1") else ""
+    if spec.name in NAMESAKES:
         raise UserError(
-            f"Keras's {spec.name} is another network under the same name: {_RESNET_DIFFERENCES}{more}.",
+            f"Keras's {spec.name} is another network under the same name: {NAMESAKES[spec.name]}.",
             f"Take the published checkpoint instead: finetune-download {spec.name}.",
         )
     raise UserError(f"Keras Applications has no {spec.name}.", f"It has {', '.join(APPLICATIONS)}.")

@@ -24,7 +24,7 @@ KerasVariable = Any
 
 IMAGENET_CLASSES = 1000
 
-NASNET_REMARK = (
+PADDING_REMARK = (
     "Keras's own NASNet pads the pooling of its reduction cells with zeros, which slim leaves out; its logits "
     "with these weights differ a little. Compared is Keras's network with slim's padding."
 )
@@ -102,7 +102,7 @@ def build_application(spec: NetSpec, num_classes: int) -> KerasModel:
 
     build = getattr(keras.applications, get_application(spec).name)
     model = build(**_arguments(spec, num_classes))
-    return _pad_as_slim(model) if _is_nasnet(spec) else model
+    return _pad_as_slim(model) if get_application(spec).pads_with_zeros else model
 
 
 def application_call(spec: NetSpec, num_classes: int) -> str:
@@ -113,7 +113,7 @@ def application_call(spec: NetSpec, num_classes: int) -> str:
 
 def padding_remark(spec: NetSpec) -> tuple[str, ...]:
     """In what Keras's application, as it is, differs from `build_application`'s; empty where in nothing."""
-    return (NASNET_REMARK,) if _is_nasnet(spec) else ()
+    return (PADDING_REMARK,) if get_application(spec).pads_with_zeros else ()
 
 
 def _arguments(spec: NetSpec, num_classes: int) -> dict[str, Any]:
@@ -122,10 +122,6 @@ def _arguments(spec: NetSpec, num_classes: int) -> dict[str, Any]:
     if width_argument:
         arguments[width_argument] = spec.arguments.get("depth_multiplier", 1.0)
     return arguments
-
-
-def _is_nasnet(spec: NetSpec) -> bool:
-    return spec.name.startswith("nasnet")
 
 
 def _pad_as_slim(nasnet: KerasModel) -> KerasModel:

@@ -18,10 +18,6 @@ from finetune.types import Array
 
 FILE_IDENTIFIER = b"TFL3"
 
-# The epsilon of slim's batch norms; its ResNets have another one.
-EPSILON = 1e-3
-RESNET_EPSILON = 1e-5
-
 FOLDED_REMARK = (
     "Batch norm was folded into the weights, and its statistics are lost: mean 0 and variance 1 stand for them. Keep "
     "these layers frozen, or give --batch-norm frozen: with batch statistics they would compute something else."
@@ -103,7 +99,7 @@ class TFLiteFile(ForeignFile):
                     "Give the --model that the file was made of, and its --num-classes.",
                 )
             values[name] = layer.kernel.reshape(shapes[name])
-            values.update(_unfold(name.rpartition("/")[0], layer.bias, shapes, _epsilon(spec)))
+            values.update(_unfold(name.rpartition("/")[0], layer.bias, shapes, spec.batch_norm_epsilon))
         is_folded = any(name.endswith("/moving_variance") for name in values)
         return FoundWeights(values, remarks=(FOLDED_REMARK,) if is_folded else ())
 
@@ -164,10 +160,6 @@ def _in_order_of(kernels: Sequence[str], layers: Sequence[Layer]) -> Sequence[La
         if inside:
             by_scope[max(inside, key=len)] = layer
     return [by_scope[scope] for scope in scopes] if len(by_scope) == len(kernels) else layers
-
-
-def _epsilon(spec: NetSpec) -> float:
-    return RESNET_EPSILON if spec.name.startswith("resnet") else EPSILON
 
 
 def _unfold(scope: str, bias: Array, shapes: Mapping[str, Shape], epsilon: float) -> dict[str, Array]:

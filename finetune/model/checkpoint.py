@@ -27,7 +27,7 @@ from finetune.model.weight_files import NOT_READ, file_kind, what_reads
 from finetune.notices import few
 from finetune.published.catalogue import catalogue
 from finetune.types import Array
-from finetune.whole_files import write_text
+from finetune.whole_files import whole_set, write_text
 
 log = logging.getLogger("finetune")
 
@@ -214,31 +214,27 @@ def refuse_not_finite(checkpoint: Checkpoint, counts: Mapping[str, int], mend: s
 
 
 def write_checkpoint(prefix: Path | str, values: Mapping[str, Any]) -> None:
-    """Writes a V2 checkpoint; its index, which makes it one, appears last.
+    """Writes a V2 checkpoint, in the place of one of this name; its index, which makes it one, appears last.
 
     Args:
         prefix: Path without `.index`.
         values: Arrays or tensors by name.
 
     Raises:
-        UserError: The folder can't be written.
+        UserError: The folder can't be written; an earlier checkpoint is still there.
     """
     prefix = Path(prefix)
-    partial = prefix.with_name(f"{prefix.name}.partial")
     names = sorted(values)
+    replaced = _files_of(str(prefix))
     try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        tf.raw_ops.SaveV2(
-            prefix=os.fsencode(partial),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=[tf.convert_to_tensor(values[name]) for name in names],
-        )
-        for ending in (".data-00000-of-00001", ".index"):
-            Path(f"{partial}{ending}").replace(f"{prefix}{ending}")
+        with whole_set(prefix.parent, prefix.name, last=f"{prefix.name}.index", replaced=replaced) as folder:
+            tf.raw_ops.SaveV2(
+                prefix=os.fsencode(folder / prefix.name),
+                tensor_names=names,
+                shape_and_slices=[""] * len(names),
+                tensors=[tf.convert_to_tensor(values[name]) for name in names],
+            )
     except (OSError, tf.errors.OpError) as error:
-        for leftover in _files_of(str(partial)):
-            leftover.unlink()
         raise UserError(f"The checkpoint {prefix} can't be written: {first_line(error)}") from error
 
 
@@ -276,7 +272,7 @@ def _write_state(train_dir: Path, newest: str) -> None:
 def _files_of(prefix: str) -> list[Path]:
     """The files of a V2 checkpoint; its name is no pattern, whatever characters are in it."""
     path = Path(prefix)
-    endings = re.compile(r"\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?")
+    endings = re.compile(r"\.(index|data-\d{5}-of-\d{5})")
     if not path.parent.is_dir():
         return []
     return [
@@ -403,4 +399,4 @@ def _others_beside(path: Path, prefix: str) -> str:
     if parts:
         return f": there is {min(parts).name}, but no {name}.index, which belongs to it."
     others = [str(other).removesuffix(".index") for other in sorted(path.parent.glob("*.index"))]
-    return f"; the folder holds {', '.join(others[:3])}." if others else "; the folder holds none."
+    return f"; the folder holds {few(others) or 'none'}."

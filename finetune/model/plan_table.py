@@ -1,11 +1,40 @@
-"""The scope plan as people read it."""
+"""The scope plan: as data, and as people read it."""
 
+import dataclasses
+from typing import Any
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from finetune.model.scopes import VariablePlan
 
 _FATES = {"trained": "trained", "updated": "updated (moving statistics)", "frozen": "frozen"}
+
+
+def describe_plan(plan: VariablePlan) -> dict[str, Any]:
+    """What becomes of each variable, and how many share a fate."""
+    return {
+        "variables": [dataclasses.asdict(variable) for variable in plan.variables],
+        "counts": [
+            {"from": origin, "in_training": fate, "num_variables": num_variables, "num_parameters": num_parameters}
+            for origin, fate, num_variables, num_parameters in plan.counts()
+        ],
+    }
+
+
+def variables_table(plan: VariablePlan) -> Table:
+    """A row for each variable; its name is folded where there is no room for it, and nothing else is."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("variable", overflow="fold")
+    for name in ("shape", "from", "in training"):
+        table.add_column(name, no_wrap=True)
+    for variable in plan.variables:
+        origin = "initialised" if variable.source is None else "restored"
+        fate = "trained" if variable.is_trained else "frozen"
+        table.add_row(*map(Text, (variable.name, str(list(variable.shape)), origin, fate)))
+    return table
 
 
 def plan_table(plan: VariablePlan) -> Table:

@@ -16,6 +16,7 @@ from typing import Literal
 from finetune.errors import UserError, did_you_mean
 from finetune.model.checkpoint_names import find_prefix
 from finetune.notices import few
+from finetune.settings.settings_file import CONFIG_FILE
 
 log = logging.getLogger("finetune")
 
@@ -369,7 +370,7 @@ def _refuse_unlike(
 def new_run_with_weights(run: Path) -> str:
     """Advice, but for the scopes to exclude, where a run can't be resumed as it is wanted."""
     return (
-        f"begin a new run with its weights, without --resume: --config {shlex.quote(str(run / 'config.toml'))} "
+        f"begin a new run with its weights, without --resume: --config {shlex.quote(str(run / CONFIG_FILE))} "
         f"--train-dir OTHER --checkpoint {shlex.quote(str(run))}"
     )
 

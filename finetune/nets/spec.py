@@ -33,6 +33,7 @@ class NetSpec:
         published_file: Address of the archive with the published checkpoint, or None.
         top_1: Published ImageNet accuracy in percent, or None.
         top_5: Likewise.
+        batch_norm_epsilon: What its batch norms add to the variance.
     """
 
     name: str
@@ -52,6 +53,7 @@ class NetSpec:
     published_file: str | None = None
     top_1: float | None = None
     top_5: float | None = None
+    batch_norm_epsilon: float = 0.001
 
     def load_function(self) -> Callable[..., tuple[Any, dict[str, Any]]]:
         """Imports the network's function, and with it TensorFlow."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from finetune.datasets.images import BrokenImageError, prepare_image
 from finetune.datasets.pipeline import BAD_DATA_ERRORS
-from finetune.errors import UserError
+from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.scoring import inference_function
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.writers import Guess, Prediction
@@ -45,7 +45,7 @@ def classify(
         A prediction for each file, in their order.
 
     Raises:
-        UserError: The network's logits are not finite.
+        NotFiniteError: The network's logits are not finite.
     """
     infer = inference_function(classifier.model)
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
@@ -100,10 +100,7 @@ def _predict(
 
 def _guess(logits: Array, class_names: tuple[str, ...], top_k: int) -> Iterator[tuple[Guess, ...]]:
     """For each row of logits [B,num_classes] its likeliest classes."""
-    if not np.isfinite(logits).all():
-        raise UserError("The network's logits are not finite: its weights are damaged, or of a failed training.")
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = np.exp(log_softmax(logits))
     best = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     for row, class_ids in zip(probabilities, best, strict=True):
         yield tuple(Guess(int(class_id), class_names[class_id], float(row[class_id])) for class_id in class_ids)

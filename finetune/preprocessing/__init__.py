@@ -25,7 +25,8 @@ class Preprocessing:
     window: the outcome is the same.
 
     Attributes:
-        name: Of the family, and of the module beside this one that holds its functions.
+        name: Of the family, and of the module beside this one that holds its functions and says whether its training
+            is random.
         augmentation: What training does. "default": as the family does it; "crop": the same without changes of colour;
             "flip": evaluation's preprocessing, mirrored in half of all cases; "none": evaluation's preprocessing.
     """
@@ -36,7 +37,7 @@ class Preprocessing:
     @property
     def is_random(self) -> bool:
         """Whether training's outcome for an image depends on the seed."""
-        return self.augmentation == "flip" or (self._cuts and self.name != "lenet")
+        return self.augmentation == "flip" or (self._cuts and self._functions.TRAINING_IS_RANDOM)
 
     def training_window(self, image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor | None:
         """The part of an image to train on, int32 [y, x, height, width] in pixels, or None if all of it is needed.
@@ -117,7 +118,7 @@ def get_preprocessing(name: str, augmentation: str = "default") -> Preprocessing
         family = FAMILIES[get_spec(name).preprocessing]
     else:
         raise UserError(
-            f"--preprocessing-name: there is no preprocessing {name!r}, nor a network of that name.",
+            f"--preprocessing: there is no preprocessing {name!r}, nor a network of that name.",
             did_you_mean(name, [*FAMILIES, *MODELS]),
         )
     return dataclasses.replace(family, augmentation=augmentation)

@@ -11,6 +11,8 @@ from finetune.preprocessing.geometry import random_flip
 from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
+TRAINING_IS_RANDOM = True
+
 MARGIN_PIXELS = 4
 MAX_BRIGHTNESS_CHANGE = 63.0  # of 255
 CONTRAST_RANGE = (0.2, 1.8)

@@ -12,6 +12,8 @@ from finetune.preprocessing.geometry import random_flip, resize_bilinear
 from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
+TRAINING_IS_RANDOM = True
+
 CENTRAL_FRACTION = 0.875
 MIN_IMAGE_COVERED = 0.1
 ASPECT_RATIO_RANGE = (0.75, 1.33)

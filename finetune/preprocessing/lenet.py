@@ -8,6 +8,8 @@ import tensorflow as tf
 from finetune.preprocessing import steps
 from finetune.types import Tensor
 
+TRAINING_IS_RANDOM = False
+
 # [0, 255] to [-1, 1): multiplied, then added.
 SCALE = 1.0 / 128.0
 OFFSET = -1.0

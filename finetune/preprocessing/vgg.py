@@ -12,6 +12,8 @@ from finetune.preprocessing.geometry import random_flip, resize_bilinear
 from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
+TRAINING_IS_RANDOM = True
+
 RGB_MEANS = (123.68, 116.78, 103.94)
 GREY_MEAN = 0.2989 * 123.68 + 0.587 * 116.78 + 0.114 * 103.94  # the weights are those of tf.image.rgb_to_grayscale
 SHORT_SIDE_PIXELS = 256

@@ -1,12 +1,12 @@
 """Downloaded files are kept, with the hash they had at the first download: it must be the same ever after."""
 
-import hashlib
 import logging
 import urllib.parse
 from pathlib import Path
 
 from finetune.errors import UserError
 from finetune.published.http_download import download
+from finetune.whole_files import sha256, write_text
 
 HASH_ENDING = ".sha256"
 
@@ -40,7 +40,7 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
     download(source, path)
     found = sha256(path)
     if recorded is None:
-        _hash_path(path).write_text(f"{found}  {path.name}\n", encoding="utf-8")
+        write_text(_hash_path(path), f"{found}  {path.name}\n")
     elif found != recorded:
         path.unlink()
         raise UserError(
@@ -54,12 +54,6 @@ def forget(path: Path) -> None:
     """Removes a file that turned out to be damaged, and its hash."""
     path.unlink(missing_ok=True)
     _hash_path(path).unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_path(path: Path) -> Path:

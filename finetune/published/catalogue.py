@@ -4,6 +4,8 @@ import dataclasses
 
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import MODELS
+from finetune.published.known_datasets import KNOWN_DATASETS
+from finetune.settings.choices import PUBLISHED_DATASETS
 
 _MOBILENET_V1 = "http://download.tensorflow.org/models/mobilenet_v1_2018_02_22/"
 
@@ -23,22 +25,6 @@ class Published:
     is_dataset: bool = False
 
 
-# The addresses that slim's converters used. MNIST's first host has given it up; of CIFAR-10 the archive of plain bytes
-# is taken instead of the one of Python objects.
-DATASETS = (
-    Published("flowers", ("http://download.tensorflow.org/example_images/flower_photos.tgz",), is_dataset=True),
-    Published("cifar10", ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",), is_dataset=True),
-    Published(
-        "mnist",
-        tuple(
-            f"https://storage.googleapis.com/cvdf-datasets/mnist/{split}-{kind}-ubyte.gz"
-            for split in ("train", "t10k")
-            for kind in ("images-idx3", "labels-idx1")
-        ),
-        is_dataset=True,
-    ),
-)
-
 # MobileNet V1 was published for four widths, each trained at four image sizes (slim's nets/mobilenet_v1.md).
 _MOBILENET_V1_SIZES = tuple(
     Published(f"mobilenet_v1_{width}_{size}", (f"{_MOBILENET_V1}mobilenet_v1_{width}_{size}.tgz",))
@@ -50,7 +36,8 @@ _MOBILENET_V1_SIZES = tuple(
 def catalogue() -> dict[str, Published]:
     """Everything that can be downloaded, by name: networks of the table, other sizes of MobileNet V1, data sets."""
     networks = (Published(spec.name, (spec.published_file,)) for spec in MODELS.values() if spec.published_file)
-    return {published.name: published for published in (*networks, *_MOBILENET_V1_SIZES, *DATASETS)}
+    datasets = (Published(name, KNOWN_DATASETS[name].urls, is_dataset=True) for name in PUBLISHED_DATASETS)
+    return {published.name: published for published in (*networks, *_MOBILENET_V1_SIZES, *datasets)}
 
 
 def get_published(name: str) -> Published:
@@ -64,10 +51,7 @@ def get_published(name: str) -> Published:
         return known[name]
     if name in MODELS:
         raise UserError(f"No checkpoint of {name} was published.", "Train it from scratch: leave out --checkpoint.")
-    if name == "imagenet":
-        raise UserError(
-            "ImageNet may only be had from image-net.org, after agreeing to its terms.",
-            "Convert a copy of your own: finetune-convert --dataset-name imagenet --images-dir FOLDER, where FOLDER "
-            "holds train and validation folders of one folder for each synset.",
-        )
+    dataset = KNOWN_DATASETS.get(name)
+    if dataset is not None and dataset.how_to_get is not None:
+        raise UserError(*dataset.how_to_get)
     raise UserError(f"There is nothing called {name!r} to download.", did_you_mean(name, known))

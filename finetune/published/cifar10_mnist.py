@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.errors import UserError
+from finetune.published.archives import unpack
 from finetune.types import Array
 
 CIFAR_SIDE_PIXELS = 32
@@ -18,23 +20,29 @@ IDX_HEADER_BYTES = 4
 GZIP_MARK = b"\x1f\x8b"
 
 
-def write_cifar10(unpacked: Path, folder: Path) -> None:
+def write_cifar10(files: Sequence[Path], folder: Path) -> None:
     """Writes the images of CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html) as RGB files.
 
     Args:
-        unpacked: Folder that holds `cifar-10-batches-bin`.
+        files: The archive of `cifar-10-batches-bin`.
         folder: Gets `train/CLASS/NUMBER.png` and `test/...`.
 
     Raises:
-        UserError: A file is missing or damaged.
+        UserError: The archive is damaged, or a file in it is missing or damaged.
     """
-    batches = unpacked / "cifar-10-batches-bin"
+    unpacked = folder / "unpacked"
+    unpack(files[0], unpacked)
+    _write_cifar10(unpacked / "cifar-10-batches-bin", folder)
+    shutil.rmtree(unpacked)
+
+
+def _write_cifar10(batches: Path, folder: Path) -> None:
     with _damage_told(batches):
         class_names = (batches / "batches.meta.txt").read_text(encoding="utf-8").split()
     splits = {"train": sorted(batches.glob("data_batch_*.bin")), "test": [batches / "test_batch.bin"]}
-    for split, files in splits.items():
+    for split, files_of_split in splits.items():
         with _damage_told(batches):
-            records = np.concatenate([np.fromfile(file, np.uint8) for file in files])
+            records = np.concatenate([np.fromfile(file, np.uint8) for file in files_of_split])
             records = records.reshape(-1, 1 + 3 * CIFAR_SIDE_PIXELS**2)
         _check_labels(batches, len(records), records[:, 0], len(class_names))
         images = records[:, 1:].reshape(-1, 3, CIFAR_SIDE_PIXELS, CIFAR_SIDE_PIXELS).transpose(0, 2, 3, 1)

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune.errors import UserError
 from finetune.progress import progress
+from finetune.whole_files import partial_path, put_in_place, write_json
 
 CHUNK_BYTES = 1_000_000
 TIMEOUT_SECONDS = 30.0
@@ -74,8 +75,8 @@ class _Partial:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._content = path.with_name(f"{path.name}.partial")
-        self._description = path.with_name(f"{path.name}.partial.json")
+        self._content = partial_path(path)
+        self._description = path.with_name(f"{self._content.name}.json")
         self.version: str | None = None
         self.total_bytes: int | None = None
         with self._written():
@@ -93,9 +94,8 @@ class _Partial:
     def begin(self, version: str | None, total_bytes: int | None) -> None:
         self.discard()
         self.version, self.total_bytes = version, total_bytes
-        described = {"version": version, "total_bytes": total_bytes}
         with self._written():
-            self._description.write_text(json.dumps(described), encoding="utf-8")
+            write_json(self._description, {"version": version, "total_bytes": total_bytes})
 
     def append(self, chunk: bytes) -> None:
         with self._written(), self._content.open("ab") as file:
@@ -109,7 +109,7 @@ class _Partial:
 
     def finish(self) -> None:
         with self._written():
-            self._content.replace(self._path)
+            put_in_place(self._content, self._path)
             self._description.unlink()
 
     @contextlib.contextmanager

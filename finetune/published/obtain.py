@@ -11,6 +11,7 @@ from finetune.errors import UserError
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch, forget
 from finetune.published.catalogue import get_published
+from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.whole_files import whole_folder
 
 # Where the downloaded files are kept, beside the unpacked ones.
@@ -108,17 +109,9 @@ def _appearing_whole(folder: Path, flag_name: str = "--output-dir") -> Iterator[
 
 
 def _unpack(name: str, files: Sequence[Path], folder: Path) -> None:
-    if name == "mnist":
-        from finetune.published.cifar10_mnist import write_mnist
-
-        write_mnist(files, folder)
-    elif name == "cifar10":
-        from finetune.published.cifar10_mnist import write_cifar10
-
-        batches = folder / "batches"
-        unpack(files[0], batches)
-        write_cifar10(batches, folder)
-        shutil.rmtree(batches)
+    write = KNOWN_DATASETS[name].load_writer() if name in KNOWN_DATASETS else None
+    if write is not None:
+        write(files, folder)
     else:
         unpack(files[0], folder)
 

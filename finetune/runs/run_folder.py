@@ -15,11 +15,11 @@ from finetune.datasets.description import LABELS_FILE, write_labels
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.model.scopes import VariablePlan
-from finetune.settings.settings_file import read_toml
+from finetune.notices import few
+from finetune.settings.settings_file import CONFIG_FILE, read_toml
 from finetune.settings.train import TrainSettings
-from finetune.whole_files import gone_if_empty, write_text
+from finetune.whole_files import append_line, gone_if_empty, make_writable, write_json, write_text
 
-CONFIG_FILE = "config.toml"
 PLAN_FILE = "plan.json"
 METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
@@ -77,15 +77,11 @@ class RunFolder:
             mend = "That run ended before its first checkpoint: remove the folder, or give another --train-dir."
         else:
             mend = "Give another --train-dir."
-        more = " and more" if len(found) > 3 else ""
-        raise UserError(f"--train-dir: {self.path} is not empty: it holds {', '.join(found[:3])}{more}.", mend)
+        raise UserError(f"--train-dir: {self.path} is not empty: it holds {few(found)}.", mend)
 
     def _make(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
+            make_writable(self.path)
         except OSError as error:
             raise UserError(
                 f"--train-dir: {self.path} can't be written: {error.strerror}.", "Give another --train-dir."
@@ -110,19 +106,19 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a file of the run, whole or not at all."""
-        write_text(self.path / name, json.dumps(content, indent=1) + "\n")
+        write_json(self.path / name, content)
 
     def write_metrics(self, step: int, figures: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
-        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+        append_line(self.path / METRICS_FILE, json.dumps({"step": step, **figures}))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; none where there is no such file."""
         path = self.path / METRICS_FILE
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Behind the last line break is nothing, or what a full disk left of a line.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
     def forget_metrics_after(self, step: int) -> None:
         """Drops what was logged after the checkpoint that the run goes on from: it is about to be logged again."""

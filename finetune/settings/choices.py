@@ -14,6 +14,8 @@ ON_CORRUPT = ("fail", "skip")
 PREDICTION_FORMATS = ("csv", "json", "lines")
 EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras-weights")
 QUANTIZATIONS = ("none", "float16", "int8")
+# Those of slim's data sets that can be downloaded; published/known_datasets.py says from where.
+PUBLISHED_DATASETS = ("flowers", "cifar10", "mnist")
 
 # Keys of the image and of its label in slim's records.
 IMAGE_KEY = "image/encoded"

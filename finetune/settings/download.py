@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
+from finetune.settings.choices import PUBLISHED_DATASETS
 from finetune.settings.flags import CommandSettings, flag
 
 
@@ -15,7 +16,7 @@ class DownloadSettings(CommandSettings):
 
     name: tuple[str, ...] = flag(
         (),
-        help="a network of finetune-inspect --models, or flowers, cifar10, mnist",
+        help=f"a network of finetune-inspect --models, or {', '.join(PUBLISHED_DATASETS)}",
         positional=True,
         metavar="NAME",
     )

@@ -9,6 +9,9 @@ from finetune.settings.flags import Flag, checked, flags_of, flat_values
 from finetune.settings.words import item_of_words, value_of_words
 from finetune.whole_files import read_text
 
+# A run's settings, in its folder.
+CONFIG_FILE = "config.toml"
+
 
 def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
     """Settings from a TOML file: a key for each flag, spelled with underscores or dashes, or as slim spells it.

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from finetune.errors import UserError
-from finetune.evaluation.scoring import NotFiniteError
-from finetune.model.checkpoint import BEST_FILE, best_checkpoint, save_run_checkpoint
+from finetune.evaluation.metrics import NotFiniteError
+from finetune.model.checkpoint import BEST_FILE, best_checkpoint, count_not_finite, save_run_checkpoint
 from finetune.runs.run_folder import RunFolder
 from finetune.training.background_writer import BackgroundWriter
 from finetune.training.image_inputs import TrainingInputs
@@ -19,7 +19,7 @@ from finetune.training.input_watch import InputWatch
 from finetune.training.interruption import stop_request
 from finetune.training.run_log import RunLog
 from finetune.training.schedules import Schedule
-from finetune.training.state import TrainingState, first_not_finite
+from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 
 log = logging.getLogger("finetune")
@@ -204,9 +204,9 @@ class TrainingLoop:
         self._check_losses()
         self._writer.wait()
         values = self._state.values()
-        damaged = first_not_finite(values)
-        if damaged is not None:
-            self._refuse_to_go_on(f"{damaged} is not finite after step {self.step}.")
+        damaged = count_not_finite(values.items())
+        if damaged:
+            self._refuse_to_go_on(f"{next(iter(damaged))} is not finite after step {self.step}.")
         step, max_to_keep = self.step, self._when.max_to_keep
         self._writer.submit(lambda: save_run_checkpoint(self._run.path, step, values, max_to_keep=max_to_keep))
         self._saved_step = step

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from finetune.errors import UserError
 from finetune.model.model import Model
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX
@@ -76,8 +74,3 @@ class TrainingState:
     def _variables(self) -> dict[str, Variable]:
         loss_scale = self.loss_scale.state() if self.loss_scale is not None else {}
         return {**self.model.model_variables, **self.optimizer.state(), **loss_scale}
-
-
-def first_not_finite(values: Mapping[str, Array]) -> str | None:
-    """The name of a value that holds NaN or infinity, or None."""
-    return next((name for name, value in values.items() if not np.isfinite(value).all()), None)

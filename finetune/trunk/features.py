@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune.progress import progress
 from finetune.types import Array, Tensor
-from finetune.whole_files import whole_folder
+from finetune.whole_files import whole_folder, write_json
 
 log = logging.getLogger("finetune")
 
@@ -175,7 +175,7 @@ def _write(folder: Path, rows: Iterator[tuple[list[Array], Array]], num_images: 
             file.close()
     np.save(folder / "labels.npy", np.concatenate(labels))
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    (folder / DESCRIPTION_FILE).write_text(json.dumps({"key": key, "sizes": sizes}), encoding="utf-8")
+    write_json(folder / DESCRIPTION_FILE, {"key": key, "sizes": sizes})
 
 
 def _read(folder: Path, key: str) -> Features | None:

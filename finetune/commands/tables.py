@@ -1,0 +1,33 @@
+"""Tables on standard output: drawn on a terminal; where programs read them, a line for each row, whatever its width."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# No row is as wide; rich folds cells to fit the width of what it takes for a page.
+WIDEST = 100_000
+
+
+def print_table(table: "Table", *, header_in_files: bool = True) -> None:
+    """Prints a table; where standard output is no terminal, its columns alone, parted by two spaces or more.
+
+    Args:
+        table: What isn't needed in a file, such as its lines, is taken off.
+        header_in_files: Whether the names of the columns are needed there.
+    """
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+        return
+    table.title = table.box = None
+    table.padding = (0, 2, 0, 0)
+    table.pad_edge = False
+    table.show_header = header_in_files
+    console = Console(width=WIDEST)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
