@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "keras_weights_file": ["write_keras_weights_file"],
-        "measure": ["measure"],
+        "measure": ["Measured"],
         "onnx_model": ["write_onnx"],
         "saved_model": ["write_saved_model"],
         "tflite_model": ["write_tflite"],

@@ -8,7 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "catalogue": ["Published", "catalogue"],
-        "obtain": ["obtain"],
+        "catalogue": ["Published", "get_published"],
+        "obtain": ["default_folder", "find_checkpoint"],
     },
 )
