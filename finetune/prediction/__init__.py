@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "classifier": ["Classifier", "restore_classifier"],
-        "find_images": ["find_images"],
         "stream": ["classify"],
         "writers": ["Guess", "Prediction"],
     },
