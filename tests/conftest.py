@@ -1,10 +1,24 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, and how the suite stays short. For whoever adds tests:
 
+- Building or tracing a network is what takes time: build it once for all its checks. Those on every network of the
+  table take `small_network`, which is built once in a session for the tests of all files.
+- Run and record files come from `tiny_runs`, which draws a network's weights once; a fixture of a file that several
+  tests read has `scope="module"`. Take the smallest network, images and number of steps that can show the fault.
+- A process that imports TensorFlow takes seconds: start one only where the test is about processes.
+- With `pytest -n 2` the tests of a file run in one process, in order, and those on `small_network` or another fixture
+  for each network in one process by network: `pytest_collection_modifyitems` below. Measure with `--durations=20`.
+"""
+
+import gc
 import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from reference_networks import EVERY_NETWORK, ReferenceModel, make_small_network
+
+# Fixtures that give one network after the other.
+NETWORK_FIXTURES = ("small_network", "published")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -34,6 +48,16 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_records(folder, num_images=8, split="train")
 
 
+@pytest.fixture(scope="session", params=EVERY_NETWORK)
+def small_network(request: pytest.FixtureRequest) -> Iterator[ReferenceModel]:
+    """Every network, with two classes, for smaller images of the other number of channels than its own.
+
+    Whoever changes more of it than the values of its variables puts that back.
+    """
+    yield make_small_network(request.param)
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def fresh_logger() -> Iterator[None]:
     """Our logger as a new process has it: a command that ran in an earlier test left its handler on it."""
@@ -53,6 +77,20 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         (title, content.encode("utf-8", "backslashreplace").decode()) for title, content in report.sections
     ]
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for `--dist loadgroup`, the long ones first, so that no process is left with one at the end."""
+    for item in items:
+        network = _network_of(item)
+        item.add_marker(pytest.mark.xdist_group(network or item.path.stem))
+    items.sort(key=lambda item: _network_of(item) is None)
+
+
+def _network_of(item: pytest.Item) -> str | None:
+    """What a fixture for each network gives to a test."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return next((params[name] for name in NETWORK_FIXTURES if name in params), None)
 
 
 def pytest_configure() -> None:

@@ -1,14 +1,29 @@
-"""Figures of slim's own networks (tests/reference/networks), and the weights and images they were measured with."""
+"""Figures of slim's own networks (tests/reference/networks), and networks with weights that anyone can make again."""
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from finetune.model.model import Model
+from finetune.nets import MODELS, get_spec
 
 NETWORKS_DIR = Path(__file__).parent / "reference" / "networks"
+
+# Others are left out of the quick round.
+QUICK_NETWORKS = ("lenet", "cifarnet", "inception_v1", "mobilenet_v1_025", "mobilenet_v2_035")
+EVERY_NETWORK = [name if name in QUICK_NETWORKS else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+
+# Image sizes of families that take long at three quarters of their own.
+SMALL_SIZES = {
+    **dict.fromkeys(("inception_v3", "inception_v4", "inception_resnet"), 139),
+    **dict.fromkeys(("nasnet_mobile", "nasnet_large", "pnasnet"), 96),
+    "resnet": 64,
+}
 
 
 def load_reference(name: str) -> dict[str, Any]:
@@ -23,19 +38,12 @@ def load_reference(name: str) -> dict[str, Any]:
 
 def reference_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The value of a variable, a function of its name alone: spread so that activations keep their size."""
-    random = np.random.RandomState(zlib.crc32(name.encode()))
-    values = random.standard_normal(shape)
-    leaf = name.rsplit("/", 1)[-1]
-    if leaf == "gamma":
-        values = (0.5 if "resnet_v" in name else 1.0) * (1 + 0.1 * values)
-    elif leaf == "moving_variance":
-        values = 1 + 0.1 * np.abs(values)
-    elif leaf in ("beta", "biases", "moving_mean"):
-        values = 0.1 * values
-    else:
-        fan_in = np.prod(shape[:2]) if leaf == "depthwise_weights" else np.prod(shape[:-1])
-        values = values * np.sqrt(2.0 / fan_in)
-    return values.astype(np.float32)
+    return _spread(name, np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)).astype(np.float32)
+
+
+def quick_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """As `reference_weight`, where no figures are to be met: drawn in a fifth of the time."""
+    return _spread(name, np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32))
 
 
 def assign_reference_weights(variables: Mapping[str, Any]) -> None:
@@ -47,3 +55,42 @@ def assign_reference_weights(variables: Mapping[str, Any]) -> None:
 def reference_images(image_size: int, channels: int) -> np.ndarray:
     """Two images of noise [2,image_size,image_size,channels] in [-1,1]."""
     return np.random.RandomState(0).uniform(-1, 1, [2, image_size, image_size, channels]).astype(np.float32)
+
+
+class ReferenceModel(Model):
+    """A model whose variables start with a value that goes with their name, where a random start would be drawn first.
+
+    Its own initialisers are called for one value alone, so that one that can't be called is found all the same.
+    """
+
+    def __init__(self, *arguments: Any, weight: Callable[..., np.ndarray] = reference_weight, **settings: Any) -> None:
+        """As a model, with `reference_weight` or `quick_weight`."""
+        self._weight = weight
+        super().__init__(*arguments, **settings)
+
+    def _get_variable(self, getter: Any, name: str, *, shape: Any, initializer: Any, **options: Any) -> Any:
+        def initial_value(shape: Any, dtype: Any) -> np.ndarray:
+            initializer([1] * len(shape), dtype)
+            return self._weight(name, tuple(shape))
+
+        return super()._get_variable(getter, name, shape=shape, initializer=initial_value, **options)
+
+
+def make_small_network(name: str) -> ReferenceModel:
+    """A network of two classes, for smaller images of the other number of channels than its own."""
+    spec = get_spec(name)
+    sizes = (size for family, size in SMALL_SIZES.items() if name.startswith(family))
+    image_size = next(sizes, spec.image_size * 3 // 4)
+    return ReferenceModel(spec, 2, image_size=image_size, channels=4 - spec.channels, weight=quick_weight)
+
+
+def _spread(name: str, noise: np.ndarray) -> np.ndarray:
+    leaf = name.rsplit("/", 1)[-1]
+    if leaf == "gamma":
+        return (0.5 if "resnet_v" in name else 1.0) * (1 + 0.1 * noise)
+    if leaf == "moving_variance":
+        return 1 + 0.1 * np.abs(noise)
+    if leaf in ("beta", "biases", "moving_mean"):
+        return 0.1 * noise
+    fan_in = np.prod(noise.shape[:2]) if leaf == "depthwise_weights" else np.prod(noise.shape[:-1])
+    return noise * float(np.sqrt(2.0 / fan_in))

@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference_networks import NETWORKS_DIR, assign_reference_weights, load_reference, reference_images
+from reference_networks import EVERY_NETWORK, NETWORKS_DIR, ReferenceModel, load_reference, reference_images
 
 from finetune.model.model import Model
 from finetune.nets import MODELS, get_spec
-
-QUICK = {"lenet", "cifarnet", "inception_v1", "mobilenet_v1_025", "mobilenet_v2_035"}
-EVERY_NETWORK = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 
 
 @dataclass
@@ -31,19 +28,7 @@ class Inference:
 def published(request) -> Iterator[Inference]:
     """A network as its figures were measured: in inference, with weights that anyone can make again."""
     reference = load_reference(request.param)
-    model = Model(get_spec(request.param), reference["num_classes"])
-    assign_reference_weights(model.model_variables)
-    yield _traced_inference(model)
-    gc.collect()
-
-
-@pytest.fixture(scope="module", params=EVERY_NETWORK)
-def small(request) -> Iterator[Model]:
-    """A network of two classes for smaller images of the other number of channels."""
-    spec = get_spec(request.param)
-    model = Model(spec, 2, image_size=spec.image_size * 3 // 4, channels=4 - spec.channels)
-    assign_reference_weights(model.model_variables)
-    yield model
+    yield _traced_inference(ReferenceModel(get_spec(request.param), reference["num_classes"]))
     gc.collect()
 
 
@@ -105,35 +90,37 @@ def test_layer_groups_hold_every_variable_once(published):
             assert any(_is_within(name, [scope]) for name in published.model.model_variables), scope
 
 
-def test_a_step_of_the_head_leaves_all_else_alone(small):
-    spec, variables = small.spec, small.model_variables
+def test_a_step_of_the_head_leaves_all_else_alone(small_network, monkeypatch):
+    spec, variables = small_network.spec, small_network.model_variables
     head = {name for name in variables if _is_within(name, spec.head_scopes)}
-    small.is_frozen = lambda scope: not _is_within(scope, spec.head_scopes)
+    monkeypatch.setattr(small_network, "is_frozen", lambda scope: not _is_within(scope, spec.head_scopes))
     before = _fingerprints(variables)
     trained = [variables[name] for name in head if variables[name].trainable]
-    _traced_step(small, trained)()
+    _traced_step(small_network, trained)()
     after = _fingerprints(variables)
     assert {name for name in variables if after[name] != before[name]} == head
 
 
-def test_depths_of_the_head_alone_follow_the_number_of_classes(small):
-    reference = load_reference(small.spec.name)
+def test_depths_of_the_head_alone_follow_the_number_of_classes(small_network):
+    spec = small_network.spec
+    reference = load_reference(spec.name)
     ten = {name: shape[-1] for name, shape in (reference["trainable"] | reference["non_trainable"]).items()}
-    two = {name: variable.shape[-1] for name, variable in small.model_variables.items()}
+    two = {name: variable.shape[-1] for name, variable in small_network.model_variables.items()}
     differing = {name for name in ten | two if ten.get(name) != two.get(name)}
-    assert all(_is_within(name, small.spec.head_scopes) for name in differing)
-    assert all(any(_is_within(name, [scope]) for name in differing) for scope in small.spec.head_scopes)
+    assert all(_is_within(name, spec.head_scopes) for name in differing)
+    assert all(any(_is_within(name, [scope]) for name in differing) for scope in spec.head_scopes)
 
 
-def test_every_variable_gets_a_gradient_from_1001_classes(small):
+def test_every_variable_gets_a_gradient_from_1001_classes(small_network, monkeypatch):
     """The same trunk trains under a head of 1001 classes in the place of the old one."""
-    variables = small.model_variables
-    for name, variable in variables.items():
-        if _is_within(name, small.spec.head_scopes) and variable.shape[-1] == small.num_classes:
-            variables[name] = tf.Variable(tf.zeros([*variable.shape[:-1], 1001]), name=name)
-    small.num_classes = 1001
-    small.is_frozen = lambda scope: False
-    _traced_step(small, [variable for variable in variables.values() if variable.trainable])
+    variables = small_network.model_variables
+    for name, variable in list(variables.items()):
+        if _is_within(name, small_network.spec.head_scopes) and variable.shape[-1] == small_network.num_classes:
+            wider = tf.Variable(tf.zeros([*variable.shape[:-1], 1001]), name=name)
+            monkeypatch.setitem(variables, name, wider)
+    monkeypatch.setattr(small_network, "num_classes", 1001)
+    monkeypatch.setattr(small_network, "is_frozen", lambda scope: False)
+    _traced_step(small_network, [variable for variable in variables.values() if variable.trainable])
 
 
 @pytest.mark.parametrize("name", ["cifarnet", "inception_v1", pytest.param("alexnet_v2", marks=pytest.mark.slow)])
