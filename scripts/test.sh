@@ -13,4 +13,5 @@ ruff format --check .
 echo "== mypy"
 mypy
 echo "== pytest"
-python -m pytest -n 2 --dist loadfile "$@"
+# Groups of tests that share what takes long to make, the longest first: tests/conftest.py.
+python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"

@@ -11,6 +11,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ NETWORK_FIXTURES = ("small_network", "published")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Real photographs, checkpoints and figures beside the checkout; the test is skipped where they are absent."""
     if not SHARED.is_dir():
@@ -94,9 +95,14 @@ def _network_of(item: pytest.Item) -> str | None:
 
 
 def pytest_configure() -> None:
-    """Two logical CPUs, for tests of several devices; TensorFlow takes this before its first operation alone."""
+    """What TensorFlow takes before its first operation alone: two logical CPUs, for tests of several devices.
+
+    Processes that run tests side by side share the cores: threads of each on all of them would wait for each other.
+    """
     import tensorflow as tf
 
+    num_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 1) // num_processes))
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )

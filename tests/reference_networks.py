@@ -71,7 +71,9 @@ class ReferenceModel(Model):
     def _get_variable(self, getter: Any, name: str, *, shape: Any, initializer: Any, **options: Any) -> Any:
         def initial_value(shape: Any, dtype: Any) -> np.ndarray:
             initializer([1] * len(shape), dtype)
-            return self._weight(name, tuple(shape))
+            value = self._weight(name, tuple(shape))
+            assert value.shape == tuple(shape), name
+            return value
 
         return super()._get_variable(getter, name, shape=shape, initializer=initial_value, **options)
 

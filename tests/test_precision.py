@@ -60,6 +60,7 @@ def test_a_run_learns_and_is_evaluated_in_it(name, tmp_path):
         dataset_dir=tmp_path / "records",
         train_dir=tmp_path / "run",
         model="cifarnet",
+        image_size=16,
         precision=name,
         max_steps=40,
         batch_size=8,

@@ -1,14 +1,15 @@
 """Runs and record files as small as can be, made on the spot: random weights, no training."""
 
+import functools
+
 import numpy as np
 from image_files import encode, picture
-from reference_networks import reference_weight
+from reference_networks import ReferenceModel
 
 from finetune.datasets.description import write_labels
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
 from finetune.model.checkpoint import write_checkpoint
-from finetune.model.model import Model
 from finetune.nets import get_spec
 
 CLASSES = ("blue", "green", "red")
@@ -17,8 +18,7 @@ CLASSES = ("blue", "green", "red")
 def write_run(folder, model="cifarnet", classes=CLASSES, **settings):
     """A run's folder with random weights, and settings of finetune-train in its config.toml."""
     channels = 1 if settings.get("use_grayscale") else None
-    network = Model(get_spec(model), len(classes), image_size=settings.get("image_size"), channels=channels)
-    values = {name: reference_weight(name, tuple(variable.shape)) for name, variable in network.model_variables.items()}
+    values = values_of_network(model, len(classes), settings.get("image_size"), channels)
     write_checkpoint(folder / "model.ckpt-7", {**values, "global_step": np.int64(7)})
     settings = {"model": model, "dataset_dir": "nowhere", **settings}
     lines = [
@@ -27,6 +27,13 @@ def write_run(folder, model="cifarnet", classes=CLASSES, **settings):
     (folder / "config.toml").write_text("\n".join(lines).replace("'", '"'), encoding="utf-8")
     write_labels(folder / "labels.txt", tuple(classes))
     return folder
+
+
+@functools.lru_cache(maxsize=8)
+def values_of_network(model, num_classes, image_size, channels):
+    """Random weights by name, drawn once for all runs of the same network."""
+    network = ReferenceModel(get_spec(model), num_classes, image_size=image_size, channels=channels)
+    return {name: variable.numpy() for name, variable in network.model_variables.items()}
 
 
 def write_records(folder, *, classes=CLASSES, num_images=12, split="validation", names=None):

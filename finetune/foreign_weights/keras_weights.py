@@ -52,6 +52,7 @@ class KerasFile(ForeignFile):
 
     def num_classes(self, spec: NetSpec) -> int | None:
         """ImageNet's: Keras has no background class. Other numbers must be told."""
+        get_application(spec)  # Refuses a network that Keras has not, before ours is built.
         return IMAGENET_CLASSES
 
     def find_weights(self, spec: NetSpec, shapes: Mapping[str, Shape]) -> FoundWeights:
