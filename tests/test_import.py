@@ -12,7 +12,6 @@ from finetune.errors import UserError
 from finetune.foreign_weights import keras_weights
 from finetune.foreign_weights.keras_weights import build_application, write_keras_weights
 from finetune.model.checkpoint import Checkpoint, write_checkpoint
-from finetune.model.model import Model
 from finetune.nets import get_spec, layers
 from finetune.settings.import_weights import ImportSettings
 
