@@ -1,7 +1,12 @@
-"""Progress on standard error: a bar where it is a terminal, lines where it is not."""
+"""Progress on standard error: a bar where it is a terminal, log lines where it is not.
+
+A bar stands for log lines of level INFO. There is none where the logger "finetune" was told to be quieter, as by
+`--verbosity=-1`, and lines in its place where the log goes into a file, as by `--log-dir`.
+"""
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,7 +23,7 @@ SECONDS_BETWEEN_LINES = 10.0
 def progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
     """Shows how far a long piece of work has come; the function it gives is told how many units were just done."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal and _is_bar_wanted()):
         yield _lines(what, total, unit)
         return
     columns = (
@@ -31,6 +36,11 @@ def progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.advance(task, done)
+
+
+def _is_bar_wanted() -> bool:
+    goes_to_file = any(getattr(handler, "stream", sys.stderr) is not sys.stderr for handler in log.handlers)
+    return log.level <= logging.INFO and not goes_to_file
 
 
 def format_seconds(seconds: float) -> str:

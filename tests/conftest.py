@@ -60,14 +60,9 @@ def small_network(request: pytest.FixtureRequest) -> Iterator[ReferenceModel]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_logger() -> Iterator[None]:
-    """Our logger as a new process has it: a command that ran in an earlier test left its handler on it."""
-    log = logging.getLogger("finetune")
-    log.handlers.clear()
-    log.propagate = True
-    log.setLevel(logging.INFO)
-    yield
-    log.handlers.clear()
+def fresh_logger() -> None:
+    """Our logger shows what commands show."""
+    logging.getLogger("finetune").setLevel(logging.INFO)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ import tomllib
 import pytest
 from pages import PAGES, PROJECT, ROOT, blocks, simple_commands
 
+from finetune.commands.verbs import VERBS
 from finetune.settings.command_line import parse_flags
 from finetune.settings.settings_file import read_toml
 from finetune.settings.train import TrainSettings
@@ -21,7 +22,7 @@ BENCHMARKS = ROOT / "scripts" / "benchmarks"
 ALL_TEXT = "\n".join(PAGES.values())
 COMMANDS = [words for block in blocks("bash") for words in simple_commands(block)]
 # Programs of others that the pages call, but for `pip`, `python` and `bash`, whose words are looked at.
-OTHER_PROGRAMS = {"find", "mkdocs", "pre-commit", "source"}
+OTHER_PROGRAMS = {"eval", "find", "mkdocs", "pre-commit", "source"}
 OTHER_FLAGS = {"--logdir"}
 FOLDERS, FILES_AT_THE_TOP = (
     r"(?:finetune|scripts|configs|tests|docs|\.ci)/",
@@ -42,8 +43,9 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("words", own_commands(), ids=shlex.join)
 def test_commands_parse(words, monkeypatch):
-    command, *words = words
-    module = importlib.import_module(SCRIPTS[command].split(":")[0])
+    program, *words = words
+    verb = words.pop(0) if program == "finetune" else program.removeprefix("finetune-")
+    module = importlib.import_module(f"finetune.commands.{VERBS[verb].module}")
     parsed = []
 
     def parse_only(settings_class, function, *, prog, **options):
@@ -90,10 +92,9 @@ def flags_in(*texts):
 
 def test_flags_that_are_named_exist(capsys):
     helps = []
-    for entry in SCRIPTS.values():
-        module, _, function = entry.partition(":")
+    for verb in VERBS.values():
         with pytest.raises(SystemExit, match=r"^0$"):
-            getattr(importlib.import_module(module), function)(["--help"])
+            verb.load_main()(["--help"])
         helps.append(capsys.readouterr().out)
     sources = [path.read_text(encoding="utf-8") for path in BENCHMARKS.glob("*.py")]
     parsed = [word for words in own_commands() for word in words]  # Also old flags that no help text shows.

@@ -1,4 +1,4 @@
-"""What all commands share: logs on standard error, exit status, mistakes told without a traceback."""
+"""What all commands share: flags, logging, exit status, mistakes told without a traceback."""
 
 import contextlib
 import io
@@ -48,7 +48,7 @@ def run_command(
     """
     status = _run(settings_class, function, prog, description, argv, find_config)
     if argv is None:
-        _leave(status)
+        leave(status)
     return status
 
 
@@ -61,12 +61,15 @@ def _run(
     find_config: Callable[[Mapping[str, Any]], Path | None],
 ) -> int:
     _take_all_letters()
-    configure_logging()
     try:
         words = sys.argv[1:] if argv is None else argv
         with standard_output():
             settings = parse_flags(settings_class, words, prog=prog, description=description, find_config=find_config)
-            return function(settings) or EXIT_DONE
+            from finetune.commands.log_lines import logging_as_told  # Its absl isn't needed by --help.
+
+            with logging_as_told(prog.replace(" ", "-")):
+                log.debug("Settings: %s", settings)
+                return function(settings) or EXIT_DONE
         return EXIT_DONE
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
@@ -89,7 +92,7 @@ def standard_output() -> Iterator[TextIO]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end.
 
 
-def _leave(status: int) -> None:
+def leave(status: int) -> None:
     """Ends the program without unwinding TensorFlow, which takes a second and does nothing for the user."""
     try:
         sys.stdout.flush()
@@ -103,12 +106,3 @@ def _take_all_letters() -> None:
     for stream, errors in ((sys.stdout, KEEP_BYTES), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
-
-
-def configure_logging() -> None:
-    """Sends our log lines to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False

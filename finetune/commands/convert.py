@@ -16,6 +16,7 @@ from typing import Any
 
 from finetune.commands.command import run_command
 from finetune.commands.conversion import BACKGROUND, Conversion, print_summary, remarks_of
+from finetune.commands.verbs import VERBS
 from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_labels
 from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import ClassFiles, ImageFolder, scan_images
@@ -44,13 +45,13 @@ from finetune.whole_files import write_json
 log = logging.getLogger("finetune")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-convert") -> int:
     """Runs `finetune-convert`; returns its exit status."""
     return run_command(
         ConvertSettings,
         lambda settings: print_summary(convert(settings)),
-        prog="finetune-convert",
-        description="Converts a folder of images into TFRecord shards to train and evaluate on.",
+        prog=prog,
+        description=f"{VERBS['convert'].summary} finetune-train and finetune-eval read them.",
         argv=argv,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.commands.command import run_command
+from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.settings.download import DownloadSettings
 
@@ -24,12 +25,12 @@ def download(settings: DownloadSettings) -> Path:
     return obtain(settings.name[0], settings.output_dir or default_folder(), settings.base_url)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-download") -> int:
     """The command: prints the checkpoint's prefix, or the folder."""
     return run_command(
         DownloadSettings,
         lambda settings: print(download(settings)),
-        prog="finetune-download",
-        description="Downloads published checkpoints and data sets by name, and prints where they are.",
+        prog=prog,
+        description=f"{VERBS['download'].summary} Prints where they are.",
         argv=argv,
     )

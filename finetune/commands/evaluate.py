@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from finetune.commands.command import EXIT_DONE, run_command
 from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.metrics import Scores, wilson_interval
@@ -41,14 +42,14 @@ SECONDS_BETWEEN_LOOKS = 1.0
 log = logging.getLogger("finetune")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-eval") -> int:
     """The command."""
     return run_command(
         EvalSettings,
         _evaluate_and_print,
-        prog="finetune-eval",
+        prog=prog,
         argv=argv,
-        description="Evaluate a checkpoint on a split: every image once, whatever the batch size.",
+        description=f"{VERBS['eval'].summary} Every image counts once, whatever the batch size.",
     )
 
 

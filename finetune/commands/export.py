@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.commands.command import run_command
 from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.exports.staged_output import staged_output
 from finetune.prediction.classifier import restore_classifier
@@ -50,15 +51,14 @@ class ExportResult:
     caution: str | None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-export") -> int:
     """The command."""
     return run_command(
         ExportSettings,
         _export_and_print,
-        prog="finetune-export",
+        prog=prog,
         argv=argv,
-        description="Write a checkpoint as a SavedModel, for TensorFlow Lite or as ONNX, and measure how near the "
-        "result is to the network.",
+        description=f"{VERBS['export'].summary} Measures how near the result is to the network.",
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.commands.command import run_command
 from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.model.scopes import in_any_scope
 from finetune.nets import get_spec
@@ -173,12 +174,12 @@ def _own_logits(model: "Model", images: "Array") -> "Array":
     return np.asarray(network(tf.constant(images)))[0]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-import") -> int:
     """The command."""
     return run_command(
         ImportSettings,
         _import_and_print,
-        prog="finetune-import",
-        description="Writes weights of other programs as a slim checkpoint; names, shapes and logits are checked.",
+        prog=prog,
+        description=f"{VERBS['import'].summary} Names, shapes and logits are checked.",
         argv=argv,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.commands.command import run_command
 from finetune.commands.tables import print_table
 from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.model.scopes import Purpose, VariablePlan, plan_variables
 from finetune.nets import MODELS, get_spec
@@ -142,12 +143,12 @@ def _start_and_inspect(settings: InspectSettings) -> None:
     inspect(settings)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-inspect") -> int:
     """The command."""
     return run_command(
         InspectSettings,
         _start_and_inspect,
-        prog="finetune-inspect",
-        description="Shows what a checkpoint holds, how two differ, the plan of a training, or the table of networks.",
+        prog=prog,
+        description=f"{VERBS['inspect'].summary} Two checkpoints: how they differ.",
         argv=argv,
     )

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from finetune.commands.command import EXIT_DONE, run_command, standard_output
 from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError
 from finetune.prediction.classifier import restore_classifier
@@ -29,14 +30,14 @@ FORMAT_BY_SUFFIX = {".csv": "csv", ".json": "json", ".txt": "lines"}
 log = logging.getLogger("finetune")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-predict") -> int:
     """The command."""
     return run_command(
         PredictSettings,
         _predict_and_write,
-        prog="finetune-predict",
+        prog=prog,
         argv=argv,
-        description="Predict the classes of image files. A file that can't be read gets an error in place of a "
+        description=f"{VERBS['predict'].summary} A file that can't be read gets an error in place of a "
         f"class, and the exit status is {EXIT_UNREADABLE_IMAGES}.",
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.commands.command import run_command
 from finetune.commands.tensorflow_start import start_tensorflow
+from finetune.commands.verbs import VERBS
 from finetune.errors import Interrupted, UserError
 from finetune.model.scopes import Purpose, check_scopes, in_scope, plan_variables
 from finetune.runs.provenance import PROVENANCE_FILE, describe_run
@@ -89,15 +90,15 @@ class TrainingInterrupted(Interrupted):
         self.result = result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "finetune-train") -> int:
     """The command."""
     return run_command(
         TrainSettings,
         _train_and_print,
-        prog="finetune-train",
+        prog=prog,
         argv=argv,
-        description="Fine-tune an image classifier: restore a checkpoint minus --exclude-scopes, train "
-        "--trainable-scopes, keep all else frozen.",
+        description=f"{VERBS['train'].summary} Restores a checkpoint minus --exclude-scopes, trains "
+        "--trainable-scopes, keeps all else frozen.",
         find_config=_config_of_run,
     )
 
@@ -341,12 +342,10 @@ def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | No
 
 
 def _show_plan(plan: "VariablePlan", source: "Checkpoint | None") -> None:
-    from rich.console import Console
-
-    from finetune.model.plan_table import print_plan
+    from finetune.model.plan_table import plan_text
 
     log.info("Weights: %s", source.prefix if source is not None else "from scratch, no --checkpoint is given")
-    print_plan(plan, Console(stderr=True))
+    log.info("%s", plan_text(plan))
 
 
 def _multipliers(settings: ScheduleSettings, plan: "VariablePlan") -> dict[str, float]:

@@ -50,8 +50,18 @@ def plan_table(plan: VariablePlan) -> Table:
     return table
 
 
-def print_plan(plan: VariablePlan, console: Console) -> None:
-    """Prints the plan, and how many of the variables come from moving averages of weights."""
+def plan_text(plan: VariablePlan) -> str:
+    """The plan, and how many of the variables come from moving averages, in lines for the log of a command.
+
+    They are as wide as the terminal, and without colours, since a log may go into a file.
+    """
+    console = Console(stderr=True, color_system=None)
+    with console.capture() as capture:
+        _print_plan(plan, console)
+    return capture.get().rstrip("\n")
+
+
+def _print_plan(plan: VariablePlan, console: Console) -> None:
     console.print(plan_table(plan))
     num_averages = sum(variable.source != variable.name for variable in plan.restored)
     for variable in plan.restored:

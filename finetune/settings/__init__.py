@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "command_line": ["parse_flags"],
+        "completion": ["CompletionSettings"],
         "convert": ["ConvertSettings"],
         "download": ["DownloadSettings"],
         "evaluate": ["EvalSettings"],

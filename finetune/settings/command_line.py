@@ -2,7 +2,8 @@
 
 A flag is written with dashes or underscores, as `--flag value` or `--flag=value`; a boolean as `--flag`,
 `--flag=false`, `--no-flag` or absl's `--noflag`; a list with commas, or by giving the flag several times. TF-Slim's
-old names are accepted, too. `--config FILE.toml` gives defaults for all flags; the command line wins over it.
+old names are accepted, too. `--config FILE.toml` gives defaults for all flags; the command line wins over it, and so
+does a `--flagfile`, whose lines take its place on the command line: of two values the later counts.
 """
 
 import argparse
@@ -15,14 +16,12 @@ from typing import Any, NoReturn, TypeVar
 
 from finetune import __version__
 from finetune.errors import UserError, did_you_mean
+from finetune.settings import absl_flags
 from finetune.settings.flags import Flag, checked, dashed, expand_home, flags_of
 from finetune.settings.settings_file import read_toml
 from finetune.settings.words import FALSE_WORDS, TRUE_WORDS, item_of_words, value_of_words
 
 Settings = TypeVar("Settings")
-
-# absl's own logging flags, which every slim command line may carry. Our logs always go to standard error.
-ABSL_FLAGS = ("alsologtostderr", "logtostderr", "verbosity", "stderrthreshold", "v")
 
 SLIM_NAMES_TITLE = "TF-Slim's flags, as they are called here"
 
@@ -50,11 +49,9 @@ def parse_flags(
     """
     flags = {flag.name: flag for flag in flags_of(settings_class)}
     parser = build_parser(settings_class, prog, description)
-    words = {
-        name: value
-        for name, value in vars(parser.parse_args(_normalise(argv, flags.values()))).items()
-        if value is not None
-    }
+    argv = _normalise(absl_flags.expand_flagfiles(argv), flags.values())
+    words = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    absl_flags.set_absl_flags(words.pop(absl_flags.WORDS, ()))
     given = {name: checked(flags[name], value) for name, value in words.items() if name != "config"}
     config = expand_home("--config", Path(words["config"])) if "config" in words else find_config(given)
     if config is not None:
@@ -84,8 +81,7 @@ def build_parser(settings_class: type, prog: str, description: str) -> argparse.
     general.add_argument("--config", metavar="FILE.toml", help="settings file; flags on the command line win over it")
     general.add_argument("-h", "--help", action="help", help="this text")
     general.add_argument("--version", action="version", version=f"finetune {__version__}", help="the program's version")
-    for name in ABSL_FLAGS:
-        parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS, dest=argparse.SUPPRESS)
+    absl_flags.add_absl_flags(parser)
     _add_slim_names(parser, flags_of(settings_class))
     return parser
 
@@ -98,6 +94,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_intermixed_args(args, namespace)
+        unknown = absl_flags.without_undefok(unknown, parsed.undefok or ())
+        del parsed.undefok
         if unknown:
             name = unknown[0].split("=")[0]
             raise UserError(f"Unknown flag {name}.", did_you_mean(name, self._long_options()))
@@ -184,7 +182,8 @@ def _normalise(argv: Sequence[str], flags: Any) -> list[str]:
 
     A boolean flag is given its value where the next word is none, lest that be taken for one.
     """
-    booleans = {dashed(name) for flag in flags if flag.kind is bool for name in (flag.name, *flag.slim)}
+    names = [name for flag in flags if flag.kind is bool for name in (flag.name, *flag.slim)]
+    booleans = {dashed(name) for name in (*names, *absl_flags.BOOLEANS)}
     normalised = []
     for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, equals, value = word.partition("=")

@@ -31,9 +31,9 @@ from measuring import (
 )
 from programs import NETWORKS, Photographs, head_words, keras_words, prepare_photographs, starting_weights
 
-COMMANDS = tuple(
-    f"finetune-{verb}" for verb in ("convert", "train", "eval", "predict", "export", "import", "download", "inspect")
-)
+from finetune.commands.verbs import VERBS
+
+COMMANDS = ("finetune", *(f"finetune-{name}" for name, verb in VERBS.items() if verb.has_program))
 LIMITS = {"python -c pass": "pass", "import tensorflow": "import tensorflow"}
 
 
