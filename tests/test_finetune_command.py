@@ -223,6 +223,7 @@ COMPLETED = {
     "finetune train --stderrthreshold w": "finetune train --stderrthreshold warning ",
     "finetune train --config set": "finetune train --config settings.toml ",
     "finetune train --dataset-dir=rec": "finetune train --dataset-dir=records/",
+    "finetune eval --comp": "finetune eval --compare ",
     "finetune predict --checkpoint x my": "finetune predict --checkpoint x my\\ photographs/",
     "finetune completion z": "finetune completion zsh ",
     "finetune train --model_n": "finetune train --model_n",

@@ -88,7 +88,7 @@ def _shown_parser(verb: Verb, shell: str) -> argparse.ArgumentParser:
         if action.const is True:  # A switch, though it takes a value.
             action.nargs = 0
         if action.dest != "help":
-            ends = "=" if shell == "zsh" and action.nargs != 0 else ""
+            ends = "=" if shell == "zsh" and action.nargs is None else ""
             action.option_strings = [f"{name}{ends}" for name in action.option_strings[:1]]
     return parser
 
