@@ -10,6 +10,7 @@ to write it; here it is written as the byte that it was, in files and on standar
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -177,12 +178,15 @@ def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = 
         replaced: Files of the folder that make room, beside those of the new ones' names.
 
     Raises:
-        OSError: They can't be written.
+        OSError: They can't be written, or one's name is a folder's.
     """
     with gone_if_empty(folder), _fresh_folder(folder / f".{name}.partial") as staging:
         yield staging
         new = {path.name for path in staging.iterdir()}
         old = {file for file in new.union(path.name for path in replaced) if os.path.lexists(folder / file)}
+        for file in old:
+            if (folder / file).is_dir():  # What lies in it would be lost.
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file))
         for file in new:
             flush_to_disk(staging / file)
         with _fresh_folder(staging / ".replaced") as aside:

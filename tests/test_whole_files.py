@@ -89,6 +89,15 @@ def test_a_set_takes_the_place_of_another(tmp_path):
     assert contents(tmp_path) == {"index": "new", "data": "new", "other/file": "not of the set"}
 
 
+def test_a_set_does_not_take_the_place_of_a_folder(tmp_path):
+    write_set(tmp_path, index="old")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("not of the set")
+    with pytest.raises(IsADirectoryError):
+        write_set(tmp_path, index="new", data="new")
+    assert contents(tmp_path) == {"index": "old", "data/file": "not of the set"}
+
+
 @pytest.mark.parametrize("num_renames", range(5))
 def test_an_error_among_the_renames_of_a_set_undoes_them(tmp_path, monkeypatch, num_renames):
     write_set(tmp_path, index="old", data="old", more="old")
