@@ -13,6 +13,7 @@ import finetune
 from finetune.nets import MODELS
 from finetune.preprocessing import FAMILIES
 from finetune.published.known_datasets import KNOWN_DATASETS
+from finetune.settings.absl_flags import LOG_FLAGS
 from finetune.settings.choices import PUBLISHED_DATASETS
 from finetune.settings.flags import dashed
 
@@ -23,6 +24,8 @@ TREES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text("utf-8")) for 
 FLAGS = [flag for _, flag in ALL_FLAGS]
 # Of all commands, and what the documentation of flags calls any.
 COMMON_FLAGS = {"--help", "--version", "--config", "--flag", "--no-flag", "--noflag"}
+# absl's, beside those for logging; `--v` is absl's short name of `--verbosity`.
+ABSL_FLAGS = {"--flagfile", "--undefok", "--v"}
 
 
 def strings(tree: ast.AST) -> Iterator[ast.Constant]:
@@ -32,7 +35,7 @@ def strings(tree: ast.AST) -> Iterator[ast.Constant]:
 
 def test_flags_are_called_by_their_names():
     """Not by slim's names of them either, which are no use where `--help` is looked at."""
-    known = COMMON_FLAGS | {dashed(flag.name) for flag in FLAGS}
+    known = COMMON_FLAGS | ABSL_FLAGS | {flag.option for flag in LOG_FLAGS} | {dashed(flag.name) for flag in FLAGS}
     known |= {f"--no-{dashed(flag.name)[2:]}" for flag in FLAGS if flag.kind is bool}
     unknown = {
         (name, word)
