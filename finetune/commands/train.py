@@ -145,6 +145,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         model.freeze(variable_plan, stage.batch_norm)
         trained = [model.model_variables[variable.name] for variable in variable_plan.trained]
         optimizer = Optimizer(stage.update, trained, _multipliers(stage.schedule, variable_plan))
+        model.initialise(variable.name for variable in variable_plan.initialised)
         if source is not None:
             warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
             model.restore(source, variable_plan)
@@ -291,6 +292,7 @@ def _make_model(settings: NetworkSettings, num_classes: int, seed: int) -> "Mode
         image_size=settings.image_size,
         channels=1 if settings.use_grayscale else None,
         seed=seed,
+        initialise=False,
     )
 
 

@@ -147,9 +147,10 @@ def describe_variables(
 
     from finetune.model.model import Model
 
-    # Made in a graph, a variable's initial value is planned and never computed.
+    # Made in a graph, a variable takes no memory.
     with tf.Graph().as_default():
-        return Model(spec, num_classes, image_size=image_size, channels=channels).network_variables()
+        model = Model(spec, num_classes, image_size=image_size, channels=channels, initialise=False)
+    return model.network_variables()
 
 
 def _may_be(spec: NetSpec, found: Mapping[str, Shape]) -> bool:

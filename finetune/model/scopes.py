@@ -73,6 +73,11 @@ class VariablePlan:
         return [variable for variable in self.variables if variable.source is not None]
 
     @property
+    def initialised(self) -> list[PlannedVariable]:
+        """Those that keep their initial values until they are trained."""
+        return [variable for variable in self.variables if variable.source is None]
+
+    @property
     def trained(self) -> list[PlannedVariable]:
         """Those that gradients change."""
         return [variable for variable in self.variables if variable.is_trained and not variable.is_statistic]

@@ -133,6 +133,7 @@ def restore_network(network: TrainedNetwork, num_classes: int, checkpoint: "Chec
         num_classes,
         image_size=network.image_size,
         channels=1 if network.use_grayscale else None,
+        initialise=False,
     )
     model.compute_dtype = tf.as_dtype(network.precision)
     restore_weights(model, network, checkpoint)
