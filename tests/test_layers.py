@@ -1,11 +1,11 @@
-"""Batch norm folded into the convolution before it is batch norm, whatever gives its inputs."""
+"""Layers of ours are what they stand for: batch norm folded into a convolution, dropout as TensorFlow draws it."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_slim as slim
 
-from finetune.nets.layers import batch_norm, layer_modes
+from finetune.nets.layers import batch_norm, dropout, fold_in_name, layer_modes
 
 random = np.random.default_rng(0)
 VALUES = {
@@ -49,3 +49,20 @@ def test_it_normalises_with_the_moving_statistics(layer, is_training):
     np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-4)
     # A dilated one is built as one between two changes of shape.
     assert (outputs.op.type == "BiasAdd") == (layer in (convolution, depthwise))
+
+
+@pytest.mark.parametrize("noise_shape", [None, [5, 1, 1, 1]])
+def test_dropout_is_tensorflows_own_to_the_bit(noise_shape):
+    images = tf.constant(random.normal(size=[5, 7, 7, 3]), tf.float32)
+
+    @tf.function(autograph=False)
+    def both(seed):
+        with layer_modes(True, lambda scope: False, seed):
+            ours = dropout(images, 0.3, noise_shape=noise_shape, scope="layer")
+        layer_seed = fold_in_name(seed, "layer")
+        return ours, tf.nn.experimental.stateless_dropout(images, 1 - 0.3, layer_seed, "philox", noise_shape)
+
+    for seed in ([0, 0], [-5, 7], [2**31 - 1, 12]):
+        ours, theirs = both(tf.constant(seed))
+        np.testing.assert_array_equal(ours, theirs)
+        assert 0 < np.count_nonzero(ours) < images.shape.num_elements()

@@ -201,8 +201,8 @@ def uniform_noise(shape: Any, seed: Tensor) -> Tensor:
     """Numbers in [0,1): those of `tf.random.stateless_uniform(shape, seed, alg="philox")`.
 
     That takes forty operations from the seed to Philox's key and counter, where TensorFlow has one: of NASNet's
-    training pass, with dropout in every branch, they were two fifths, and half of the time to trace it. Compiled by
-    XLA the one gives another key for a negative seed, and so another mask than without.
+    training pass, with dropout in every branch, they were two fifths, and nearly half of the time to trace it. Compiled
+    by XLA the one gives another key for a negative seed, and so another mask than without.
 
     Args:
         shape: Of the numbers.
