@@ -28,7 +28,7 @@ from finetune.commands.convert import convert
 from finetune.commands.evaluate import evaluate
 from finetune.commands.export import ExportResult, export
 from finetune.commands.predict import predict
-from finetune.commands.train import TrainingInterrupted, TrainResult, plan, train
+from finetune.commands.train import TrainingInterrupted, TrainResult, Verification, plan, train, verify
 from finetune.errors import UserError
 from finetune.evaluation.result_files import EvalResult
 from finetune.model.scopes import VariablePlan
@@ -58,6 +58,7 @@ __all__ = [
     "TrainingInterrupted",
     "UserError",
     "VariablePlan",
+    "Verification",
     "convert",
     "evaluate",
     "export",
@@ -65,4 +66,5 @@ __all__ = [
     "predict",
     "restore_classifier",
     "train",
+    "verify",
 ]

@@ -64,11 +64,13 @@ def test_what_is_cut_off_is_computed_anew(tmp_path, name):
 
 
 def test_each_epoch_has_each_image_once_and_all_views_take_turns():
-    views = [Features((np.full([NUM_IMAGES, 1], view),), np.arange(NUM_IMAGES)) for view in range(3)]
+    views = [
+        Features((np.full([NUM_IMAGES, 1], view),), np.arange(NUM_IMAGES), np.arange(NUM_IMAGES)) for view in range(3)
+    ]
     batches = feature_batches(views, batch_size=4, seed=1, start_step=0)
     drawn = [next(batches) for _ in range(15)]
-    labels = np.concatenate([labels for _, labels in drawn]).reshape([6, NUM_IMAGES])
-    seen = np.concatenate([values[0][:, 0] for values, _ in drawn]).reshape([6, NUM_IMAGES])
+    labels = np.concatenate([labels for _, labels, _ in drawn]).reshape([6, NUM_IMAGES])
+    seen = np.concatenate([values[0][:, 0] for values, _, _ in drawn]).reshape([6, NUM_IMAGES])
     for epoch in labels:
         assert sorted(epoch) == list(range(NUM_IMAGES))
     assert len({tuple(epoch) for epoch in labels}) == 6
@@ -78,11 +80,12 @@ def test_each_epoch_has_each_image_once_and_all_views_take_turns():
 
 @pytest.mark.parametrize("start", [1, 3, 7])
 def test_batches_go_on_where_they_were_left(start):
-    views = [Features((np.arange(NUM_IMAGES)[:, np.newaxis] + 100 * view,), np.arange(NUM_IMAGES)) for view in (0, 1)]
+    rows = np.arange(NUM_IMAGES)
+    views = [Features((rows[:, np.newaxis] + 100 * view,), rows, rows) for view in (0, 1)]
 
     def draw(start_step, count):
         batches = feature_batches(views, batch_size=4, seed=1, start_step=start_step)
-        return [values[0].tolist() for values, _ in (next(batches) for _ in range(count))]
+        return [values[0].tolist() for values, *_ in (next(batches) for _ in range(count))]
 
     assert draw(start, 5) == draw(0, start + 5)[start:]
 

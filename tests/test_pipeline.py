@@ -63,7 +63,7 @@ def train_on(dataset: Dataset, num_batches: int, *, family: str = "inception", a
     options = ReadOptions(get_preprocessing(family, augmentation), **read)
     with reading(dataset, options.labels_offset):
         batches = training_batches(dataset, options, **{"batch_size": 4, "seed": 1, **more}).take(num_batches)
-        return [(images.numpy(), labels.numpy()) for images, labels in batches]
+        return [(images.numpy(), labels.numpy()) for images, labels, _ in batches]
 
 
 def labels_of(batches) -> list[int]:

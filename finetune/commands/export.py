@@ -188,7 +188,7 @@ def _calibration_images(settings: ExportSettings, classifier: "Classifier", data
     num_images = _num_calibration_images(settings, dataset)
     log.info("Calibrating on %d images of %s.", num_images, dataset.split)
     with reading(dataset, classifier.network.labels_offset):
-        for images, _ in batches.take(num_images):
+        for images, *_ in batches.take(num_images):
             yield images.numpy()
 
 

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,16 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import Interrupted, UserError
 from finetune.model.scopes import Purpose, check_scopes, in_scope, plan_variables
-from finetune.runs.provenance import PROVENANCE_FILE, describe_run
+from finetune.runs.provenance import (
+    PROVENANCE_FILE,
+    Change,
+    Facts,
+    changes_between,
+    describe_run,
+    facts_at,
+    read_provenance,
+    with_history,
+)
 from finetune.runs.run_folder import (
     FEATURES_FOLDER,
     IMAGES_FILE,
@@ -21,8 +31,9 @@ from finetune.runs.run_folder import (
     settings_of_run,
     warn_of_other_rules,
 )
+from finetune.settings.choices import DECISIVE_SETTINGS
 from finetune.settings.flags import dashed, flags_of, flat_values
-from finetune.settings.settings_file import CONFIG_FILE, to_toml_table
+from finetune.settings.settings_file import CONFIG_FILE, plain_value, to_toml_table
 from finetune.settings.train import (
     DataSettings,
     DeviceSettings,
@@ -32,7 +43,7 @@ from finetune.settings.train import (
     TrainSettings,
     parse_multipliers,
 )
-from finetune.training.schedules import make_schedule
+from finetune.training.schedules import Schedule, make_schedule
 from finetune.types import Variable
 
 if TYPE_CHECKING:
@@ -73,6 +84,25 @@ class TrainResult:
     best_accuracy: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What was proven of a run.
+
+    Attributes:
+        first_step: Number of updates made before those that were made again.
+        last_step: Number of updates at the end.
+        checkpoint: Prefix of what the run has kept of them.
+        num_arrays: How many were compared: weights, slots, averages.
+        sha256: Of all of them, the same in both.
+    """
+
+    first_step: int
+    last_step: int
+    checkpoint: str
+    num_arrays: int
+    sha256: str
+
+
 class TrainingInterrupted(Interrupted):
     """A signal stopped training between two steps; a checkpoint of the last one is written.
 
@@ -111,33 +141,163 @@ def train(settings: TrainSettings) -> TrainResult:
         TrainingInterrupted: A first Ctrl-C or SIGTERM, once the step is made and the checkpoint is written.
         Interrupted: A second one, at once.
     """
-    from finetune.training.devices import choose_strategy
-
+    if settings.run.verify:
+        raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
     if settings.run.resume:
         settings = _as_begun(settings)
     data = _find_data(settings)
-    strategy = choose_strategy(settings.devices.num_clones, on_cpu=settings.devices.clone_on_cpu)
-    _refuse_large_batch(settings.stage.batch_size * strategy.num_replicas_in_sync, data.training)
+    strategy = _choose_devices(settings, data)
     run = RunFolder(settings.run.train_dir)
     with run.begun(resume=settings.run.resume):
         return _train_in(run, settings, data, strategy)
 
 
-def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
+def verify(settings: TrainSettings) -> Verification:
+    """Makes the steps between a run's last two checkpoints again, in memory, and compares; the run stays as it is.
+
+    Where there is only one checkpoint, the steps are those from the start.
+
+    Raises:
+        UserError: Something differs, which is said; there is no whole checkpoint, or the start can't be made again.
+    """
+    from finetune.datasets.pipeline import reading
+    from finetune.model.checkpoint import whole_checkpoints
+    from finetune.training.replay import compare, replay
+
+    settings = _as_begun(dataclasses.replace(settings, run=dataclasses.replace(settings.run, resume=True)))
+    run = RunFolder(settings.run.train_dir)
+    checkpoints = list(itertools.islice(whole_checkpoints(run.path), 2))
+    if not checkpoints:
+        raise _no_whole_checkpoint(run.path)
+    last, *older = checkpoints
+    history, last_step = _recorded_facts(run), _step_of(last)
+    _refuse_changes_within(history, range(_step_of(older[0]) if older else 0, last_step))
+    settings = _as_recorded(settings, facts_at(history, last_step))
+    settings, source = (settings, older[0]) if older else _from_the_start(settings, last)
+    data = dataclasses.replace(_find_data(settings), validation=None)
+    strategy = _choose_devices(settings, data)
+    with run.lend_features() as features:
+        ready = _prepare(settings, data, strategy, source, features, history, compared_step=last_step)
+        steps = range(ready.first_step, last_step)
+        chain = {line["step"]: line["data_chain"] for line in run.read_metrics() if "data_chain" in line}
+        with reading(data.training, settings.data.labels_offset):
+            replay(ready.state, ready.training_step, ready.batches, ready.schedule, steps, chain)
+    num_arrays, sha256 = compare(ready.state, last, steps)
+    return Verification(steps.start, steps.stop, last.prefix, num_arrays, sha256)
+
+
+def _refuse_changes_within(history: Facts, steps: range) -> None:
+    changes = changes_between(facts_at(history, steps.start + 1), facts_at(history, steps.stop))
+    decisive = [str(change) for change in changes if change.makes_another_run or change.is_a_setting]
+    if decisive:
+        raise UserError(
+            f"--verify: between the steps {steps.start} and {steps.stop} the run went on otherwise than before: "
+            f"{'; '.join(decisive)}. They can't be made again in one go.",
+            "Verify when there are two checkpoints of after that (--save-interval-seconds).",
+        )
+
+
+def _as_recorded(settings: TrainSettings, facts: Facts) -> TrainSettings:
+    """With the schedule and the like of the steps that were made: config.toml may be of steps that are yet to come."""
+    of_run = facts.get("settings", {})
+    names = {flag.name for flag in flags_of(StageSettings)}.difference(DECISIVE_SETTINGS).intersection(of_run)
+    return dataclasses.replace(settings, **{name: of_run[name] for name in names})
+
+
+def _from_the_start(settings: TrainSettings, only: "Checkpoint") -> "tuple[TrainSettings, Checkpoint | None]":
+    """The settings of a run as it was begun, and the weights that it was begun from."""
+    log.info("%s is the only checkpoint of the run: its steps are made again from the start.", only.prefix)
+    run = dataclasses.replace(settings.run, resume=False, verify=False, allow_changed=())
+    begun = dataclasses.replace(settings, run=run)
+    try:
+        return begun, _open_weights(begun)
+    except UserError as error:
+        raise UserError(
+            f"--verify: {only.prefix} is the only checkpoint of the run, and its start can't be made again: "
+            f"{str(error).splitlines()[0]}",
+            "Verify when there are two checkpoints (--save-interval-seconds), or put the pretrained one back.",
+        ) from error
+
+
+def _choose_devices(settings: TrainSettings, data: "TrainingData") -> Any:
+    """The distribution strategy."""
+    from finetune.training.devices import choose_strategy, make_deterministic
+
+    devices = settings.devices
+    if devices.deterministic:
+        make_deterministic(on_cpu=devices.clone_on_cpu)
+    strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
+    _refuse_large_batch(settings.stage.batch_size * strategy.num_replicas_in_sync, data.training)
+    return strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadyRun:
+    """A run before its next step.
+
+    Attributes:
+        settings: As resolved.
+        facts: Of the part of the run that begins.
+        changes: What isn't what it was, where it goes on.
+        data: Its splits.
+        plan: Which variables it trains.
+        images: Of the splits.
+        state: All that changes.
+        inputs: What it is given.
+        batches: What its steps are given, from the next one on.
+        training_step: Makes an update.
+        schedule: Learning rate by step.
+        first_step: Number of updates made.
+    """
+
+    settings: TrainSettings
+    facts: Facts
+    changes: list[Change]
+    data: "TrainingData"
+    plan: "VariablePlan"
+    images: "TrainingImages"
+    state: "TrainingState"
+    inputs: "TrainingInputs"
+    batches: Iterator[Any]
+    training_step: "TrainingStep"
+    schedule: Schedule
+    first_step: int
+
+
+def _prepare(
+    settings: TrainSettings,
+    data: "TrainingData",
+    strategy: Any,
+    source: "Checkpoint | None",
+    features: Path,
+    history: Facts | None,
+    compared_step: int | None = None,
+) -> _ReadyRun:
+    """Builds all that a step needs.
+
+    Args:
+        settings: Of the run.
+        data: Its splits.
+        strategy: Its devices.
+        source: Where its weights are; None: it begins from scratch.
+        features: Folder of features.
+        history: What the run says of itself; None: it begins.
+        compared_step: Whose facts those of now are compared with, to make steps up to it again; None: that of the
+            weights, to go on from there.
+    """
     from finetune.datasets.pipeline import reading
     from finetune.training.classes import match_to_restored_head
+    from finetune.training.devices import describe_machine
     from finetune.training.inputs import make_inputs
-    from finetune.training.loop import Occasions, TrainingLoop
     from finetune.training.optimizers import Optimizer
-    from finetune.training.run_log import RunLog
+    from finetune.training.resumption import check_changes
+    from finetune.training.seen_records import SeenRecords
     from finetune.training.state import TrainingState
 
     stage = settings.stage
-    images_per_step = stage.batch_size * strategy.num_replicas_in_sync
-    steps_per_epoch = data.training.num_examples / images_per_step
+    steps_per_epoch = data.training.num_examples / (stage.batch_size * strategy.num_replicas_in_sync)
     with strategy.scope():
         model = _make_model(settings.network, _num_classes(settings, data), settings.run.seed)
-        source = _open_weights(settings)
         variable_plan = _make_plan(settings, model, source)
         _show_plan(variable_plan, source)
         if source is not None and not settings.run.resume:
@@ -151,14 +311,60 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
             model.restore(source, variable_plan)
         images = _training_images(settings, model, data)
         settings = _with_precision(settings, model, trained, images)
-        state = TrainingState(
-            model, optimizer, _make_averages(stage, model, variable_plan), _make_loss_scale(settings.devices)
-        )
+        seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
+        averages = _make_averages(stage, model, variable_plan)
+        state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen)
         first_step = _resume(state, source) if settings.run.resume and source is not None else 0
-        inputs = make_inputs(stage, images, state, variable_plan, run.path / FEATURES_FOLDER)
-        training_step = _make_step(settings, inputs, state)
-    run.write_settings(to_toml_table(settings), variable_plan, data.class_names)
-    run.write_json(PROVENANCE_FILE, describe_run(data.training, data.validation, data.hashes))
+        facts = describe_run(
+            data.training,
+            data.validation,
+            data.hashes,
+            settings=to_toml_table(settings),
+            machine=describe_machine(on_cpu=settings.devices.clone_on_cpu),
+            first_step=first_step,
+        )
+        changes, recorded = [], facts_at(history or {}, compared_step or first_step)
+        if history is not None:
+            argument = "--resume" if compared_step is None else "--verify"
+            changes = check_changes(recorded, facts, seen, allowed=settings.run.allow_changed, argument=argument)
+            if any(change.makes_another_run for change in changes_between(facts_at(history, first_step), recorded)):
+                seen.accept_other_data()  # With it the run went on from here.
+        inputs = make_inputs(_cached_as_before(stage, recorded), images, state, variable_plan, features)
+        with reading(data.training, settings.data.labels_offset):
+            batches = seen.watched(inputs.batches, first_step)
+        return _ReadyRun(
+            settings=settings,
+            facts={**facts, "cached_views": inputs.num_views},
+            changes=changes,
+            data=data,
+            plan=variable_plan,
+            images=images,
+            state=state,
+            inputs=inputs,
+            batches=batches,
+            training_step=_make_step(settings, inputs, state),
+            schedule=make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
+            first_step=first_step,
+        )
+
+
+def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
+    from finetune.datasets.pipeline import reading
+    from finetune.training.loop import Occasions, TrainingLoop
+    from finetune.training.run_log import RunLog
+
+    source = _open_weights(settings)
+    history = _recorded_facts(run) if settings.run.resume else None
+    features = run.path / FEATURES_FOLDER
+    ready = _prepare(settings, data, strategy, source, features, history)
+    settings, data, first_step = ready.settings, ready.data, ready.first_step
+    stage = settings.stage
+    images_per_step = stage.batch_size * strategy.num_replicas_in_sync
+    steps_per_epoch = data.training.num_examples / images_per_step
+    if any(change.name == "validation" for change in ready.changes):
+        run.forget_best()
+    run.write_json(PROVENANCE_FILE, with_history(ready.facts, read_provenance(run.path)))
+    run.write_settings(to_toml_table(settings), ready.plan, data.class_names)
     run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
     run.forget_metrics_after(first_step)
     run_log = RunLog(
@@ -175,11 +381,12 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         save_interval_seconds=settings.run.save_interval_seconds,
         max_to_keep=settings.run.max_to_keep,
     )
-    schedule = make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps)
-    loop = TrainingLoop(run_log, state, training_step, schedule, inputs, occasions)
+    loop = TrainingLoop(
+        run_log, ready.state, ready.training_step, ready.schedule, ready.inputs, ready.batches, occasions
+    )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:
-            run_log.sample_images(first_step, images.sample())
+            run_log.sample_images(first_step, ready.images.sample())
         newest = loop.run()
     best = loop.best
     result = TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
@@ -210,10 +417,20 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 def _train_and_print(settings: TrainSettings) -> None:
     start_tensorflow()
+    if settings.run.verify:
+        _print_verification(verify(settings), settings.run.train_dir)
+        return
     result = train(settings)
     print(f"step {result.step}: {result.checkpoint}")
     if result.best_accuracy is not None:
         print(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+
+
+def _print_verification(proven: Verification, train_dir: Path) -> None:
+    print(
+        f"proven: steps {proven.first_step + 1} to {proven.last_step} of {train_dir}, made again, give what "
+        f"{Path(proven.checkpoint).name} holds, bit for bit: {proven.num_arrays} arrays, sha256 {proven.sha256[:16]}"
+    )
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:
@@ -304,11 +521,7 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
         train_dir = settings.run.train_dir
         checkpoint = newest_whole(train_dir)
         if checkpoint is None:
-            raise UserError(
-                f"--resume: {train_dir} holds no whole checkpoint.",
-                f"Start it anew, without --resume: --config {shlex.quote(str(train_dir / CONFIG_FILE))} "
-                "--train-dir OTHER",
-            )
+            raise _no_whole_checkpoint(train_dir)
         return checkpoint
     network = settings.network
     if network.checkpoint is None:
@@ -316,6 +529,28 @@ def _open_weights(settings: TrainSettings) -> "Checkpoint | None":
             raise UserError("--checkpoint-prefix is of the names in a checkpoint.", "Give one with --checkpoint.")
         return None
     return open_checkpoint(network.checkpoint, name_prefix=network.checkpoint_prefix, model=network.model)
+
+
+def _no_whole_checkpoint(train_dir: Path) -> UserError:
+    return UserError(
+        f"--resume: {train_dir} holds no whole checkpoint.",
+        f"Start it anew, without --resume: --config {shlex.quote(str(train_dir / CONFIG_FILE))} --train-dir OTHER",
+    )
+
+
+def _step_of(checkpoint: "Checkpoint") -> int:
+    step = checkpoint.step()
+    if step is None:
+        raise UserError(f"--resume: {checkpoint.prefix} holds no global_step.", "Start a new run with --checkpoint.")
+    return step
+
+
+def _recorded_facts(run: RunFolder) -> Facts:
+    """What the run says of itself; of an older run config.toml has the settings."""
+    recorded, settings = read_provenance(run.path) or {}, settings_of_run(run.path)
+    if "settings" in recorded or settings is None:
+        return recorded
+    return {**recorded, "settings": {name: plain_value(value) for name, value in settings.items()}}
 
 
 def _make_plan(settings: TrainSettings, model: "Model", source: "Checkpoint | None") -> "VariablePlan":
@@ -369,8 +604,18 @@ def _training_images(settings: TrainSettings, model: "Model", data: "TrainingDat
         model.channels,
         labels_offset=settings.data.labels_offset,
         num_parallel_calls=settings.data.num_preprocessing_threads,
+        num_readers=settings.data.num_readers,
     )
     return TrainingImages(data, options, settings.stage.batch_size, settings.run.seed)
+
+
+def _cached_as_before(stage: StageSettings, recorded: Facts) -> StageSettings:
+    """What --cache-features auto came to holds for all of a run: other inputs would come in another order."""
+    num_views = recorded.get("cached_views")
+    if num_views is None or stage.cache.cache_features != "auto":
+        return stage
+    log.info("--cache-features auto: as the run was begun, %s.", f"{num_views} views" if num_views else "none")
+    return dataclasses.replace(stage, cache=dataclasses.replace(stage.cache, cache_features=str(num_views or "off")))
 
 
 def _make_averages(settings: StageSettings, model: "Model", plan: "VariablePlan") -> "MovingAverages | None":
@@ -427,9 +672,7 @@ def _with_precision(
 
 def _resume(state: "TrainingState", source: "Checkpoint") -> int:
     state.restore({name: source.read(name) for name in source.shapes}, source.prefix)
-    step = source.step()
-    if step is None:
-        raise UserError(f"--resume: {source.prefix} holds no global_step.", "Start a new run with --checkpoint.")
+    step = _step_of(source)
     log.info("Going on from step %d.", step)
     return step
 

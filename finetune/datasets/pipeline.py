@@ -7,6 +7,7 @@ step sees what it would have seen without the break, to the bit, on any number o
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -30,6 +31,10 @@ SHUFFLE_BUFFER_BYTES = 256 << 20
 NUM_INTERLEAVED_SHARDS = 8
 GRAPH_SEED = 1
 
+# Any large prime: labels that differ give fingerprints that differ.
+FINGERPRINT_OF_LABEL = 1_000_003
+FINGERPRINTS_AT_A_TIME = 256
+
 AUTOTUNE = tf.data.AUTOTUNE
 
 # To which part of its size a JPEG can be decoded.
@@ -51,6 +56,7 @@ class ReadOptions:
         channels: 1 or 3. Images of another kind are converted as they are decoded.
         labels_offset: Subtracted from each label (slim: 1 for networks without a background class).
         num_parallel_calls: How many images are decoded at a time; None: chosen while running.
+        num_readers: How many shards are read at a time; None: chosen while running.
     """
 
     preprocessing: Preprocessing
@@ -58,6 +64,7 @@ class ReadOptions:
     channels: int
     labels_offset: int = 0
     num_parallel_calls: int | None = None
+    num_readers: int | None = None
 
 
 def training_batches(
@@ -73,16 +80,17 @@ def training_batches(
         start_step: How many batches to leave out: they are read and shuffled, but not decoded.
 
     Returns:
-        Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, and of labels,
-        int64 [B]. Iterate within `reading`.
+        Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, of labels, int64
+        [B], and of what tells the images apart, int64 [B,3]: a record's number in the split, its fingerprint, and the
+        seed of its augmentation. Iterate within `reading`.
     """
     first_epoch, offset = divmod(start_step * batch_size, dataset.num_examples)
 
     def read_epoch(epoch: Tensor) -> tf.data.Dataset:
         epoch_seed = _epoch_seed(seed, epoch)
         num_left_out = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
-        records = _shuffled_records(dataset, epoch_seed).skip(num_left_out)
-        return records.map(lambda serialized: (serialized, epoch_seed[0]))
+        records = _shuffled_records(dataset, epoch_seed, options.num_readers).skip(num_left_out)
+        return records.map(lambda number, serialized: (number, serialized, epoch_seed[0]))
 
     prepare = _training_example(dataset, options)
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
@@ -106,14 +114,15 @@ def view_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int, see
         view: Number of the view; another one, another outcome of the augmentation.
 
     Returns:
-        Batches of images and labels, as those of `training_batches`. Iterate within `reading`.
+        Batches of images, labels and what tells them apart, as those of `training_batches`. Iterate within `reading`.
     """
     epoch_seed = _epoch_seed(seed, view)[0]
     prepare = _training_example(dataset, options)
     batches = (
         records_in_order(dataset)
+        .enumerate()
         .map(
-            _plain(lambda serialized: prepare(serialized, epoch_seed)),
+            _plain(lambda number, serialized: prepare(number, serialized, epoch_seed)),
             num_parallel_calls=options.num_parallel_calls or AUTOTUNE,
             deterministic=True,
         )
@@ -134,18 +143,41 @@ def _epoch_seed(seed: int, epoch: Tensor) -> Tensor:
     )
 
 
-def _training_example(dataset: Dataset, options: ReadOptions) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """From a serialized record and the first integer of an epoch's seed to an augmented image and its label."""
+def _training_example(
+    dataset: Dataset, options: ReadOptions
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """From a record, its number, and the first integer of an epoch's seed to an image, its label, and its identity."""
 
-    def prepare(serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(number: Tensor, serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         record = parse_record(serialized, dataset.schema)
         label = _checked_label(record, dataset, options.labels_offset)
-        fingerprint = tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
-        image_seed = tf.stack([epoch_seed, fingerprint])
+        image_hash = _image_hash(record)
+        image_seed = tf.stack([epoch_seed, image_hash])
         window = decode_training_window(record.encoded, options, image_seed)
-        return options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed), label
+        image = options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed)
+        return image, label, tf.stack([number, _fingerprint(image_hash, label), epoch_seed])
 
     return prepare
+
+
+def fingerprints_in_order(dataset: Dataset, labels_offset: int) -> tf.data.Dataset:
+    """The fingerprints of a split's records in the order of its files, int64 [B]: iterate within `reading`."""
+
+    def fingerprint(serialized: Tensor) -> Tensor:
+        record = parse_record(serialized, dataset.schema)
+        return _fingerprint(_image_hash(record), _checked_label(record, dataset, labels_offset))
+
+    records = records_in_order(dataset).map(_plain(fingerprint), num_parallel_calls=AUTOTUNE, deterministic=True)
+    return records.batch(FINGERPRINTS_AT_A_TIME)
+
+
+def _image_hash(record: ParsedRecord) -> Tensor:
+    return tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
+
+
+def _fingerprint(image_hash: Tensor, label: Tensor) -> Tensor:
+    """Of what training sees of a record, its image and the output that stands for its class: int64, 1 to 2^31 - 1."""
+    return 1 + tf.math.floormod(image_hash + FINGERPRINT_OF_LABEL * label, 2**31 - 1)
 
 
 def evaluation_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int) -> tf.data.Dataset:
@@ -285,8 +317,11 @@ def decode_training_window(encoded: Tensor, options: ReadOptions, image_seed: Te
     return tf.ensure_shape(window, [None, None, channels])
 
 
-def _shuffled_records(dataset: Dataset, epoch_seed: Tensor) -> tf.data.Dataset:
-    """All records once: shards in random order, some read in turns, records shuffled in a buffer of bounded size."""
+def _shuffled_records(dataset: Dataset, epoch_seed: Tensor, num_readers: int | None) -> tf.data.Dataset:
+    """All records once, each behind its number in the split.
+
+    Shards come in random order, some are read in turns, records are shuffled in a buffer of bounded size.
+    """
     # tf.data mixes the graph's seed into its own; without this, tf.random.set_seed would change the order.
     tf.compat.v1.set_random_seed(GRAPH_SEED)
     shards = tf.random.experimental.stateless_shuffle(_shard_rows(dataset.shards), epoch_seed)
@@ -295,10 +330,10 @@ def _shuffled_records(dataset: Dataset, epoch_seed: Tensor) -> tf.data.Dataset:
     return (
         tf.data.Dataset.from_tensor_slices(shards)
         .interleave(
-            _plain(_open_shard),
+            _plain(lambda shard: _open_shard(shard).enumerate(tf.strings.to_number(shard[2], tf.int64))),
             cycle_length=NUM_INTERLEAVED_SHARDS,
             block_length=1,
-            num_parallel_calls=AUTOTUNE,
+            num_parallel_calls=min(num_readers, NUM_INTERLEAVED_SHARDS) if num_readers else AUTOTUNE,
             deterministic=True,
         )
         .apply(_of_expected_length(dataset))
@@ -312,13 +347,19 @@ def records_in_order(dataset: Dataset) -> tf.data.Dataset:
     return shards.flat_map(_plain(_open_shard)).apply(_of_expected_length(dataset))
 
 
-def _open_shard(path_and_compression: Tensor) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(path_and_compression[0], compression_type=path_and_compression[1])
+def _open_shard(row: Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(row[0], compression_type=row[1])
 
 
 def _shard_rows(shards: tuple[Shard, ...]) -> Tensor:
-    """Paths and compressions, strings [N,2]."""
-    return tf.constant([[os.fsencode(shard.path), shard.compression.encode()] for shard in shards])
+    """Paths, compressions, and numbers of the first records, strings [N,3]."""
+    firsts = itertools.accumulate((shard.num_records for shard in shards), initial=0)
+    return tf.constant(
+        [
+            [os.fsencode(shard.path), shard.compression.encode(), str(first).encode()]
+            for shard, first in zip(shards, firsts, strict=False)
+        ]
+    )
 
 
 def _of_expected_length(dataset: Dataset) -> Callable[[tf.data.Dataset], tf.data.Dataset]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.runs.provenance import read_provenance
+from finetune.runs.provenance import parts_of, read_provenance
 from finetune.runs.run_folder import RunFolder
 
 
@@ -15,8 +15,8 @@ def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | N
         data_sha256: Hash of the split that scored it.
     """
     provenance = read_provenance(run_folder) or {}
-    training, validation = provenance.get("data"), provenance.get("validation")
-    if training is not None and training["sha256"] == data_sha256:
+    validation = provenance.get("validation")
+    if any(part["data"]["sha256"] == data_sha256 for part in parts_of(provenance) if "data" in part):
         return "these images trained it: expect less on new ones"
     if validation is None or validation["sha256"] != data_sha256 or not _is_best(run_folder, checkpoint_name):
         return None

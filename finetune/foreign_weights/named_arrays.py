@@ -10,6 +10,7 @@ from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
 from finetune.foreign_weights.names import check_shapes, count_foreign_classes, match_names
 from finetune.model.checkpoint import GLOBAL_STEP, open_checkpoint
+from finetune.model.checkpoint_names import NOTES_ON_DATA
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Shape
 from finetune.nets.spec import NetSpec
 from finetune.types import Array
@@ -42,7 +43,7 @@ class NamedArrays(ForeignFile):
         matches = {**plain, **averages}
         check_shapes(str(self._path), {name: self._shapes[matches[name]] for name in matches}, shapes)
         remarks = [f"{len(averages)} variables are taken from their moving averages."] if averages else []
-        used = {GLOBAL_STEP, *plain.values(), *averages.values()}
+        used = {GLOBAL_STEP, *NOTES_ON_DATA, *plain.values(), *averages.values()}
         return FoundWeights(
             values={name: self._read(foreign) for name, foreign in matches.items()},
             leftovers=tuple(sorted(set(self._shapes) - used)),

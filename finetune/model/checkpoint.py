@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -174,6 +174,11 @@ def checkpoints_by_step(folder: Path) -> list[str]:
 
 def newest_whole(folder: Path) -> Checkpoint | None:
     """The newest checkpoint of a run that can be read to its end and is finite; None where there is none."""
+    return next(whole_checkpoints(folder), None)
+
+
+def whole_checkpoints(folder: Path) -> Iterator[Checkpoint]:
+    """Those of a run that can be read to their end and are finite, the newest first; says which are passed over."""
     for prefix in reversed(checkpoints_by_step(folder)):
         try:
             checkpoint = Checkpoint(prefix, argument="--resume")
@@ -181,8 +186,7 @@ def newest_whole(folder: Path) -> Checkpoint | None:
         except UserError as error:
             log.warning("Passed over: %s", str(error).splitlines()[0])
             continue
-        return checkpoint
-    return None
+        yield checkpoint
 
 
 def count_not_finite(values: Iterable[tuple[str, Array]]) -> dict[str, int]:

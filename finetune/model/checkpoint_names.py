@@ -9,6 +9,10 @@ from collections.abc import Collection, Iterable, Mapping
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import MODELS
 
+# What a run's checkpoints say of the data: no variables of the network, so without a scope. Savers leave them alone.
+DATA_CHAIN = "data_chain"
+RECORD_FINGERPRINTS = "record_fingerprints"
+NOTES_ON_DATA = frozenset({DATA_CHAIN, RECORD_FINGERPRINTS})
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from finetune.errors import UserError
-from finetune.model.checkpoint_names import prefixes_of
+from finetune.model.checkpoint_names import NOTES_ON_DATA, prefixes_of
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope, in_scope
 from finetune.nets import MODELS, get_spec
 from finetune.nets.spec import NetSpec
@@ -15,6 +15,7 @@ STATISTIC = "moving statistic"
 AVERAGE = "moving average"
 SLOT = "optimizer slot"
 COUNTER = "counter"
+ON_DATA = "note on data"
 
 LARGEST_IMAGE_SIZE = 1024
 
@@ -38,6 +39,8 @@ def kind_of(name: str, names: Iterable[str]) -> str:
     """
     if name.endswith(MOVING_AVERAGE_SUFFIX):
         return AVERAGE
+    if name in NOTES_ON_DATA:
+        return ON_DATA
     if "/" not in name:
         return COUNTER
     scope, leaf = name.rsplit("/", 1)
@@ -52,7 +55,7 @@ def variable_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {
         name.removesuffix(MOVING_AVERAGE_SUFFIX): shapes[name]
         for name, kind in kinds.items()
-        if kind not in (SLOT, COUNTER)
+        if kind not in (SLOT, COUNTER, ON_DATA)
     }
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint, checkpoints_by_step, count_not_finite, refuse_not_finite
+from finetune.model.checkpoint_names import NOTES_ON_DATA
+from finetune.model.scopes import Shape
 from finetune.types import Array
 
 
@@ -32,12 +34,13 @@ class MeanCheckpoint(Checkpoint):
         self._checkpoints = checkpoints
         self.prefix = checkpoints[-1].prefix
         self.prefixes = [checkpoint.prefix for checkpoint in checkpoints]
-        self.shapes = checkpoints[-1].shapes
+        self.shapes = _shapes_of_values(checkpoints[-1])
         self.name_prefix = checkpoints[-1].name_prefix
         self.is_object_based = checkpoints[-1].is_object_based
         for other in checkpoints:
-            if other.shapes != self.shapes:
-                differing = sorted(dict(set(other.shapes.items()) ^ set(self.shapes.items())))
+            shapes = _shapes_of_values(other)
+            if shapes != self.shapes:
+                differing = sorted(dict(set(shapes.items()) ^ set(self.shapes.items())))
                 raise UserError(
                     f"--checkpoint: {other.prefix} and {self.prefix} differ in {differing[0]}: they have no mean.",
                     "Give checkpoints of one network, best of one run.",
@@ -63,6 +66,11 @@ class MeanCheckpoint(Checkpoint):
             )
             total += value
         return np.asarray(total / len(self._checkpoints), last.dtype)
+
+
+def _shapes_of_values(checkpoint: Checkpoint) -> dict[str, Shape]:
+    """Without what a checkpoint notes on the data, of which there is no mean."""
+    return {name: shape for name, shape in checkpoint.shapes.items() if name not in NOTES_ON_DATA}
 
 
 def _refuse_other_classes(*prefixes: str) -> None:

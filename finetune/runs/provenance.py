@@ -1,5 +1,10 @@
-"""What a result rests on beside its settings: software and data. TensorFlow is not loaded."""
+"""What a result rests on: software, machine, settings and data; and what of it has changed. TensorFlow is not loaded.
 
+provenance.json holds the facts of the run's last part, from its start or resumption on, and under "before" those of the
+parts before it, the oldest first: nothing of it is overwritten.
+"""
+
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -8,12 +13,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
+from finetune.errors import UserError
+from finetune.settings.choices import DECISIVE_SETTINGS
+from finetune.settings.flags import flags_of
+from finetune.settings.settings_file import plain_value
+from finetune.settings.train import DeviceSettings, StageSettings, TrainSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
 
 PROVENANCE_FILE = "provenance.json"
 PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
+# Versions that the last bits of a weight may hang on.
+COMPUTING_PACKAGES = ("finetune", "tensorflow", "numpy")
+# Decide when a training ends and where features lie, not what a step does.
+_NOT_OF_A_STEP = ("max_steps", "cache_memory", "deterministic", "clone_on_cpu")
+
+_MEND = "Copy it from where it came from, or remove it: then what has changed since can't be said."
+
+Facts = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What isn't what it was.
+
+    Attributes:
+        name: As --allow-changed takes it.
+        before: What it was.
+        now: What it is.
+    """
+
+    name: str
+    before: Any
+    now: Any
+
+    @property
+    def makes_another_run(self) -> bool:
+        """Whether steps are given something else, or compute something else, in more than last bits."""
+        return self.name == "data" or self.name in DECISIVE_SETTINGS
+
+    @property
+    def is_a_setting(self) -> bool:
+        """Whether it was given, as a flag or in a file."""
+        return any(flag.name == self.name for flag in flags_of(TrainSettings))
+
+    def __str__(self) -> str:
+        if self.name in ("data", "validation"):
+            return f"{self.name} (sha256) is {_short(self.now)}, was {_short(self.before)}"
+        return f"{self.name} is {self.now}, was {self.before}"
 
 
 def software_versions() -> dict[str, str]:
@@ -22,22 +70,113 @@ def software_versions() -> dict[str, str]:
     return {"finetune": __version__, **packages, "Python": platform.python_version()}
 
 
-def describe_run(training: "Dataset", validation: "Dataset | None", hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What provenance.json holds: the software, and the data by name, size and hash.
+def describe_run(
+    training: "Dataset",
+    validation: "Dataset | None",
+    hashes: Mapping[str, str],
+    *,
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    first_step: int,
+) -> Facts:
+    """The facts of a part of a run: the software, the machine, the settings, and the data by name, size and hash.
 
     Args:
         training: The split that is trained on.
         validation: None where there is none.
         hashes: Of each split's bytes, by its name.
+        settings: As config.toml holds them.
+        machine: What computes.
+        first_step: Number of updates made before this part.
     """
-    described = {"versions": software_versions(), "data": _describe(training, hashes)}
+    described = {
+        "first_step": first_step,
+        "versions": software_versions(),
+        "machine": dict(machine),
+        "settings": dict(settings),
+        "data": _describe(training, hashes),
+    }
     return described if validation is None else {**described, "validation": _describe(validation, hashes)}
 
 
-def read_provenance(run_folder: Path) -> dict[str, Any] | None:
-    """What a run was made with; None where its folder doesn't say."""
+def read_provenance(run_folder: Path) -> Facts | None:
+    """What a run was made with, and before that; None where its folder doesn't say."""
     path = run_folder / PROVENANCE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read: {error}.", _MEND) from error
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("before", []), list):
+        raise UserError(f"{path} is not what a run writes.", _MEND)
+    for part in parts_of(recorded):
+        _refuse_other_kinds(part, path)
+    return recorded
+
+
+def _refuse_other_kinds(part: Any, path: Path) -> None:
+    sections = ("versions", "machine", "settings", "data", "validation")
+    is_part = (
+        isinstance(part, dict)
+        and isinstance(part.get("first_step", 0), int)
+        and isinstance(part.get("cached_views", 0), int)
+        and all(isinstance(part.get(name, {}), dict) for name in sections)
+        and all(isinstance(part[name].get("sha256"), str) for name in ("data", "validation") if name in part)
+    )
+    if not is_part:
+        raise UserError(f"{path} is not what a run writes.", _MEND)
+
+
+def with_history(now: Facts, recorded: Facts | None) -> Facts:
+    """What provenance.json is to hold: `now` in front of what it holds; nothing new where no fact has changed."""
+    if recorded is None:
+        return now
+    *before, last = parts_of(recorded)
+    if {**last, "first_step": 0} == {**now, "first_step": 0}:
+        return recorded
+    return {**now, "before": [*before, last]}
+
+
+def facts_at(recorded: Facts, step: int) -> Facts:
+    """The facts of the part of a run that made a step."""
+    parts = parts_of(recorded)
+    return next((part for part in reversed(parts) if part.get("first_step", 0) < step), parts[0])
+
+
+def changes_between(before: Facts, now: Facts) -> list[Change]:
+    """What differs of what both say, compared by name."""
+    then, today = _by_name(before), _by_name(now)
+    return [Change(name, then[name], today[name]) for name in then if name in today and then[name] != today[name]]
+
+
+def parts_of(recorded: Facts) -> list[Facts]:
+    """The facts of each part of a run, the oldest first."""
+    return [*recorded.get("before", []), {name: fact for name, fact in recorded.items() if name != "before"}]
+
+
+def _by_name(facts: Facts) -> Facts:
+    named = {name: facts["versions"][name] for name in COMPUTING_PACKAGES if name in facts.get("versions", {})}
+    named |= facts.get("machine", {})
+    if "data" in facts:
+        named["data"] = facts["data"]["sha256"]
+        named["validation"] = facts.get("validation", {}).get("sha256")
+    return named | (_settings_by_name(facts["settings"]) if "settings" in facts else {})
+
+
+def _settings_by_name(settings: Mapping[str, Any]) -> Facts:
+    """Those that a step hangs on; one that an older run doesn't know is what it is by default."""
+    of_steps = {flag.name for settings_class in (StageSettings, DeviceSettings) for flag in flags_of(settings_class)}
+    of_steps = of_steps.union(DECISIVE_SETTINGS).difference(_NOT_OF_A_STEP)
+    return {
+        flag.name: settings.get(flag.name, plain_value(flag.default))
+        for flag in flags_of(TrainSettings)
+        if flag.name in of_steps
+    }
+
+
+def _short(sha256: str | None) -> str:
+    return f"{sha256[:12]}…" if sha256 else "none"
 
 
 def _describe(dataset: "Dataset", hashes: Mapping[str, str]) -> dict[str, Any]:

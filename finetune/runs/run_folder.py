@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,24 @@ class RunFolder:
         """Appends a line to metrics.jsonl."""
         append_line(self.path / METRICS_FILE, json.dumps({"step": step, **figures}))
 
+    def forget_best(self) -> None:
+        """Removes best.json, whose accuracy is of other validation images than the next ones will be."""
+        from finetune.model.checkpoint import BEST_FILE  # TensorFlow is loaded late.
+
+        path = self.path / BEST_FILE
+        if path.exists():
+            log.warning(
+                "The validation images aren't those before: the accuracy in %s can't be compared with the next ones, "
+                "and the best is looked for anew. It was: %s",
+                path,
+                " ".join(path.read_text(encoding="utf-8").split()),
+            )
+            path.unlink()
+
+    def lend_features(self) -> contextlib.AbstractContextManager[Path]:
+        """A folder that holds what features the run's has, and goes with whatever else is written to it."""
+        return _linked_folder(self.path / FEATURES_FOLDER)
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; none where there is no such file."""
         path = self.path / METRICS_FILE
@@ -124,6 +143,14 @@ class RunFolder:
         """Drops what was logged after the checkpoint that the run goes on from: it is about to be logged again."""
         lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
         write_text(self.path / METRICS_FILE, "".join(lines))
+
+
+@contextlib.contextmanager
+def _linked_folder(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="finetune-") as temporary:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            (Path(temporary) / path.name).symlink_to(path.absolute(), target_is_directory=path.is_dir())
+        yield Path(temporary)
 
 
 def settings_of_run(folder: Path) -> dict[str, Any] | None:

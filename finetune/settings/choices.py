@@ -35,6 +35,36 @@ MOST_MEGAPIXELS = 500.0  # TensorFlow's decoders end at 2^29 pixels.
 # Exports are calibrated on images of this split where there is one.
 CALIBRATION_SPLIT = "train"
 
+# Settings that a run is no longer the same run without: what its steps are given, and what they compute.
+DECISIVE_SETTINGS = (
+    "model",
+    "seed",
+    "batch_size",
+    "num_clones",
+    "precision",
+    "preprocessing",
+    "augmentation",
+    "image_size",
+    "use_grayscale",
+    "labels_offset",
+    "image_key",
+    "label_key",
+    "trainable_scopes",
+    "batch_norm",
+)
+# What a run may be resumed with that it wasn't trained with: --allow-changed.
+CHANGEABLE = (
+    "data",
+    "finetune",
+    "tensorflow",
+    "numpy",
+    "processor",
+    "threads",
+    "devices",
+    "onednn",
+    *DECISIVE_SETTINGS,
+)
+
 # TensorFlow's seeds are int32.
 LEAST_SEED, MOST_SEED = -(2**31), 2**31 - 1
 

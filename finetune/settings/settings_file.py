@@ -43,14 +43,15 @@ def to_toml_table(settings: Any) -> dict[str, Any]:
         value = values[flag.name]
         if value is None or not flag.is_recorded:
             continue
-        if isinstance(value, Path):
-            value = str(value)
-        table[flag.name] = list(map(_plain, value)) if isinstance(value, tuple) else value
+        table[flag.name] = plain_value(value)
     return table
 
 
-def _plain(item: Any) -> Any:
-    return str(item) if isinstance(item, Path) else item
+def plain_value(value: Any) -> Any:
+    """A setting's value as TOML and JSON hold it: a path as a text, a tuple as a list."""
+    if isinstance(value, tuple):
+        return list(map(plain_value, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def _read_value(flag: Flag, path: Path, value: Any) -> Any:

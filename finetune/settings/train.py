@@ -13,6 +13,7 @@ from finetune.errors import UserError
 from finetune.settings.choices import (
     AUGMENTATIONS,
     BATCH_NORM_MODES,
+    CHANGEABLE,
     DECAY_TYPES,
     GRAYSCALE_STEMS,
     IMAGE_KEY,
@@ -25,7 +26,7 @@ from finetune.settings.choices import (
     WAYS_TO_MATCH,
     XLA_MODES,
 )
-from finetune.settings.flags import CommandSettings, flag, group
+from finetune.settings.flags import CommandSettings, dashed, flag, group
 
 DEFAULT_MODEL = "inception_v3"
 DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
@@ -48,6 +49,9 @@ class DataSettings(CommandSettings):
     )
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
+    num_readers: int | None = flag(
+        None, above=0, metavar="N", help="shards read at a time; not given: chosen while running"
+    )
     num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")
 
 
@@ -192,6 +196,18 @@ class RunSettings(CommandSettings):
 
     train_dir: Path = flag(DEFAULT_RUN_DIR, help="folder of the run: checkpoints, logs, settings")
     resume: bool = flag(False, help="go on with the run in --train-dir, with its own settings", is_recorded=False)
+    verify: bool = flag(
+        False,
+        help="with --resume: make the steps between the last two checkpoints again, and compare; nothing is written",
+        is_recorded=False,
+    )
+    allow_changed: tuple[str, ...] = flag(
+        (),
+        choices=CHANGEABLE,
+        metavar="WHAT,...",
+        help="with --resume: go on although this isn't what it was: data, seed, precision, tensorflow, ...",
+        is_recorded=False,
+    )
     seed: int = flag(
         0, at_least=LEAST_SEED, at_most=MOST_SEED, help="of initial values, data order, augmentation and dropout"
     )
@@ -217,6 +233,12 @@ class RunSettings(CommandSettings):
     )
     max_to_keep: int = flag(5, above=0, metavar="N", help="newest checkpoints kept, beside the best")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("verify", "allow_changed"):
+            if getattr(self, name) and not self.resume:
+                raise UserError(f"{dashed(name)} is of a run that there is already.", "Give --resume with it.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceSettings(CommandSettings):
@@ -230,6 +252,9 @@ class DeviceSettings(CommandSettings):
         "float32",
         choices=("auto", *PRECISIONS),
         help="type that layers compute in, variables and losses being float32; auto: measured",
+    )
+    deterministic: bool = flag(
+        False, help="on a GPU: only operations that give the same bits each time, slower; on a CPU all do"
     )
     xla: str = flag("auto", choices=XLA_MODES, help="compile steps by XLA; auto: on a GPU that works alone")
 
@@ -245,7 +270,6 @@ class SlimTrainSettings(CommandSettings):
 
     title: ClassVar[str] = "slim's"
 
-    num_readers: int = only(4, "readers are chosen while running")
     master: str = only("", "one process drives all devices")
     worker_replicas: int = only(1, "one machine trains")
     num_ps_tasks: int = only(0, "one machine trains")

@@ -1,10 +1,22 @@
-"""Which devices train: one by default, several in step under a mirrored strategy."""
+"""Which devices train, one by default, several in step under a mirrored strategy; and what they are."""
 
+import logging
+import os
+import platform
+import re
 from typing import Any
 
 import tensorflow as tf
 
 from finetune.errors import UserError
+from finetune.training.precision import cpu_flags
+
+log = logging.getLogger("finetune")
+
+# TensorFlow's, which tensorflow_start sets where it isn't set.
+ONEDNN_VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
+# Units of which TensorFlow's and oneDNN's kernels have versions of their own.
+_VECTOR_UNITS = re.compile(r"sse4_[12]|avx\w*|fma|amx\w*|asimd|sve\w*")
 
 
 def uses_xla(choice: str, *, on_cpu: bool, num_devices: int) -> bool:
@@ -20,6 +32,39 @@ def uses_xla(choice: str, *, on_cpu: bool, num_devices: int) -> bool:
     if choice == "auto":
         return num_devices == 1 and not on_cpu and bool(tf.config.list_physical_devices("GPU"))
     return choice == "on"
+
+
+def make_deterministic(*, on_cpu: bool) -> None:
+    """Takes only operations that give the same bits each time; on a CPU those of training do so by themselves.
+
+    Args:
+        on_cpu: Whether training is kept off the GPUs.
+    """
+    if on_cpu or not tf.config.list_physical_devices("GPU"):
+        log.info("--deterministic: nothing is to be done for it on a CPU, where the same steps give the same bits.")
+        return
+    tf.config.experimental.enable_op_determinism()
+
+
+def describe_machine(*, on_cpu: bool) -> dict[str, Any]:
+    """What the last bits of a weight may hang on: the processor's units, threads, and the devices that train.
+
+    Args:
+        on_cpu: Whether training is kept off the GPUs.
+    """
+    gpus = [] if on_cpu else tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    units = sorted(filter(_VECTOR_UNITS.fullmatch, cpu_flags()))
+    return {
+        "processor": " ".join([platform.machine(), *units]),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads() or _num_usable_cores(),
+        "devices": names or ["CPU"],
+        "onednn": os.environ.get(ONEDNN_VARIABLE, "unset"),
+    }
+
+
+def _num_usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_strategy(num_devices: int, *, on_cpu: bool) -> Any:

@@ -87,6 +87,7 @@ def feature_inputs(
         validate=validate,
         eval_split=data.eval_split,
         steps_per_call=STEPS_PER_CALL if split.num_bytes <= SMALL_FEATURES_BYTES else 1,
+        num_views=views.num_views,
     )
 
 
@@ -110,7 +111,8 @@ class _FeatureStore:
 
     def validation(self, dataset: Dataset, split: SplitModel) -> Features:
         """Of the validation images."""
-        batches = evaluation_batches(dataset, self._images.options, batch_size=self._images.batch_size)
+        named = evaluation_batches(dataset, self._images.options, batch_size=self._images.batch_size)
+        batches = named.map(lambda images, labels, _: (images, labels))
         trunk = _function_of_images(split)
         return self._compute("validation", split, trunk, dataset, batches, "the validation images")
 
@@ -143,7 +145,7 @@ class _FeatureStore:
 
 def _refuse_full_disk(folder: Path, num_bytes: int) -> None:
     """Beforehand, for it may take hours until the disk is full. The folder's files count as free: most are reused."""
-    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    held = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file())
     free = shutil.disk_usage(folder.parent).free + held
     if num_bytes > free:
         sizes = f"{num_bytes / MIB:,.0f} MiB are needed, {free / MIB:,.0f} MiB are free"

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from finetune.datasets.dataset import Dataset, content_hash
@@ -68,7 +69,7 @@ class TrainingImages:
     seed: int
 
     def training_batches(self, first_step: int, num_devices: int) -> tf.data.Dataset:
-        """Augmented images and labels without end, for steps from `first_step` on."""
+        """Augmented images, labels, and what tells them apart, without end, for steps from `first_step` on."""
         return training_batches(
             self.data.training,
             self.options,
@@ -84,7 +85,8 @@ class TrainingImages:
     def first_batch(self, num_images: int) -> tuple[Tensor, Tensor]:
         """The first training images of the files, [B,H,W,C], and their labels [B]."""
         batches = view_batches(self.data.training, self.options, batch_size=num_images, seed=self.seed, view=0)
-        return next(iter(batches))
+        images, labels, _ = next(iter(batches))
+        return images, labels
 
     def sample(self) -> Tensor:
         """A few training images, [B,H,W,C]."""
@@ -97,10 +99,12 @@ class TrainingInputs:
 
     Attributes:
         forward: The training pass, from a batch's inputs and a dropout seed [2] to outputs.
-        batches: Inputs and labels without end, from a step on.
+        batches: Without end, from a step on: inputs, labels, and what tells the images apart, int64 [B,3]; for all
+            devices a record's number in the split, its fingerprint, and the seed of the augmentation or a view.
         validate: Scores the validation split; None where there is none.
         eval_split: Name of the validation split; empty where there is none.
         steps_per_call: How many steps are made in one call, where nothing is to be done between them.
+        num_views: Of each training image, whose features are kept; 0: none are.
     """
 
     forward: Callable[[Any, Tensor], Outputs]
@@ -108,6 +112,7 @@ class TrainingInputs:
     validate: Callable[[], Scores] | None
     eval_split: str
     steps_per_call: int = 1
+    num_views: int = 0
 
 
 def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs:
@@ -117,7 +122,9 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
 
     def batches(first_step: int) -> Iterator[Any]:
         endless = images.training_batches(first_step, strategy.num_replicas_in_sync)
-        return iter(strategy.experimental_distribute_dataset(endless))
+        for prepared, labels, records in strategy.experimental_distribute_dataset(endless):
+            of_devices = strategy.experimental_local_results(records)
+            yield prepared, labels, np.concatenate([part.numpy() for part in of_devices])
 
     validate = None
     if dataset is not None:

@@ -72,6 +72,7 @@ class TrainingLoop:
         training_step: TrainingStep,
         schedule: Schedule,
         inputs: TrainingInputs,
+        batches: Iterator[Any],
         occasions: Occasions,
     ) -> None:
         """Sets the loop up.
@@ -81,7 +82,8 @@ class TrainingLoop:
             state: What checkpoints hold.
             training_step: Makes an update.
             schedule: Learning rate by step.
-            inputs: What steps and validations are given.
+            inputs: What validations are given, and how many steps are made at once.
+            batches: What steps are given, from the first one that is to be made.
             occasions: When to do what between steps.
         """
         self.step = occasions.first_step
@@ -93,6 +95,7 @@ class TrainingLoop:
         self._training_step = training_step
         self._schedule = schedule
         self._inputs = inputs
+        self._batches = batches
         self._when = occasions
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
@@ -113,10 +116,9 @@ class TrainingLoop:
             Interrupted: The user asked a second time to stop.
         """
         # The request holds until all is written: a first Ctrl-C in the meantime mustn't cut the last checkpoint off.
-        batches = self._inputs.batches(self.step)
         with stop_request() as stop, self._writer:
             while not self._is_finished() and not stop.is_made:
-                self._make_steps(batches)
+                self._make_steps(self._batches)
                 are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
                 if are_figures_due or self._run_log.is_line_due():
                     self._log_training(to_files=are_figures_due)
@@ -161,7 +163,8 @@ class TrainingLoop:
             loss, decay = self._check_losses()
         self._watch.report()
         rate = self._schedule(self.step - 1)
-        self._run_log.training(self.step, float(loss + decay), float(decay), rate, to_files=to_files)
+        chain = self._state.seen.link if self._state.seen is not None else ""
+        self._run_log.training(self.step, float(loss + decay), float(decay), rate, to_files=to_files, data_chain=chain)
 
     def _check_losses(self) -> Any:
         """Waits for the losses of the steps since the last check, and returns those of the last one."""

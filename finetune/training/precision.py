@@ -44,7 +44,7 @@ def supported_precisions(*, on_cpu: bool) -> list[str]:
     """
     gpus = [] if on_cpu else tf.config.list_physical_devices("GPU")
     if not gpus:
-        return ["float32", "bfloat16"] if _cpu_flags() & CPU_BFLOAT16_FLAGS else ["float32"]
+        return ["float32", "bfloat16"] if cpu_flags() & CPU_BFLOAT16_FLAGS else ["float32"]
     capability = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
     of_gpus = {"bfloat16": BFLOAT16_COMPUTE_CAPABILITY, "float16": FLOAT16_COMPUTE_CAPABILITY}
     return ["float32", *(name for name, least in of_gpus.items() if capability >= least)]
@@ -114,7 +114,7 @@ def measure_step(
     return StepMeasure(seconds, float(loss), float(gradient_sum))
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
     """What the processor can do, as Linux names it; nothing where that can't be known."""
     if not CPU_FLAGS_FILE.is_file():
         return set()

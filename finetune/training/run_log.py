@@ -8,6 +8,7 @@ metrics.jsonl, and TensorBoard's scalars, which lack `step`:
     weight_decay_loss    the part of it that is weight decay; a validation's loss has none
     learning_rate        of the step
     images_per_second    since the row before
+    data_chain           a hash over what all steps so far were given; two runs with the same one saw the same
 
 A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `num_examples`, and `loss`: cross-entropy alone.
 """
@@ -94,7 +95,14 @@ class RunLog:
         return time.monotonic() - self._last_line >= self._seconds_between_lines
 
     def training(
-        self, step: int, loss: float, weight_decay_loss: float, learning_rate: float, *, to_files: bool
+        self,
+        step: int,
+        loss: float,
+        weight_decay_loss: float,
+        learning_rate: float,
+        *,
+        to_files: bool,
+        data_chain: str = "",
     ) -> None:
         """What a step of training came to: a line where one is due, and at the end of the run.
 
@@ -104,12 +112,13 @@ class RunLog:
             weight_decay_loss: The part of it that is weight decay.
             learning_rate: Of its update.
             to_files: Whether it is also a row of metrics.jsonl and of TensorBoard's.
+            data_chain: For metrics.jsonl; empty: it isn't kept.
         """
         if self.is_line_due() or step == self._max_steps:
             self._last_line = time.monotonic()
             self._write_line(step, loss, weight_decay_loss, learning_rate)
         if to_files:
-            self._write_row(step, loss, weight_decay_loss, learning_rate)
+            self._write_row(step, loss, weight_decay_loss, learning_rate, data_chain)
 
     def _write_line(self, step: int, loss: float, weight_decay_loss: float, learning_rate: float) -> None:
         rate = self._rate_of_lines.take(step)
@@ -118,14 +127,16 @@ class RunLog:
         speed = f"  {rate:.1f} images/s{self._time_left(step, rate)}" if rate else ""
         log.info("step %d%s  loss %.4f%s  rate %.3g%s", step, of_all, loss, decay, learning_rate, speed)
 
-    def _write_row(self, step: int, loss: float, weight_decay_loss: float, learning_rate: float) -> None:
+    def _write_row(
+        self, step: int, loss: float, weight_decay_loss: float, learning_rate: float, data_chain: str
+    ) -> None:
         figures = {
             "loss": loss,
             "weight_decay_loss": weight_decay_loss,
             "learning_rate": learning_rate,
             "images_per_second": self._rate_of_rows.take(step),
         }
-        self.run.write_metrics(step, figures)
+        self.run.write_metrics(step, {**figures, "data_chain": data_chain} if data_chain else figures)
         if time.monotonic() - self._last_summary >= self._seconds_between_summaries:
             self._last_summary = time.monotonic()
             self._write_scalars("training", step, figures)

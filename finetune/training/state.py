@@ -8,6 +8,7 @@ from finetune.model.scopes import MOVING_AVERAGE_SUFFIX
 from finetune.training.loss_scaling import LossScale
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
+from finetune.training.seen_records import SeenRecords
 from finetune.types import Array, Variable
 
 
@@ -19,10 +20,16 @@ class TrainingState:
         optimizer: Of them.
         averages: Moving averages of them; None where none are kept.
         loss_scale: Of float16's losses; None for other types.
+        seen: What steps were given; None: that isn't kept.
     """
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, averages: MovingAverages | None, loss_scale: LossScale | None = None
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        averages: MovingAverages | None,
+        loss_scale: LossScale | None = None,
+        seen: SeenRecords | None = None,
     ) -> None:
         """Makes the optimizer's slots, in the scope of the current distribution strategy."""
         optimizer.make_slots()
@@ -30,6 +37,7 @@ class TrainingState:
         self.optimizer = optimizer
         self.averages = averages
         self.loss_scale = loss_scale
+        self.seen = seen
 
     def values(self) -> dict[str, Array]:
         """A snapshot by name in a checkpoint.
@@ -41,7 +49,7 @@ class TrainingState:
             for name in self.model.model_variables:
                 shadow = self.averages.shadows.get(name)
                 values[name + MOVING_AVERAGE_SUFFIX] = values[name] if shadow is None else shadow.numpy()
-        return values
+        return {**values, **(self.seen.values() if self.seen is not None else {})}
 
     def restore(self, values: Mapping[str, Array], source: str) -> None:
         """Takes up a run's state.
@@ -70,6 +78,8 @@ class TrainingState:
                     "Resume with the run's own --model and data set.",
                 )
             variable.assign(values[name])
+        if self.seen is not None:
+            self.seen.restore(values, source)
 
     def _variables(self) -> dict[str, Variable]:
         loss_scale = self.loss_scale.state() if self.loss_scale is not None else {}

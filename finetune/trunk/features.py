@@ -18,6 +18,8 @@ from finetune.whole_files import whole_folder, write_json
 log = logging.getLogger("finetune")
 
 DESCRIPTION_FILE = "features.json"
+LABELS_FILE = "labels.npy"
+FINGERPRINTS_FILE = "fingerprints.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Features:
     Attributes:
         values: For each tensor of the frontier an array [N,...], in memory or mapped from a file.
         labels: int64 [N].
+        fingerprints: Of the images' records, int64 [N]; 0: not known.
     """
 
     values: tuple[Array, ...]
     labels: Array
+    fingerprints: Array
 
     def batch(self, rows: Any) -> tuple[list[Array], Array]:
         """The values of some images, by an index array or a slice, and their labels."""
@@ -50,7 +54,7 @@ def compute_features(
 
     Args:
         trunk: From images [B,H,W,C] to the frontier's values.
-        batches: Images and labels [B], and whatever else, each image once.
+        batches: Images and labels [B], and what tells the images apart, int64 [B,3], or nothing; each image once.
         num_images: How many there are.
         folder: Where the features are kept; None: in memory alone.
         key: Says all that the features depend on; others are not taken up.
@@ -75,8 +79,11 @@ def compute_features(
 
 def feature_batches(
     views: Sequence[Features], *, batch_size: int, seed: int, start_step: int
-) -> Iterator[tuple[list[Array], Array]]:
+) -> Iterator[tuple[list[Array], Array, Array]]:
     """Endless shuffled batches: each epoch has each image once, in one of its views; a batch may span two epochs.
+
+    A batch is the features, the labels [B], and for each image its number, its record's fingerprint, and the view,
+    int64 [B,3].
 
     Over as many epochs as there are views an image is seen in each of them once. What is drawn is a function of (seed,
     epoch, image) alone, so that a resumed run draws what an unbroken one would have.
@@ -90,13 +97,13 @@ def feature_batches(
     num_images = len(views[0].labels)
     first_view = np.random.default_rng([seed % 2**32, 0]).integers(len(views), size=num_images)
     epoch, position = divmod(start_step * batch_size, num_images)
-    left: list[tuple[int, int]] = []
+    left = np.empty([0, 2], np.int64)
     while True:
         order = np.random.default_rng([seed % 2**32, 1, epoch]).permutation(num_images)[position:]
-        left += [(int((first_view[row] + epoch) % len(views)), int(row)) for row in order]
+        left = np.concatenate([left, np.stack([(first_view[order] + epoch) % len(views), order], axis=1)])
         while len(left) >= batch_size:
-            yield _gather(views, left[:batch_size])
-            del left[:batch_size]
+            picks, left = left[:batch_size], left[batch_size:]
+            yield *_gather(views, picks), _identities(views, picks)
         epoch, position = epoch + 1, 0
 
 
@@ -114,8 +121,14 @@ def values_hash(values: Iterable[tuple[str, Array]]) -> str:
     return digest.hexdigest()
 
 
-def _gather(views: Sequence[Features], picks: Sequence[tuple[int, int]]) -> tuple[list[Array], Array]:
-    rows = np.array([row for _, row in picks])
+def _identities(views: Sequence[Features], picks: Array) -> Array:
+    numbers_of_views, rows = picks.T
+    return np.stack([rows, views[0].fingerprints[rows], numbers_of_views], axis=1)
+
+
+def _gather(views: Sequence[Features], picks: Array) -> tuple[list[Array], Array]:
+    """The features of picks, each a view and a row, and their labels."""
+    rows = picks[:, 1]
     if len(views) == 1:
         return views[0].batch(rows)
     values = [
@@ -126,36 +139,39 @@ def _gather(views: Sequence[Features], picks: Sequence[tuple[int, int]]) -> tupl
 
 def _rows(
     trunk: Callable[[Tensor], Sequence[Tensor]], batches: Iterable[tuple[Tensor, ...]], num_images: int, what: str
-) -> Iterator[tuple[list[Array], Array]]:
+) -> Iterator[tuple[list[Array], Array, Array]]:
+    """Of each batch the features, the labels, and the fingerprints."""
     with progress(f"Features of {what}", num_images) as advance:
-        for images, labels, *_ in batches:
-            yield [value.numpy() for value in trunk(images)], labels.numpy()
+        for images, labels, *identities in batches:
+            fingerprints = identities[0].numpy()[:, 1] if identities else np.zeros([len(labels)], np.int64)
+            yield [value.numpy() for value in trunk(images)], labels.numpy(), fingerprints
             advance(len(labels))
 
 
-def _gathered(rows: Iterator[tuple[list[Array], Array]], num_images: int) -> Features:
+def _gathered(rows: Iterator[tuple[list[Array], Array, Array]], num_images: int) -> Features:
     """In arrays of the final size from the first: parts put together at the end would need twice the memory."""
     values: tuple[Array, ...] = ()
-    labels = np.empty([num_images], np.int64)
+    labels, fingerprints = np.empty([2, num_images], np.int64)
     start = 0
-    for row_values, row_labels in rows:
+    for row_values, row_labels, row_fingerprints in rows:
         if not values:
             values = tuple(np.empty([num_images, *value.shape[1:]], value.dtype) for value in row_values)
         end = start + len(row_labels)
         labels[start:end] = row_labels
+        fingerprints[start:end] = row_fingerprints
         for value, row_value in zip(values, row_values, strict=True):
             value[start:end] = row_value
         start = end
     assert start == num_images, f"{start} of {num_images} images"
-    return Features(values, labels)
+    return Features(values, labels, fingerprints)
 
 
-def _write(folder: Path, rows: Iterator[tuple[list[Array], Array]], num_images: int, key: str) -> None:
+def _write(folder: Path, rows: Iterator[tuple[list[Array], Array, Array]], num_images: int, key: str) -> None:
     """Writes .npy files through ordinary writes: a full disk is then an error, not a fault of a mapped page."""
     files: list[Any] = []
-    labels = []
+    labels, fingerprints = [], []
     try:
-        for values, row_labels in rows:
+        for values, row_labels, row_fingerprints in rows:
             if not files:
                 files = [(folder / f"{index}.npy").open("wb") for index in range(len(values))]
                 for file, value in zip(files, values, strict=True):
@@ -170,10 +186,12 @@ def _write(folder: Path, rows: Iterator[tuple[list[Array], Array]], num_images: 
             for file, value in zip(files, values, strict=True):
                 file.write(np.ascontiguousarray(value).tobytes())
             labels.append(row_labels)
+            fingerprints.append(row_fingerprints)
     finally:
         for file in files:
             file.close()
-    np.save(folder / "labels.npy", np.concatenate(labels))
+    np.save(folder / LABELS_FILE, np.concatenate(labels))
+    np.save(folder / FINGERPRINTS_FILE, np.concatenate(fingerprints))
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     write_json(folder / DESCRIPTION_FILE, {"key": key, "sizes": sizes})
 
@@ -187,8 +205,8 @@ def _read(folder: Path, key: str) -> Features | None:
         if any((folder / name).stat().st_size != size for name, size in description["sizes"].items()):
             log.info("The features in %s are not whole; they are computed anew.", folder)
             return None
-        num_tensors = len(description["sizes"]) - 1
+        num_tensors = len(set(description["sizes"]) - {LABELS_FILE, FINGERPRINTS_FILE})
         values = tuple(np.load(folder / f"{index}.npy", mmap_mode="r") for index in range(num_tensors))
-        return Features(values, np.load(folder / "labels.npy"))
+        return Features(values, np.load(folder / LABELS_FILE), np.load(folder / FINGERPRINTS_FILE))
     except (OSError, ValueError, KeyError):
         return None

@@ -1,0 +1,88 @@
+"""A run that goes on: what isn't what it was when its last step was made, refused or said."""
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.notices import few
+from finetune.runs.provenance import Change, Facts, changes_between
+from finetune.training.seen_records import SeenRecords
+
+log = logging.getLogger("finetune")
+
+MOST_NAMED_RECORDS = 3
+
+
+def check_changes(
+    before: Facts, now: Facts, seen: SeenRecords, *, allowed: Collection[str], argument: str
+) -> list[Change]:
+    """Refuses what makes the run another one, and says what else has changed.
+
+    Args:
+        before: The facts of the run's last step; nothing: they aren't known.
+        now: The facts of the next one.
+        seen: What the run's steps were given.
+        allowed: Names of what may have changed.
+        argument: What is asked for, for messages.
+
+    Returns:
+        All that has changed.
+
+    Raises:
+        UserError: The run would be another one, and that isn't allowed.
+    """
+    unknown = [what for what in ("data", "versions", "machine", "settings") if what not in before]
+    if unknown:
+        log.info("Of the run's last step %s can't be compared: provenance.json doesn't say.", " and ".join(unknown))
+    changes = _without_equal_records(changes_between(before, now), before, now, seen)
+    decisive = [change for change in changes if change.makes_another_run]
+    refused = [change for change in decisive if change.name not in allowed]
+    if refused:
+        names = ",".join(change.name for change in refused)
+        raise UserError(
+            f"{argument}: this would be another run than the one that made the last checkpoint: "
+            f"{'; '.join(_in_words(change, before, now, seen) for change in refused)}.",
+            f"Give what it was trained with, or go on all the same by --resume --allow-changed {names}.",
+        )
+    if decisive:
+        log.warning("Goes on as another run, since --allow-changed says so: %s.", "; ".join(map(str, decisive)))
+    if "data" in allowed:
+        seen.accept_other_data()
+    elif decisive:
+        seen.accept_other_order()
+    others = [change for change in changes if not change.makes_another_run and change.name != "validation"]
+    settings = [str(change) for change in others if change.is_a_setting]
+    if settings:
+        log.info("Changed from here on: %s.", "; ".join(settings))
+    surroundings = [str(change) for change in others if not change.is_a_setting]
+    if surroundings:
+        log.warning(
+            "Weights may come out otherwise in their last bits than they would have: %s.", "; ".join(surroundings)
+        )
+    return changes
+
+
+def _without_equal_records(changes: list[Change], before: Facts, now: Facts, seen: SeenRecords) -> list[Change]:
+    """Leaves the data out where its files are others, but each image and its class is what the run's steps saw."""
+    data = next((change for change in changes if change.name == "data"), None)
+    if data is None or _num_records(before) != _num_records(now) or not seen.has_seen_all() or seen.changed_records():
+        return changes
+    log.info("The files of the training data are others, their images and classes those that the run has seen.")
+    return [change for change in changes if change is not data]
+
+
+def _in_words(change: Change, before: Facts, now: Facts, seen: SeenRecords) -> str:
+    if change.name != "data":
+        return str(change)
+    if _num_records(before) != _num_records(now):
+        return f"{change}, with {_num_records(now)} records that were {_num_records(before)}"
+    changed = seen.changed_records()
+    if not changed:
+        return f"{change}, though not in the records that its steps have seen so far"
+    names = [seen.name_of(number) for number in changed[:MOST_NAMED_RECORDS]]
+    return f"{change}; what has changed is {few(names, MOST_NAMED_RECORDS, total=len(changed))}"
+
+
+def _num_records(facts: Facts) -> Any:
+    return facts["data"].get("num_examples")
