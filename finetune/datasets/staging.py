@@ -39,6 +39,22 @@ def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[
 
 
 @contextlib.contextmanager
+def sole_conversion(dataset_dir: Path) -> Iterator[None]:
+    """Keeps other conversions out of a folder; first completes what a killed one left in it.
+
+    Raises:
+        UserError: Another one is at work, or the folder can't be made or written.
+    """
+    with gone_if_empty(dataset_dir):
+        try:
+            dataset_dir.mkdir(parents=True, exist_ok=True)
+            lock = sole_use(dataset_dir, flag="--dataset-dir", program="finetune-convert")
+            lock.__enter__()
+        except OSError as error:
+            raise UserError(f"Converting into {dataset_dir} failed: {error}.") from error
+
+
+@contextlib.contextmanager
 def whole_dataset(dataset_dir: Path, name: str, replaced: Sequence[Path]) -> Iterator[Path]:
     """Gives a folder to write a data set in, whose files get their places in `dataset_dir` at the context's end.
 
