@@ -28,8 +28,7 @@ def sole_use(folder: Path, *, flag: str, program: str) -> Iterator[None]:
         program: That works in it, for messages.
 
     Raises:
-        UserError: Another program, or another thread of this one, has it.
-        OSError: The lock's file can't be made.
+        UserError: Another program, or another thread of this one, has it; the lock's file can't be made.
     """
     from filelock import FileLock, Timeout  # Not needed by --help.
 
@@ -42,7 +41,9 @@ def sole_use(folder: Path, *, flag: str, program: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise
+            raise UserError(
+                f"{flag}: {folder} can't be written: {error.strerror}.", f"Give another {flag}, or make room."
+            ) from error
         log.warning("%s lies on a file system without locks: nothing keeps a second %s out.", folder, program)
         yield
         return

@@ -1,8 +1,9 @@
 """Files and folders that appear whole or not at all, and text in them that is no valid Unicode.
 
 All that this program writes is written beside its place, and renamed into it when it is whole: an error or a kill
-leaves what was there before. A kill among the renames of a set leaves it for the next start to complete. What the renames of single files and of sets of files put in place is on the disk by
-then, so that a power cut leaves no empty file either; of a folder's many files the system takes care in its own time.
+leaves what was there before. A kill among the renames of a set leaves it for the next start to complete. What the
+renames of single files and of sets of files put in place is on the disk by then, so that a power cut leaves no empty
+file either; of a folder's many files the system takes care in its own time.
 
 Names of files and classes are bytes to the system. Python has a byte that is no text as a lone surrogate, and refuses
 to write it; here it is written as the byte that it was, in files and on standard output alike.

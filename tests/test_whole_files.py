@@ -84,9 +84,8 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     write_set(tmp_path / "set", index="1", data="2")
     staged = ["file", "set/.set.partial/data", "set/.set.partial/index"]
     renames = "set/.set.partial/.renames.json"
-    assert seen[:6] == [["file.partial"], ["file"], staged, staged, sorted([*staged, f"{renames}.partial"])] + [
-        sorted([*staged, renames])
-    ]
+    listing = [sorted([*staged, f"{renames}.partial"]), sorted([*staged, renames])]
+    assert seen[:6] == [["file.partial"], ["file"], staged, staged, *listing]
     assert seen[6:] == [sorted(["file", "set/data", "set/index", renames])]  # The names too, of the folder.
 
 
