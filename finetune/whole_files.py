@@ -1,8 +1,9 @@
 """Files and folders that appear whole or not at all, and text in them that is no valid Unicode.
 
 All that this program writes is written beside its place, and renamed into it when it is whole: an error or a kill
-leaves what was there before. What the renames of single files and of sets of files put in place is on the disk by
-then, so that a power cut leaves no empty file either; of a folder's many files the system takes care in its own time.
+leaves what was there before. A kill among the renames of a set leaves it for the next start to complete. What the
+renames of single files and of sets of files put in place is on the disk by then, so that a power cut leaves no empty
+file either; of a folder's many files the system takes care in its own time.
 
 Names of files and classes are bytes to the system. Python has a byte that is no text as a lone surrogate, and refuses
 to write it; here it is written as the byte that it was, in files and on standard output alike.
@@ -13,6 +14,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,13 @@ from typing import Any, TextIO
 
 # Name of an error handler: bytes that are no text stay what they were, letters that an encoding lacks become escapes.
 KEEP_BYTES = "finetune-keep-bytes"
+
+# The hidden folder of a set, and in it: the renames to make, and the files that make room.
+_STAGING_ENDING = ".partial"
+_RENAMES = ".renames.json"
+_ASIDE = ".replaced"
+
+log = logging.getLogger("finetune")
 
 
 def partial_path(path: Path) -> Path:
@@ -36,12 +45,23 @@ def put_in_place(partial: Path, path: Path) -> None:
     """
     flush_to_disk(partial)
     partial.replace(path)
+    flush_names_to_disk(path.parent)
 
 
 def flush_to_disk(path: Path) -> None:
     """Waits until a file is on the disk: what is renamed before may be found empty after a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def flush_names_to_disk(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk, where its file system can do so."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -150,29 +170,37 @@ def gone_if_empty(folder: Path) -> Iterator[None]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Gives a folder to write in, which takes the place of this one when the context ends without an exception.
 
-    After an exception there is what was there before.
+    After an exception there is what was there before. A kill between the two renames leaves no folder of the name, and
+    the new one whole beside it: the next call puts that in place first.
 
     Raises:
         OSError: It can't be written.
     """
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    with gone_if_empty(folder), _fresh_folder(partial_path(folder)) as partial:
+    partial, replaced = partial_path(folder), folder.with_name(f".{folder.name}.replaced")
+    if os.path.lexists(replaced / folder.name) and not os.path.lexists(folder):
+        source = partial if partial.exists() else replaced / folder.name
+        source.rename(folder)
+        _tell_completed(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    with gone_if_empty(folder), _fresh_folder(partial):
         yield partial
         with _fresh_folder(replaced):
             old = [(folder, replaced / folder.name)] if folder.exists() else []
             _rename_all([*old, (partial, folder)])
+            flush_names_to_disk(folder.parent)
 
 
 @contextlib.contextmanager
 def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = ()) -> Iterator[Path]:
     """Gives a folder for files that get their names in `folder` together, when the context ends without an exception.
 
-    After an exception there is what was there before. A kill among the renames leaves no file `last`.
+    After an exception there is what was there before. After a kill among the renames `complete_sets` makes the rest of
+    them; until then there is no file `last`.
 
     Args:
         folder: Where the files belong, beside others. It is made where there is none.
         name: Of the set, for the name of the hidden folder within it that is handed out. What a killed program left
-            there is removed.
+            there is completed, where the set is whole, or removed.
         last: Name of the file that vouches for the others: of the old set it is the first to go, of the new one the
             last to come.
         replaced: Files of the folder that make room, beside those of the new ones' names.
@@ -180,7 +208,9 @@ def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = 
     Raises:
         OSError: They can't be written, or one's name is a folder's.
     """
-    with gone_if_empty(folder), _fresh_folder(folder / f".{name}.partial") as staging:
+    staging = folder / f".{name}{_STAGING_ENDING}"
+    _complete(staging)
+    with gone_if_empty(folder), _fresh_folder(staging):
         yield staging
         new = {path.name for path in staging.iterdir()}
         old = {file for file in new.union(path.name for path in replaced) if os.path.lexists(folder / file)}
@@ -189,10 +219,58 @@ def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = 
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file))
         for file in new:
             flush_to_disk(staging / file)
-        with _fresh_folder(staging / ".replaced") as aside:
-            going = [(folder / file, aside / file) for file in sorted(old, key=lambda file: (file != last, file))]
-            coming = [(staging / file, folder / file) for file in sorted(new, key=lambda file: (file == last, file))]
-            _rename_all([*going, *coming])
+        with _fresh_folder(staging / _ASIDE):
+            # From here on a kill leaves a set that can be completed.
+            write_json(staging / _RENAMES, {"last": last, "going": sorted(old)})
+            going = [(folder / file, staging / _ASIDE / file) for file in sorted(old, key=lambda f: (f != last, f))]
+            coming = [(staging / file, folder / file) for file in sorted(new, key=lambda f: (f == last, f))]
+            try:
+                _rename_all([*going, *coming])
+                flush_names_to_disk(folder)
+            finally:  # All of them are made, or none: there is nothing to complete.
+                (staging / _RENAMES).unlink()
+
+
+def uncompleted_sets(folder: Path) -> list[Path]:
+    """Of the sets in a folder whose files were getting their names when a program was killed, or are just now."""
+    return [renames.parent for renames in sorted(folder.glob(f".*{_STAGING_ENDING}/{_RENAMES}"))]
+
+
+def complete_sets(folder: Path) -> None:
+    """Makes the renames that a killed program didn't come to; says so.
+
+    Whoever calls it knows that no other program is just making them.
+
+    Raises:
+        OSError: They can't be made.
+    """
+    for staging in uncompleted_sets(folder):
+        _complete(staging)
+
+
+def _complete(staging: Path) -> None:
+    try:
+        renames = json.loads(read_text(staging / _RENAMES))
+        last, going = str(renames["last"]), [Path(file).name for file in renames["going"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    folder = staging.parent
+    coming = [path.name for path in staging.iterdir() if path.name not in (_RENAMES, _ASIDE)]
+    arrived = {file for file in going if os.path.lexists(staging / _ASIDE / file)}
+    for file in sorted(set(going) - arrived, key=lambda file: (file != last, file)):
+        if os.path.lexists(folder / file):
+            (folder / file).rename(staging / _ASIDE / file)
+    for file in sorted(coming, key=lambda file: (file == last, file)):
+        (staging / file).rename(folder / file)
+    flush_names_to_disk(folder)
+    (staging / _RENAMES).unlink()
+    shutil.rmtree(staging, ignore_errors=True)
+    _tell_completed(folder / last)
+
+
+def _tell_completed(path: Path) -> None:
+    """Says what was put in place that a program had written whole before it was killed."""
+    log.warning("%s: a program was killed before all of it was in its place; that is done now.", path)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 from tiny_runs import write_run
 
-from finetune.commands import convert, evaluate, export, train
+from finetune.commands import convert, evaluate, export, predict, train
 from finetune.commands.tensorflow_start import _is_silence_wanted
 from finetune.model.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from finetune.runs.run_folder import RunFolder
@@ -157,8 +157,46 @@ def test_a_best_checkpoint_that_is_gone_is_looked_for_anew(dataset_dir, trained,
     lost = {**best, "checkpoint": "model.ckpt-4", "step": 4, "accuracy": 1.5}
     (run / "best.json").write_text(json.dumps(lost))
     assert train.main([f"--train-dir={run}", "--resume", "--max-steps=45"]) == 0
-    assert "model.ckpt-4, which is not there" in capsys.readouterr().err
-    assert json.loads((run / "best.json").read_text())["step"] == 45
+    assert "best.json names model.ckpt-4: model.ckpt-30 is the best there is" in capsys.readouterr().err
+    assert json.loads((run / "best.json").read_text())["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("left", [None, {"checkpoint": "model.ckpt-15", "step": 15, "accuracy": 0.0, "loss": 9.0}])
+def test_a_kill_between_the_best_checkpoint_and_best_json_does_not_lose_the_best(dataset_dir, trained, tmp_path, left):
+    run = shutil.copytree(trained, tmp_path / "run")
+    best = (run / "best.json").read_bytes()
+    assert json.loads(best)["step"] == 30
+    (run / "best.json").unlink()
+    if left is not None:
+        (run / "best.json").write_text(json.dumps(left))
+    options = ["--max-steps=32", "--eval-every=100", "--learning-rate=10", "--save-interval-seconds=0"]
+    assert train.main([f"--train-dir={run}", "--resume", *options, "--max-to-keep=1"]) == 0
+    assert (run / "best.json").read_bytes() == best
+    assert {path.stem for path in run.glob("*.index")} == {"model.ckpt-30", "model.ckpt-32"}
+
+
+def test_a_damaged_best_is_passed_over_by_all_and_no_longer_named_after_a_resumption(
+    dataset_dir, trained, tmp_path, capsys
+):
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert train.main([f"--train-dir={run}", "--resume", "--max-steps=31", "--eval-every=31"]) == 0
+    best = json.loads((run / "best.json").read_text())
+    damaged = run / f"{best['checkpoint']}.data-00000-of-00001"
+    with damaged.open("r+b") as file:
+        file.seek(100)
+        file.write(b"damage")
+    capsys.readouterr()
+    for command in (predict.main, lambda words: run_eval(dataset_dir, run, f"--output-dir={tmp_path / 'e'}")):
+        assert command([f"--checkpoint={run}", str(next(dataset_dir.parent.rglob("*.png")))]) == 0
+        error = capsys.readouterr().err
+        assert f"Passed over: --checkpoint: {run}/{best['checkpoint']} is damaged at" in error
+        assert "is taken in its place" in error
+    assert train.main([f"--train-dir={run}", "--resume", "--max-steps=31"]) == 0
+    assert f"best.json names {best['checkpoint']}" in capsys.readouterr().err
+    named = json.loads((run / "best.json").read_text())["checkpoint"]
+    assert predict.main([f"--checkpoint={run}", str(next(dataset_dir.parent.rglob("*.png")))]) == 0
+    assert "Passed over" not in capsys.readouterr().err
+    assert (run / f"{named}.index").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from image_files import encode, picture, write_class_folders, write_file
 from PIL import Image, ImageOps
 
 from finetune.commands.convert import convert, main
+from finetune.datasets.dataset import find_dataset
 from finetune.datasets.images import BrokenImageError, prepare_image
 from finetune.datasets.splits import name_hash, share_by_size
 from finetune.errors import UserError
@@ -459,11 +461,31 @@ def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean
         assert process.returncode == 130
         assert not out.exists()
         return
-    assert [path.name for path in out.iterdir()] == [".out.partial"]
+    assert {path.name for path in out.iterdir()} == {".out.partial", ".lock"}
     for path in images_dir.glob("a/large_*"):
         path.unlink()
     convert(ConvertSettings(out, images_dir, num_shards=1))
-    assert ".out.partial" not in contents(out)
+    assert not {".out.partial", ".lock"}.intersection(path.name for path in out.iterdir())
+
+
+def test_a_conversion_killed_among_its_renames_is_refused_to_readers_and_completed_by_the_next(tmp_path, capsys):
+    images_dir, out = write_class_folders(tmp_path / "images", a=2, b=2), tmp_path / "out"
+    convert(ConvertSettings(out, images_dir, dataset_name="tiny", seed=1, num_shards=1))
+    new = tmp_path / "new"
+    convert(ConvertSettings(new, images_dir, dataset_name="tiny", seed=2, num_shards=2))
+    staging = out / ".tiny.partial"
+    shutil.copytree(new, staging)
+    going = sorted(path.name for path in out.iterdir() if path.is_file())
+    (staging / ".renames.json").write_text(json.dumps({"last": "dataset.json", "going": going}))
+    (staging / ".replaced").mkdir()
+    (out / "dataset.json").rename(staging / ".replaced" / "dataset.json")
+    with pytest.raises(UserError, match="killed while its files got their places"):
+        find_dataset(out, None, "train")
+    with pytest.raises(UserError, match="holds a data set already"):
+        convert(ConvertSettings(out, images_dir, dataset_name="tiny"))
+    assert contents(out) == contents(new)
+    assert not staging.exists()
+    assert find_dataset(out, None, "train").num_examples
 
 
 # Mistakes

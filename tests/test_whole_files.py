@@ -1,8 +1,10 @@
 """What is written is there whole, or what was there before is: after an error, and after a kill at any moment."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,8 +19,10 @@ from finetune.model.checkpoint import Checkpoint, write_checkpoint
 from finetune.runs.run_folder import RunFolder
 from finetune.whole_files import (
     append_line,
+    complete_sets,
     make_writable,
     sha256,
+    uncompleted_sets,
     whole_file,
     whole_folder,
     whole_set,
@@ -78,7 +82,11 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(sorted(contents(tmp_path))))
     write_text(tmp_path / "file", "text")
     write_set(tmp_path / "set", index="1", data="2")
-    assert seen == [["file.partial"], *[["file", "set/.set.partial/data", "set/.set.partial/index"]] * 2]
+    staged = ["file", "set/.set.partial/data", "set/.set.partial/index"]
+    renames = "set/.set.partial/.renames.json"
+    listing = [sorted([*staged, f"{renames}.partial"]), sorted([*staged, renames])]
+    assert seen[:6] == [["file.partial"], ["file"], staged, staged, *listing]
+    assert seen[6:] == [sorted(["file", "set/data", "set/index", renames])]  # The names too, of the folder.
 
 
 def test_a_set_takes_the_place_of_another(tmp_path):
@@ -173,9 +181,15 @@ os.fsync, Path.rename, Path.replace = map(countdown, (os.fsync, Path.rename, Pat
 """
 
 NEW_SET = """
-with whole_set(folder, "set", last="index") as staging:
+with whole_set(folder, "set", last="index", replaced=[folder / "more"]) as staging:
     for name in ("index", "data"):
         (staging / name).write_text("new")
+"""
+
+NEW_FOLDER = """
+from finetune.whole_files import whole_folder
+with whole_folder(folder) as partial:
+    (partial / "file").write_text("new")
 """
 
 
@@ -193,27 +207,50 @@ def visible(folder: Path) -> dict[str, str]:
 
 def test_a_kill_leaves_the_old_file(tmp_path):
     write_text(tmp_path / "file", "old")
-    steps = 0
-    while killed_at(steps, tmp_path, "write_text(folder / 'file', 'new')"):
-        assert visible(tmp_path) == {"file": "old"}
-        steps += 1
-    assert steps == 2
+    states = []
+    while killed_at(len(states), tmp_path, "write_text(folder / 'file', 'new')"):
+        states.append(visible(tmp_path)["file"])
+    assert states == ["old", "old", "new"]
     assert contents(tmp_path) == {"file": "new"}
 
 
-def test_a_kill_leaves_the_old_set_or_one_without_its_last_file(tmp_path):
-    states = []
+def test_a_kill_leaves_the_old_set_or_the_new_one_to_be_completed(tmp_path):
+    old, new = {"index": "old", "data": "old", "more": "old"}, {"index": "new", "data": "new"}
+    states, completed = [], []
     for steps in range(100):
         folder = tmp_path / str(steps)
-        write_set(folder, index="old", data="old")
+        write_set(folder, **old)
         if not killed_at(steps, folder, NEW_SET):
             break
         states.append(visible(folder))
-        write_set(folder, index="newer", data="newer")  # What the killed one left is no hindrance.
-        assert contents(folder) == {"index": "newer", "data": "newer"}
-    whole = {"index": "old", "data": "old"}
-    assert states == [whole, whole, whole, {"data": "old"}, {}, {"data": "new"}]
-    assert contents(folder) == {"index": "new", "data": "new"}
+        again = tmp_path / f"again_{steps}"
+        shutil.copytree(folder, again)
+        complete_sets(folder)
+        completed.append(visible(folder))
+        assert uncompleted_sets(folder) == []
+        write_set(again, index="newer", data="newer")  # What the killed one left is no hindrance.
+        assert contents(again) == {"index": "newer", "data": "newer"}
+    # Before the list of renames has its name the old set is the whole one, from then on the new one.
+    away = [{"data": "old", "more": "old"}, {"more": "old"}, {}]
+    assert states == [old] * 6 + [*away, {"data": "new"}, new]
+    assert completed == [old] * 4 + [new] * 7
+    assert contents(folder) == new
+
+
+def test_a_kill_among_the_renames_of_a_folder_leaves_one_of_the_two(tmp_path):
+    states = []
+    for steps in range(100):
+        folder = tmp_path / str(steps) / "set"
+        with whole_folder(folder) as partial:
+            (partial / "file").write_text("old")
+        if not killed_at(steps, folder, NEW_FOLDER):
+            break
+        states.append(contents(folder) if folder.exists() else None)
+        with contextlib.suppress(ZeroDivisionError), whole_folder(folder):
+            1 / 0  # noqa: B018
+        assert [path.name for path in folder.parent.iterdir()] == ["set"]
+        assert contents(folder) == {"file": "old" if states[-1] == {"file": "old"} else "new"}
+    assert states == [{"file": "old"}, None, {"file": "new"}]
 
 
 # What is written so

@@ -29,7 +29,7 @@ from finetune.datasets.shards import ShardReport, ShardTask, num_cores, write_sh
 from finetune.datasets.split_folders import NoClassesError
 from finetune.datasets.split_words import SPLITS
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
-from finetune.datasets.staging import files_to_replace, whole_dataset
+from finetune.datasets.staging import complete_conversion, files_to_replace, whole_dataset
 from finetune.errors import UserError
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.choices import (
@@ -68,7 +68,8 @@ def convert(settings: ConvertSettings) -> Conversion:
 
     given_rules = ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
     name = settings.dataset_name or _name_of_folder(settings.dataset_dir)
-    replaced = files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)
+    complete_conversion(settings.dataset_dir)
+    files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)  # What is refused is refused at once.
     with _images_dir(settings) as images_dir:
         found = _find_images(images_dir, settings)
         splits = _divide(found, settings)
@@ -80,7 +81,7 @@ def convert(settings: ConvertSettings) -> Conversion:
             given_rules, settings.workers, [found.root / file for task in tasks for file in task.files]
         )
         start = time.monotonic()
-        with whole_dataset(settings.dataset_dir, name, replaced) as staging:
+        with whole_dataset(settings.dataset_dir, name, overwrite=settings.overwrite) as staging:
             with progress("Converting", num_images) as advance:
                 reports = write_shards(
                     tasks, found.root, staging, rules, num_workers=settings.workers, on_progress=advance

@@ -11,6 +11,7 @@ from finetune.datasets.description import LABELS_FILE
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 from finetune.notices import few, tell_once
+from finetune.whole_files import uncompleted_sets
 
 SUFFIX = r"\.(?:tfrecords?|tfrec|records?)(?:\.(?:gz|gzip|z|zlib))?"
 # STEM-00000-of-00005.tfrecord, STEM.tfrecord-00000-of-00005, and each without one of the two.
@@ -96,10 +97,12 @@ def find_shards(dataset_dir: Path, name: str | None) -> FoundShards:
     """The record files of one data set in a folder, or in the only folder within that holds some.
 
     Raises:
-        UserError: No such folder; no data set, none of this name, several and no name; files whose split isn't known.
+        UserError: No such folder; no data set, none of this name, several and no name; files whose split isn't known;
+            a conversion was killed while its files got their places.
     """
     _check_folder(dataset_dir)
     try:
+        _refuse_uncompleted(dataset_dir)
         return _find_shards(dataset_dir, name)
     except OSError as error:
         raise UserError(
@@ -174,6 +177,14 @@ def _find_shards(dataset_dir: Path, name: str | None) -> FoundShards:
     _tell_left_out(dataset_dir)
     dataset = _choose_name(catalogue, dataset_dir, name)
     return FoundShards(dataset_dir, dataset, catalogue[dataset])
+
+
+def _refuse_uncompleted(dataset_dir: Path) -> None:
+    if uncompleted_sets(dataset_dir):
+        raise UserError(
+            f"{dataset_dir}: finetune-convert was killed while its files got their places, or is just at it.",
+            "Wait for its end, or start it once more: it begins with putting the rest in place.",
+        )
 
 
 def _check_folder(dataset_dir: Path) -> None:

@@ -1,14 +1,15 @@
 """What a conversion may take the place of, and the data set that appears there: whole or not at all."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.datasets.catalogue import catalogue_shards
 from finetune.datasets.description import FILE_NAME, LABELS_FILE
 from finetune.errors import UserError
+from finetune.folder_lock import sole_use
 from finetune.notices import few
-from finetune.whole_files import whole_set
+from finetune.whole_files import complete_sets, gone_if_empty, uncompleted_sets, whole_set
 
 
 def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[Path, ...]:
@@ -38,22 +39,43 @@ def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[
     return existing
 
 
+def complete_conversion(dataset_dir: Path) -> None:
+    """Puts in place what a conversion had written whole before it was killed.
+
+    Raises:
+        UserError: Another conversion is at work in the folder, or the folder can't be written.
+    """
+    if uncompleted_sets(dataset_dir):
+        with _sole_use(dataset_dir):
+            complete_sets(dataset_dir)
+
+
 @contextlib.contextmanager
-def whole_dataset(dataset_dir: Path, name: str, replaced: Sequence[Path]) -> Iterator[Path]:
+def whole_dataset(dataset_dir: Path, name: str, *, overwrite: bool) -> Iterator[Path]:
     """Gives a folder to write a data set in, whose files get their places in `dataset_dir` at the context's end.
 
-    dataset.json comes last, since it vouches for all others.
+    dataset.json comes last, since it vouches for all others. What it takes the place of is still there after an
+    exception.
 
     Args:
         dataset_dir: Made where it is missing.
         name: Of the data set.
-        replaced: As `files_to_replace` gives them; still there after an exception.
+        overwrite: Whether an earlier data set of this name may be replaced.
 
     Raises:
-        UserError: The folder can't be made, or what is written in it fails for want of space or permission.
+        UserError: As `files_to_replace`; another conversion is at work in the folder; the folder can't be made, or what
+            is written in it fails for want of space or permission.
     """
-    try:
-        with whole_set(dataset_dir, name, last=FILE_NAME, replaced=replaced) as staging:
-            yield staging
-    except OSError as error:
-        raise UserError(f"Converting into {dataset_dir} failed: {error}.") from error
+    with gone_if_empty(dataset_dir):
+        try:
+            dataset_dir.mkdir(parents=True, exist_ok=True)
+            with _sole_use(dataset_dir):
+                replaced = files_to_replace(dataset_dir, name, overwrite=overwrite)
+                with whole_set(dataset_dir, name, last=FILE_NAME, replaced=replaced) as staging:
+                    yield staging
+        except OSError as error:
+            raise UserError(f"Converting into {dataset_dir} failed: {error}.") from error
+
+
+def _sole_use(dataset_dir: Path) -> contextlib.AbstractContextManager[None]:
+    return sole_use(dataset_dir, flag="--dataset-dir", program="finetune-convert")

@@ -111,6 +111,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Opens a prefix, a V1 file, one of a V2 checkpoint's files, or a folder: a run's best checkpoint, else the newest.
 
+    Where that one is damaged the newest whole one of the folder is taken, and said.
+
     Args:
         path: What the user gave.
         name_prefix: As `Checkpoint` takes it.
@@ -118,15 +120,18 @@ def open_checkpoint(
         model: The network whose weights are wanted, for messages; None: it isn't told.
 
     Raises:
-        UserError: There is no checkpoint, or a file of another kind; what that is and what reads it is said.
+        UserError: There is no checkpoint, or a file of another kind; what that is and what reads it is said. None in a
+            folder is whole.
     """
     path = Path(path)
-    prefix = _prefix_in(path, argument, model) if path.is_dir() else _prefix_of(path, argument, model)
-    checkpoint = Checkpoint(prefix, name_prefix=name_prefix, argument=argument)
+    if path.is_dir():
+        checkpoint = _whole_one_of(path, _prefix_in(path, argument, model), name_prefix, argument)
+    else:
+        checkpoint = Checkpoint(_prefix_of(path, argument, model), name_prefix=name_prefix, argument=argument)
     if checkpoint.is_object_based:
         log.info(
             "%s was written by tf.train.Checkpoint; %d of its values are read, such as %s.",
-            prefix,
+            checkpoint.prefix,
             len(checkpoint.shapes),
             next(iter(checkpoint.shapes), "none"),
         )
@@ -184,9 +189,19 @@ def whole_checkpoints(folder: Path) -> Iterator[Checkpoint]:
             checkpoint = Checkpoint(prefix, argument="--resume")
             refuse_not_finite(checkpoint, count_not_finite((name, checkpoint.read(name)) for name in checkpoint.shapes))
         except UserError as error:
-            log.warning("Passed over: %s", str(error).splitlines()[0])
+            _tell_passed_over(error)
             continue
         yield checkpoint
+
+
+def is_whole(prefix: str) -> bool:
+    """Whether all of a checkpoint is there and can be read; says what is wrong with it where not."""
+    try:
+        _read_all(Checkpoint(prefix))
+    except UserError as error:
+        _tell_passed_over(error)
+        return False
+    return True
 
 
 def count_not_finite(values: Iterable[tuple[str, Array]]) -> dict[str, int]:
@@ -284,6 +299,40 @@ def _files_of(prefix: str) -> list[Path]:
         for file in path.parent.iterdir()
         if file.name.startswith(path.name) and endings.fullmatch(file.name.removeprefix(path.name))
     ]
+
+
+def _whole_one_of(folder: Path, chosen: str, name_prefix: str, argument: str) -> Checkpoint:
+    """The checkpoint that was chosen, or the newest of the folder's others where it is damaged.
+
+    Raises:
+        UserError: None is whole; it is of the one that was chosen.
+    """
+    others = [prefix for prefix in reversed(checkpoints_by_step(folder)) if prefix != chosen]
+    if not others:
+        return Checkpoint(chosen, name_prefix=name_prefix, argument=argument)
+    first: UserError | None = None
+    for prefix in (chosen, *others):
+        try:
+            checkpoint = Checkpoint(prefix, argument=argument)
+            _read_all(checkpoint)
+        except UserError as error:
+            first = first or error
+            _tell_passed_over(error)
+            continue
+        if first is not None:
+            log.warning("%s is taken in its place.", prefix)
+        return Checkpoint(prefix, name_prefix=name_prefix, argument=argument) if name_prefix else checkpoint
+    assert first is not None
+    raise first
+
+
+def _read_all(checkpoint: Checkpoint) -> None:
+    for name in checkpoint.shapes:
+        checkpoint.read(name)
+
+
+def _tell_passed_over(error: UserError) -> None:
+    log.warning("Passed over: %s", str(error).splitlines()[0])
 
 
 def _prefix_in(folder: Path, argument: str, model: str | None) -> str:

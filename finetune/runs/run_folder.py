@@ -15,16 +15,37 @@ import tomli_w
 from finetune.datasets.description import LABELS_FILE, write_labels
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
+from finetune.folder_lock import sole_use
 from finetune.model.scopes import VariablePlan
 from finetune.notices import few
 from finetune.settings.settings_file import CONFIG_FILE, read_toml
 from finetune.settings.train import TrainSettings
-from finetune.whole_files import append_line, gone_if_empty, make_writable, write_json, write_text
+from finetune.whole_files import (
+    append_line,
+    complete_sets,
+    gone_if_empty,
+    make_writable,
+    partial_path,
+    uncompleted_sets,
+    write_json,
+    write_text,
+)
 
 PLAN_FILE = "plan.json"
 METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
+# Those that are written beside their places, of this module and others.
+_OWN_FILES = (
+    CONFIG_FILE,
+    PLAN_FILE,
+    METRICS_FILE,
+    IMAGES_FILE,
+    LABELS_FILE,
+    "best.json",
+    "checkpoint",
+    "provenance.json",
+)
 
 log = logging.getLogger("finetune")
 
@@ -37,13 +58,31 @@ class RunFolder:
 
     @contextlib.contextmanager
     def begun(self, *, resume: bool) -> Iterator[None]:
-        """Makes the folder; a run that fails before its first checkpoint takes with it what it made.
+        """Makes the folder, for one program at a time; a run that fails before its first checkpoint takes with it what
+        it made.
 
-        So the next try is not refused. Features that lie in files stay, for they are taken up.
+        So the next try is not refused. Features that lie in files stay, for they are taken up. What a killed program
+        left is put in place where it is whole, and removed where it isn't.
 
         Raises:
-            UserError: It can't be made; it isn't empty and the run is not to be resumed; it holds no checkpoint and is.
+            UserError: It can't be made; it isn't empty and the run is not to be resumed; it holds no checkpoint and is;
+                another program trains in it.
         """
+        self._find_content(resume=resume)
+        with gone_if_empty(self.path):
+            self._make()
+            with sole_use(self.path, flag="--train-dir", program="finetune-train"):
+                self._clear_up()
+                found = self._find_content(resume=resume)  # Anew: another program may just have ended.
+                try:
+                    yield
+                except BaseException:
+                    if not self._has_checkpoint():
+                        self._remove_all_but(found)
+                    raise
+
+    def _find_content(self, *, resume: bool) -> list[str]:
+        """What lies in the folder, where a run may be begun, or resumed, with that in it."""
         found = self._content()
         if resume and not self._has_checkpoint():
             elsewhere = ", in another --train-dir" if found else ""
@@ -52,14 +91,18 @@ class RunFolder:
             )
         if found and not resume:
             self._refuse(found)
-        with gone_if_empty(self.path):
-            self._make()
-            try:
-                yield
-            except BaseException:
-                if not self._has_checkpoint():
-                    self._remove_all_but(found)
-                raise
+        return found
+
+    def _clear_up(self) -> None:
+        """After a program that was killed."""
+        complete_sets(self.path)
+        unfinished = [
+            *map(partial_path, (self.path / name for name in _OWN_FILES)),
+            *self.path.glob(".model.ckpt-*.partial"),
+            *(self.path / FEATURES_FOLDER).glob("*.partial"),
+        ]
+        for path in unfinished:
+            _remove(path)
 
     def _content(self) -> list[str]:
         """What lies in the folder and isn't a run's to take over: hidden files and features don't count."""
@@ -69,7 +112,7 @@ class RunFolder:
         return [name for name in names if not name.startswith(".") and name != FEATURES_FOLDER]
 
     def _has_checkpoint(self) -> bool:
-        return any(self.path.glob("*.index"))
+        return any(self.path.glob("*.index")) or bool(uncompleted_sets(self.path))
 
     def _refuse(self, found: Sequence[str]) -> None:
         if self._has_checkpoint():
@@ -90,11 +133,7 @@ class RunFolder:
 
     def _remove_all_but(self, found: Sequence[str]) -> None:
         for name in set(self._content()) - set(found):
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(self.path / name)
 
     def write_settings(
         self, settings: Mapping[str, Any], plan: VariablePlan, class_names: Sequence[str] | None
@@ -151,6 +190,13 @@ def _linked_folder(folder: Path) -> Iterator[Path]:
         for path in folder.iterdir() if folder.is_dir() else ():
             (Path(temporary) / path.name).symlink_to(path.absolute(), target_is_directory=path.is_dir())
         yield Path(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def settings_of_run(folder: Path) -> dict[str, Any] | None:

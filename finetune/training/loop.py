@@ -5,13 +5,21 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from finetune.errors import UserError
 from finetune.evaluation.metrics import NotFiniteError
-from finetune.model.checkpoint import BEST_FILE, best_checkpoint, count_not_finite, save_run_checkpoint
+from finetune.model.checkpoint import (
+    BEST_FILE,
+    RUN_PREFIX,
+    checkpoints_by_step,
+    count_not_finite,
+    is_whole,
+    save_run_checkpoint,
+)
 from finetune.runs.run_folder import RunFolder
 from finetune.training.background_writer import BackgroundWriter
 from finetune.training.image_inputs import TrainingInputs
@@ -87,7 +95,7 @@ class TrainingLoop:
             occasions: When to do what between steps.
         """
         self.step = occasions.first_step
-        self.best = _read_best(run_log.run)
+        self.best = _find_best(run_log.run, occasions.first_step, inputs.eval_split)
         self.stopped_by: int | None = None
         self._run = run_log.run
         self._run_log = run_log
@@ -196,7 +204,7 @@ class TrainingLoop:
         self._run_log.validation(self.step, self._inputs.eval_split, scores)
         if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
             self._save()
-            self.best = best = Best(f"model.ckpt-{self.step}", self.step, scores.accuracy, scores.loss)
+            self.best = best = Best(f"{RUN_PREFIX}-{self.step}", self.step, scores.accuracy, scores.loss)
             self._writer.submit(lambda: self._run.write_json(BEST_FILE, dataclasses.asdict(best)))
         self._run_log.restart_clock(self.step)
 
@@ -218,15 +226,47 @@ class TrainingLoop:
         return prefix
 
 
-def _read_best(run: RunFolder) -> Best | None:
-    """What best.json holds; None where there is none, or its checkpoint is gone: then the best is looked for anew."""
-    try:
-        best = Best(**json.loads((run.path / BEST_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-    if best_checkpoint(run.path) is None:
-        log.warning(
-            "%s names %s, which is not there: the best is looked for anew.", run.path / BEST_FILE, best.checkpoint
-        )
-        return None
+def _find_best(run: RunFolder, first_step: int, eval_split: str) -> Best | None:
+    """The best checkpoint up to the step that a run goes on from, by best.json and by the validations in metrics.jsonl.
+
+    The two differ where the program was killed after it had saved the best checkpoint and before it wrote best.json,
+    and where the best one is damaged: then best.json is written anew, or removed.
+
+    Returns:
+        None where no validation's checkpoint is there and whole.
+    """
+    named = _read_best(run)
+    validations = [
+        Best(f"{RUN_PREFIX}-{line['step']}", line["step"], line["accuracy"], line["loss"])
+        for line in run.read_metrics()
+        if line.get("split") == eval_split
+    ]
+    candidates = {best.checkpoint: best for best in (*validations, *([named] if named else []))}
+    there = {Path(prefix).name for prefix in checkpoints_by_step(run.path)}
+    # A checkpoint after the first step was passed over, for it is damaged.
+    found = [best for best in candidates.values() if best.step <= first_step and best.checkpoint in there]
+    by_worth = sorted(found, key=lambda best: (-best.accuracy, best.loss, best.step))
+    best = next((best for best in by_worth if is_whole(str(run.path / best.checkpoint))), None)
+    if best == named:
+        return best
+    path = run.path / BEST_FILE
+    if best is None:
+        log.warning("%s names %s, which is not there whole: the best is looked for anew.", path, _name(named))
+        path.unlink(missing_ok=True)
+    else:
+        log.warning("%s names %s: %s is the best there is, and is named now.", path, _name(named), best.checkpoint)
+        run.write_json(BEST_FILE, dataclasses.asdict(best))
     return best
+
+
+def _read_best(run: RunFolder) -> Best | None:
+    """What best.json holds; None where there is none, or it is damaged."""
+    try:
+        said = json.loads((run.path / BEST_FILE).read_text(encoding="utf-8"))
+        return Best(str(said["checkpoint"]), int(said["step"]), float(said["accuracy"]), float(said["loss"]))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _name(best: Best | None) -> str:
+    return best.checkpoint if best is not None else "no checkpoint"
