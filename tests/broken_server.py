@@ -16,6 +16,7 @@ class Server:
         break_off_after: Bytes of each answer's body after which the connection ends; None: all are sent.
         announced_length: The Content-Length of each answer, whatever it has; None: its length.
         redirect: Where each request is sent on to; None: nowhere.
+        reason: What is said where there is no such file.
         announced_surplus: Bytes more than the body has, or, below 0, less, that are announced.
         ignores_range: Whether a range request is answered with the whole file.
         lies_about_range: Whether a range request is answered with another part than the one asked for.
@@ -31,6 +32,7 @@ class Server:
         self.announced_surplus = 0
         self.announced_length: str | None = None
         self.redirect: str | None = None
+        self.reason = "Not Found"
         self.ignores_range = False
         self.lies_about_range = False
         self.on_request: Callable[[], None] = lambda: None
@@ -72,7 +74,7 @@ def _answer(request: BaseHTTPRequestHandler, server: Server) -> None:
         return
     content = server.files.get(request.path)
     if content is None:
-        request.send_error(404)
+        request.send_error(404, server.reason)
         return
     etag = server.etags.get(request.path)
     start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
@@ -97,7 +97,7 @@ def _import_and_print(settings: ImportSettings) -> None:
     result = import_weights(settings)
     for remark in result.remarks:
         log.info(remark)
-    print(
+    say(
         f"{result.checkpoint}: {result.num_variables} variables, {result.num_parameters:,} values, "
         f"{result.num_classes} classes"
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import Interrupted, UserError
@@ -211,9 +211,9 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 def _train_and_print(settings: TrainSettings) -> None:
     start_tensorflow()
     result = train(settings)
-    print(f"step {result.step}: {result.checkpoint}")
+    say(f"step {result.step}: {result.checkpoint}")
     if result.best_accuracy is not None:
-        print(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+        say(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:
