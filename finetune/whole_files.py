@@ -155,6 +155,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: It can't be written.
     """
+    _refuse_special(folder)
     replaced = folder.with_name(f".{folder.name}.replaced")
     with gone_if_empty(folder), _fresh_folder(partial_path(folder)) as partial:
         yield partial
@@ -187,12 +188,19 @@ def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = 
         for file in old:
             if (folder / file).is_dir():  # What lies in it would be lost.
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file))
+            _refuse_special(folder / file)
         for file in new:
             flush_to_disk(staging / file)
         with _fresh_folder(staging / ".replaced") as aside:
             going = [(folder / file, aside / file) for file in sorted(old, key=lambda file: (file != last, file))]
             coming = [(staging / file, folder / file) for file in sorted(new, key=lambda file: (file == last, file))]
             _rename_all([*going, *coming])
+
+
+def _refuse_special(path: Path) -> None:
+    """A pipe or a device: nothing is to take its place."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "it is a pipe or a device", str(path))
 
 
 @contextlib.contextmanager
