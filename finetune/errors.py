@@ -13,6 +13,9 @@ MOST_SIBLINGS = 10_000
 _NODE_NAMES = re.compile(r"\{\{[^{}]*\}\}|\[\[[^\[\]]*\]\]|\[Op:[^\[\]]*\]|\bname: *$")
 
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 class UserError(Exception):
     """A mistake that the user can mend: told in a line or two on standard error, exit status 2, no traceback.
 
@@ -33,6 +36,14 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def visible(text: str) -> str:
+    """The text with control characters as escapes, but for tabs and line breaks: none reaches a terminal as a command.
+
+    Names of files and classes, and what servers answer, may hold any.
+    """
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def first_line(error: BaseException) -> str:

@@ -176,6 +176,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: It can't be written.
     """
+    _refuse_special(folder)
     partial, replaced = partial_path(folder), folder.with_name(f".{folder.name}.replaced")
     if os.path.lexists(replaced / folder.name) and not os.path.lexists(folder):
         source = partial if partial.exists() else replaced / folder.name
@@ -217,6 +218,7 @@ def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = 
         for file in old:
             if (folder / file).is_dir():  # What lies in it would be lost.
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file))
+            _refuse_special(folder / file)
         for file in new:
             flush_to_disk(staging / file)
         with _fresh_folder(staging / _ASIDE):
@@ -271,6 +273,12 @@ def _complete(staging: Path) -> None:
 def _tell_completed(path: Path) -> None:
     """Says what was put in place that a program had written whole before it was killed."""
     log.warning("%s: a program was killed before all of it was in its place; that is done now.", path)
+
+
+def _refuse_special(path: Path) -> None:
+    """A pipe or a device: nothing is to take its place."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "it is a pipe or a device", str(path))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ source scripts/environment.sh
 
 readonly work=quickstart
 readonly weights=$work/weights/mobilenet_v1/mobilenet_v1_1.0_224.ckpt
+# Of nudity-0.2.3.tar.gz: another file is refused.
+readonly package_sha256=d26e10346f00ad76b1166a221f1b56877d154ca343e82c6e6c8e738ca5f27d5f
 
 main() {
   mkdir -p "$work"
@@ -42,7 +44,9 @@ get_weights() {
     return
   fi
   echo "Taking the same weights from the PyPI package nudity 0.2.3 (MIT) instead."
-  python -m pip download --quiet --no-deps --no-binary :all: --dest "$work/weights" nudity==0.2.3
+  echo "nudity==0.2.3 --hash=sha256:$package_sha256" >"$work/weights/requirements.txt"
+  python -m pip download --quiet --no-deps --no-binary :all: --require-hashes --dest "$work/weights" \
+    --requirement "$work/weights/requirements.txt"
   tar -xzf "$work/weights/nudity-0.2.3.tar.gz" -C "$work/weights" nudity-0.2.3/nudity/files/retrained_graph.pb
   finetune-import "$work/weights/nudity-0.2.3/nudity/files/retrained_graph.pb" --model mobilenet_v1 --output "$weights"
 }

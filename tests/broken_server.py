@@ -14,6 +14,9 @@ class Server:
         files: Content by path.
         etags: Version by path; without one there is none.
         break_off_after: Bytes of each answer's body after which the connection ends; None: all are sent.
+        announced_length: The Content-Length of each answer, whatever it has; None: its length.
+        redirect: Where each request is sent on to; None: nowhere.
+        reason: What is said where there is no such file.
         announced_surplus: Bytes more than the body has, or, below 0, less, that are announced.
         ignores_range: Whether a range request is answered with the whole file.
         lies_about_range: Whether a range request is answered with another part than the one asked for.
@@ -27,6 +30,9 @@ class Server:
         self.etags: dict[str, str] = {}
         self.break_off_after: int | None = None
         self.announced_surplus = 0
+        self.announced_length: str | None = None
+        self.redirect: str | None = None
+        self.reason = "Not Found"
         self.ignores_range = False
         self.lies_about_range = False
         self.on_request: Callable[[], None] = lambda: None
@@ -61,9 +67,14 @@ def _answer(request: BaseHTTPRequestHandler, server: Server) -> None:
     wanted = request.headers.get("Range")
     server.requests.append((request.path, wanted))
     server.on_request()
+    if server.redirect is not None:
+        request.send_response(302)
+        request.send_header("Location", server.redirect)
+        request.end_headers()
+        return
     content = server.files.get(request.path)
     if content is None:
-        request.send_error(404)
+        request.send_error(404, server.reason)
         return
     etag = server.etags.get(request.path)
     start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
@@ -79,7 +90,8 @@ def _answer(request: BaseHTTPRequestHandler, server: Server) -> None:
         request.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
     if etag is not None:
         request.send_header("ETag", etag)
-    request.send_header("Content-Length", str(len(body) + server.announced_surplus))
+    length = str(len(body) + server.announced_surplus) if server.announced_length is None else server.announced_length
+    request.send_header("Content-Length", length)
     request.end_headers()
     request.wfile.write(body if server.break_off_after is None else body[: server.break_off_after])
     request.close_connection = True

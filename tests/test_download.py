@@ -1,7 +1,9 @@
 """Downloads: what a server can do wrong, what an archive can, and what is kept."""
 
+import bz2
 import gzip
 import io
+import lzma
 import struct
 import tarfile
 import zipfile
@@ -15,7 +17,7 @@ from PIL import Image
 from finetune.commands.download import download, main
 from finetune.errors import UserError
 from finetune.nets import MODELS
-from finetune.published import http_download
+from finetune.published import archives, cache, http_download
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch
 from finetune.published.catalogue import catalogue, get_published
@@ -32,6 +34,7 @@ MOBILENET = "/models/mobilenet_v1_2018_02_22/mobilenet_v1_1.0_224.tgz"
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(http_download, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "SHA256", {})  # The files here are others than were published.
     with serving() as server:
         server.files[FILE] = CONTENT
         server.etags[FILE] = '"first"'
@@ -256,3 +259,167 @@ def test_every_published_checkpoint_can_be_had_by_name():
 def test_what_can_not_be_downloaded_says_what_to_do(name, mend):
     with pytest.raises(UserError, match=mend):
         get_published(name)
+
+
+BASE_URLS = ["foo", "", "file:///etc/passwd", "ftp://host/a", "http://", "http://host:abc/", "http://a\nb", "data:,a"]
+
+
+@pytest.mark.parametrize("address", BASE_URLS)
+def test_mirror_is_an_address_of_http(tmp_path, capsys, address):
+    assert main(["mobilenet_v1", "--output-dir", str(tmp_path / "new"), f"--base-url={address}"]) == 2
+    assert "must be the address of a mirror" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        ("abc", "'abc' bytes, which is no number"),
+        ("-5", "no number"),
+        (str(2**40), "more than 4 GiB"),
+        ("9" * 5000, "4 GiB"),
+    ],
+)
+def test_announced_length_is_not_believed(server, tmp_path, length, message):
+    server.announced_length = length
+    with pytest.raises(UserError, match=message):
+        fetch_plainly(server, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_download_without_a_length_ends_at_the_limit(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(http_download, "MOST_DOWNLOADED_BYTES", 100_000)
+    monkeypatch.setattr(http_download, "CHUNK_BYTES", 30_000)
+    monkeypatch.setattr(http_download, "_announced_bytes", lambda response: None)
+    with pytest.raises(UserError, match=r"file.bin has more than"):
+        fetch_plainly(server, tmp_path / "file")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/file", "file:///etc/passwd"])
+def test_server_can_not_send_on_to_what_is_not_http(server, tmp_path, address):
+    server.redirect = address
+    with pytest.raises(UserError, match=r"sends on to|302"):
+        fetch_plainly(server, tmp_path / "file")
+
+
+def test_https_is_never_left_for_http():
+    request = http_download.urllib.request.Request("https://host/file")
+    with pytest.raises(UserError, match="isn't as safe"):
+        http_download._Redirects().redirect_request(request, None, 302, "Found", {}, "http://host/file")
+
+
+def test_file_that_is_not_the_published_one_is_refused(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SHA256", {server.url + FILE: "0" * 64})
+    with pytest.raises(UserError, match=r"another file than was published: sha256 .*, not 0000"):
+        fetch(server.url + FILE, tmp_path)
+    assert names_in(tmp_path) == []
+
+
+def test_data_sets_have_their_hashes_pinned_and_addresses_are_https():
+    entries = catalogue().values()
+    assert all(url.startswith("https://") for entry in entries for url in entry.urls)
+    assert all(len(cache.SHA256[url]) == 64 for entry in entries if entry.is_dataset for url in entry.urls)
+    assert set(cache.SHA256) <= {url for entry in entries for url in entry.urls}
+
+
+def zip_of(**files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, text in files.items():
+            zipped.writestr(name, text)
+    return content.getvalue()
+
+
+def wrong_at_the_end(content):
+    """A compressed file with another checksum, or with nothing of it."""
+    return content[:-8] + b"\0\0\0\0" + content[-4:]
+
+
+def encrypted(content):
+    changed = bytearray(content)
+    changed[6] |= 1
+    changed[changed.find(b"PK\x01\x02") + 8] |= 1
+    return bytes(changed)
+
+
+def tar_with_name(name, fmt=tarfile.PAX_FORMAT):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=fmt) as tar:
+        member = tarfile.TarInfo("plain")
+        member.pax_headers = {"path": name}
+        tar.addfile(member)
+    return content.getvalue()
+
+
+def tar_claiming(size, kind=tarfile.REGTYPE):
+    """The header of a member of that many bytes, of which none is there."""
+    member = tarfile.TarInfo("claimed")
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+ARCHIVES = {
+    "nothing": (b"", "no archive"),
+    "no archive": (b"text" * 500, "no archive"),
+    "gzip of a wrong checksum": (wrong_at_the_end(tar_of(a=CONTENT)), "CRC check failed"),
+    "gzip cut off": (tar_of(a=CONTENT)[:-4], "end-of-stream"),
+    "gzip of nothing": (gzip.compress(b""), "no archive"),
+    "gzip of another thing": (gzip.compress(CONTENT), "no archive"),
+    "xz cut off": (lzma.compress(gzip.decompress(tar_of(a=CONTENT)))[:-10], "end-of-stream"),
+    "bzip2 cut off": (bz2.compress(gzip.decompress(tar_of(a=CONTENT)))[:-10], "end-of-stream"),
+    "zip with a password": (encrypted(zip_of(a=b"text")), "password required"),
+    "zip cut off": (zip_of(a=CONTENT)[:-30], "no archive"),
+    "zip of other bytes": (zip_of(a=b"text" * 99).replace(b"\x2b\x49", b"\x2c\x49", 1), "damaged"),
+    "NUL in a name": (tar_with_name("a\0b"), r"the member 'a\\x00b' has a name that is no file's"),
+    "escape sequence in a name": (tar_with_name("\x1b[2J"), "a name that is no file's"),
+    "nothing of what is claimed": (tar_claiming(1000), "unexpected end of data"),
+    "more than fits anywhere": (tar_claiming(2**40), "unpacks to more than 8 GiB"),
+    "a long name of gigabytes": (
+        tar_claiming(2**33, tarfile.GNUTYPE_LONGNAME) + bytes(2**24 + 4096),
+        "unpacks to more than 8 GiB",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), ARCHIVES.values(), ids=ARCHIVES)
+def test_bad_archive_is_refused_in_words(tmp_path, content, message):
+    archive = tmp_path / "archive"
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        unpack(archive, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("make", [tar_of, zip_of])
+def test_archive_that_unpacks_to_more_than_the_limit_is_refused_before_it_does(tmp_path, monkeypatch, make):
+    archive = tmp_path / "bomb"
+    archive.write_bytes(make(a=bytes(1_000_000), b=bytes(1_000_000)))
+    assert archive.stat().st_size < 10_000
+    monkeypatch.setattr(archives, "MOST_UNPACKED_BYTES", 1_500_000)
+    with pytest.raises(UserError, match="unpacks to more than"):
+        unpack(archive, tmp_path / "unpacked")
+    assert names_in(tmp_path / "unpacked") == ["a"]
+
+
+def test_archive_of_too_many_files_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "many").write_bytes(tar_of(a=b"", b=b"", c=b""))
+    monkeypatch.setattr(archives, "MOST_FILES", 2)
+    with pytest.raises(UserError, match="or 2 files"):
+        unpack(tmp_path / "many", tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, bytes])
+def test_whole_archives_of_all_kinds_are_unpacked(tmp_path, compress):
+    (tmp_path / "archive").write_bytes(compress(gzip.decompress(tar_of(a=CONTENT, b=b"text"))))
+    unpack(tmp_path / "archive", tmp_path / "unpacked")
+    assert (tmp_path / "unpacked" / "a").read_bytes() == CONTENT
+    assert names_in(tmp_path / "unpacked") == ["a", "b"]
+
+
+def test_archive_of_a_wrong_checksum_leaves_no_trusted_hash(server, tmp_path):
+    server.files[MOBILENET] = wrong_at_the_end(tar_of(**{"net.ckpt.index": CONTENT}))
+    settings = DownloadSettings(name=("mobilenet_v1",), output_dir=tmp_path, base_url=server.url)
+    with pytest.raises(UserError, match="CRC check failed"):
+        download(settings)
+    assert names_in(tmp_path) == ["archives"]
+    assert names_in(tmp_path / "archives") == []

@@ -34,7 +34,7 @@ def requirements():
     extras = PROJECT["project"]["optional-dependencies"]
     chosen = {**extras, "base": PROJECT["project"]["dependencies"], "gpu": ()}
     found = [Requirement(line) for lines in chosen.values() for line in lines]
-    return [one for one in found if one.name != "finetune"]
+    return [one for one in found if one.name != "slim-finetune"]
 
 
 def test_there_are_requirements():
@@ -86,3 +86,14 @@ def test_the_version_is_in_the_changelog():
     headings = re.findall(r"^## (.*)$", read("CHANGELOG.md"), re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert re.fullmatch(rf"{re.escape(finetune.__version__)} \(\d{{4}}-\d\d-\d\d\)", headings[1])
+
+
+def test_no_line_installs_the_other_project_of_this_name():
+    """`finetune` on the public index is somebody else's: here pip is given the folder, or the name of this one."""
+    assert PROJECT["project"]["name"] == "slim-finetune"
+    named = re.compile(r"""pip3? install[^\n]*[\s"']finetune(?![\w/.-])|["']finetune\[""")
+    folders = [ROOT / name for name in ("docs", "finetune", "scripts", "configs")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".md", ".sh", ".toml")]
+    for path in (*files, *ROOT.glob("*.md"), *ROOT.glob("*.t*")):
+        if path.name != "CHANGELOG.md":
+            assert not named.search(path.read_text(encoding="utf-8")), path

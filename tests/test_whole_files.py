@@ -77,6 +77,16 @@ def test_a_device_is_written_to_and_stays_one(tmp_path):
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
+def test_no_set_and_no_folder_takes_the_place_of_a_device(tmp_path):
+    os.mkfifo(tmp_path / "index")
+    with pytest.raises(FileExistsError, match="pipe or a device"):
+        write_set(tmp_path, index="new", data="new")
+    with pytest.raises(FileExistsError, match="pipe or a device"), whole_folder(tmp_path / "index"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert stat.S_ISFIFO((tmp_path / "index").stat().st_mode)
+
+
 def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(sorted(contents(tmp_path))))

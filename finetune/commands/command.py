@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from finetune.errors import Interrupted, UserError
+from finetune.errors import Interrupted, UserError, visible
 from finetune.settings.command_line import parse_flags
 from finetune.whole_files import KEEP_BYTES
 
@@ -72,10 +72,10 @@ def _run(
                 return function(settings) or EXIT_DONE
         return EXIT_DONE
     except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(visible(f"{prog}: {error}"), file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
-        print(f"{prog}: {stop}", file=sys.stderr)
+        print(visible(f"{prog}: {stop}"), file=sys.stderr)
         return EXIT_BY_SIGNAL + stop.signal_number
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
@@ -90,6 +90,11 @@ def standard_output() -> Iterator[TextIO]:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end.
+
+
+def say(line: str = "") -> None:
+    """Prints a line to standard output; on a terminal, control characters in names are escapes."""
+    print(visible(line) if sys.stdout.isatty() else line, flush=True)
 
 
 def leave(status: int) -> None:

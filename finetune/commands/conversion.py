@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.remarks import MOST_NAMED, Kind, Remark, changed_images, remarks_on
+from finetune.errors import visible
 from finetune.settings.choices import DEFAULT_VALIDATION_FRACTION
 
 if TYPE_CHECKING:
@@ -143,14 +144,14 @@ def print_summary(conversion: Conversion) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{conversion.name}: images per class and split", title_justify="left")
+    table = Table(title=visible(f"{conversion.name}: images per class and split"), title_justify="left")
     table.add_column("label", justify="right")
     table.add_column("class", overflow="fold")
     for split in conversion.counts:
         table.add_column(split, justify="right")
     rows = list(zip(*conversion.counts.values(), strict=True))
     for label, (name, row) in enumerate(zip(conversion.classes, rows, strict=True)):
-        table.add_row(str(label), Text(name), *map(str, row))
+        table.add_row(str(label), Text(visible(name)), *map(str, row))
     table.add_section()
     table.add_row("", "all", *(str(sum(counts)) for counts in conversion.counts.values()))
     table.add_row("", "shards", *(str(conversion.num_shards[split]) for split in conversion.counts))
@@ -160,7 +161,7 @@ def print_summary(conversion: Conversion) -> None:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(conversion.reencoded.items()))
         console.print(Text(f"Encoded anew: {kinds}; all others keep their bytes."))
     for remark in conversion.remarks:
-        console.print(Text(_folded(str(remark), console)), soft_wrap=True)
+        console.print(Text(_folded(visible(str(remark)), console)), soft_wrap=True)
 
 
 def _folded(line: str, console: "Console") -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.settings.download import DownloadSettings
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-download") -> 
     """The command: prints the checkpoint's prefix, or the folder."""
     return run_command(
         DownloadSettings,
-        lambda settings: print(download(settings)),
+        lambda settings: say(str(download(settings))),
         prog=prog,
         description=f"{VERBS['download'].summary} Prints where they are.",
         argv=argv,

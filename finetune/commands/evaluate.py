@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.commands.command import EXIT_DONE, run_command
+from finetune.commands.command import EXIT_DONE, run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
@@ -225,23 +225,23 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
 
 def _print_result(result: EvalResult, *, with_report: bool) -> None:
     scores = result.scores
-    print(f"{result.checkpoint_name} on {result.dataset.split}:")
-    print(f"accuracy {_accuracy(scores)}")
+    say(f"{result.checkpoint_name} on {result.dataset.split}:")
+    say(f"accuracy {_accuracy(scores)}")
     if result.caution:
-        print(f"caution: {result.caution}")
-    print(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")
-    print(f"loss {scores.loss:.4f}")
-    print(f"written to {result.output_dir / REPORT_FILE if with_report else result.output_dir}", flush=True)
+        say(f"caution: {result.caution}")
+    say(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")
+    say(f"loss {scores.loss:.4f}")
+    say(f"written to {result.output_dir / REPORT_FILE if with_report else result.output_dir}")
 
 
 def _print_comparison(settings: EvalSettings, comparison: Comparison, output_dir: Path) -> None:
     first, second = settings.compare
     test = comparison.mcnemar
-    print(f"a: {first}: accuracy {_accuracy(comparison.first)}")
-    print(f"b: {second}: accuracy {_accuracy(comparison.second)}")
-    print(f"right: only a {comparison.only_first_right}, only b {comparison.only_second_right} images")
-    print(f"McNemar's test ({test.method}): p = {test.p_value:.3g}")
-    print(f"{len(comparison.differing)} images that they take for different classes: written to {output_dir}")
+    say(f"a: {first}: accuracy {_accuracy(comparison.first)}")
+    say(f"b: {second}: accuracy {_accuracy(comparison.second)}")
+    say(f"right: only a {comparison.only_first_right}, only b {comparison.only_second_right} images")
+    say(f"McNemar's test ({test.method}): p = {test.p_value:.3g}")
+    say(f"{len(comparison.differing)} images that they take for different classes: written to {output_dir}")
 
 
 def _accuracy(scores: Scores) -> str:

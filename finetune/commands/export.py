@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
@@ -92,16 +92,16 @@ def _export_and_print(settings: ExportSettings) -> None:
     start_tensorflow()
     result = export(settings)
     source = f"{result.num_images} images of {result.split}" if result.split else "made-up images, no --dataset-dir"
-    print(f"{'':15} {'size':>9}  {'accuracy':>8}  largest difference of a probability ({source})")
+    say(f"{'':15} {'size':>9}  {'accuracy':>8}  largest difference of a probability ({source})")
     for one in result.measured:
         accuracy = "-" if one.accuracy is None else f"{one.accuracy:.4f}"
         difference = f"{one.largest_difference:.1e}" if one.file else ""
-        print(f"{one.name:15} {one.num_bytes / 1e6:6.1f} MB  {accuracy:>8}  {difference}".rstrip())
+        say(f"{one.name:15} {one.num_bytes / 1e6:6.1f} MB  {accuracy:>8}  {difference}".rstrip())
     if result.caution:
-        print(f"caution: {result.caution}")
-    print(f"written to {result.output_dir}")
+        say(f"caution: {result.caution}")
+    say(f"written to {result.output_dir}")
     if settings.format != TAKES_FILES:
-        print(
+        say(
             f"It takes prepared images: {result.output_dir / DESCRIPTION_FILE} says how (image_preparation), "
             f"{PREPARATION_PAGE} does it with NumPy and Pillow."
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
@@ -62,6 +62,7 @@ def import_weights(settings: ImportSettings) -> ImportResult:
     from finetune.foreign_weights import open_weights
     from finetune.model.checkpoint import count_not_finite, write_checkpoint
     from finetune.model.model import Model
+    from finetune.model.recognise import describe_variables
 
     path = _only_file(settings)
     spec = get_spec(settings.model)
@@ -69,13 +70,15 @@ def import_weights(settings: ImportSettings) -> ImportResult:
         raise UserError(f"--output: the checkpoint {settings.output} exists.", "Replace it with --overwrite.")
     source = open_weights(path, spec.name)
     num_classes = settings.num_classes or source.num_classes(spec)
-    if num_classes is None:
+    if not num_classes:
         raise UserError(f"{path} holds no {spec.head_scopes[0]}, the head of {spec.name}.", _OTHER_MODEL)
-    model = Model(spec, num_classes, image_size=source.image_size(), initialise=False)
-    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+    image_size = _image_size(path, source)
+    # Before anything of the sizes that the file claims takes memory, they are compared with what it holds.
+    shapes = {variable.name: variable.shape for variable in describe_variables(spec, num_classes, image_size)}
     found = source.find_weights(spec, shapes)
     missing = _check_missing(path, spec, shapes, found.values)
     _refuse_not_finite(path, count_not_finite(found.values.items()))
+    model = Model(spec, num_classes, image_size=image_size, initialise=False)
     for name, value in found.values.items():
         model.model_variables[name].assign(value)
     comparison = _compare_logits(path, model, source)
@@ -94,7 +97,7 @@ def _import_and_print(settings: ImportSettings) -> None:
     result = import_weights(settings)
     for remark in result.remarks:
         log.info(remark)
-    print(
+    say(
         f"{result.checkpoint}: {result.num_variables} variables, {result.num_parameters:,} values, "
         f"{result.num_classes} classes"
     )
@@ -104,6 +107,15 @@ def _only_file(settings: ImportSettings) -> Path:
     if len(settings.file) != 1:
         raise UserError(f"finetune-import takes one FILE, not {len(settings.file)}.", "See finetune-import --help.")
     return Path(settings.file[0])
+
+
+def _image_size(path: Path, source: "ForeignFile") -> int | None:
+    from finetune.model.recognise import LARGEST_IMAGE_SIZE
+
+    size = source.image_size()
+    if size is not None and not 0 < size <= LARGEST_IMAGE_SIZE:
+        raise UserError(f"{path} takes images of {size:,} pixels; {LARGEST_IMAGE_SIZE} are the most.", _OTHER_MODEL)
+    return size
 
 
 def _refuse_not_finite(path: Path, counts: Mapping[str, int]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.tables import print_table
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
@@ -57,7 +57,7 @@ def _show_plan(settings: InspectSettings) -> None:
         _print_json(describe_plan(plan))
         return
     print_table(variables_table(plan), header_in_files=False)
-    print()
+    say()
     print_table(plan_table(plan))
 
 
@@ -74,10 +74,10 @@ def _show_checkpoint(settings: InspectSettings) -> None:
     if holdings["checkpoint_prefix"]:
         network += f", under the prefix {holdings['checkpoint_prefix']}/ (--checkpoint-prefix)"
     step = holdings["global_step"]
-    print()
-    print(f"checkpoint: {holdings['checkpoint']}")
-    print(f"network: {network}")
-    print(f"global step: {step if step is not None else 'none'}")
+    say()
+    say(f"checkpoint: {holdings['checkpoint']}")
+    say(f"network: {network}")
+    say(f"global step: {step if step is not None else 'none'}")
     print_table(kinds_table(holdings), header_in_files=False)
 
 
@@ -89,13 +89,13 @@ def _show_difference(settings: InspectSettings) -> None:
         _print_json(difference)
         return
     print_table(difference_table(difference), header_in_files=False)
-    print(f"first: {difference['first']}")
-    print(f"second: {difference['second']}")
-    print(f"equal to the bit: {difference['num_equal']} tensors")
+    say(f"first: {difference['first']}")
+    say(f"second: {difference['second']}")
+    say(f"equal to the bit: {difference['num_equal']} tensors")
 
 
 def _print_json(description: Any) -> None:
-    print(json.dumps(description, indent=1))
+    say(json.dumps(description, indent=1))
 
 
 def _make_plan(settings: InspectSettings) -> VariablePlan:

@@ -14,7 +14,7 @@ from pathlib import Path
 import absl.logging
 from absl import flags
 
-from finetune.errors import UserError
+from finetune.errors import UserError, visible
 from finetune.settings.flags import expand_home
 from finetune.whole_files import KEEP_BYTES, gone_if_empty
 
@@ -68,7 +68,7 @@ class _Handler(absl.logging.PythonHandler):
         self._file.reconfigure(errors=KEEP_BYTES)  # Names of files are bytes.
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        line = visible(super().format(record))
         return absl.logging.get_absl_log_prefix(record) + line if self.stream is self._file else line
 
     def tell_end(self, error: BaseException) -> None:

@@ -4,18 +4,19 @@ Exit status 4 says that all went well but for files that could not be read: they
 """
 
 import contextlib
+import io
 import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from finetune.commands.command import EXIT_DONE, run_command, standard_output
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
-from finetune.errors import UserError
+from finetune.errors import UserError, visible
 from finetune.prediction.classifier import restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.writers import WRITERS, Prediction
@@ -110,12 +111,22 @@ class _Tally:
             advance(1)
 
 
+class _Terminal(io.TextIOBase):
+    """A terminal, to which control characters in names go as escapes."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(visible(text))
+
+
 @contextlib.contextmanager
 def _open_output(path: Path | None) -> Iterator[TextIO]:
     """A file to write to that gets its name when it is whole, or standard output."""
     if path is None:
         with standard_output() as file:
-            yield file
+            yield cast(TextIO, _Terminal(file)) if file.isatty() else file
         return
     try:
         with whole_file(path, newline="") as file:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import Interrupted, UserError
@@ -421,9 +421,9 @@ def _train_and_print(settings: TrainSettings) -> None:
         _print_verification(verify(settings), settings.run.train_dir)
         return
     result = train(settings)
-    print(f"step {result.step}: {result.checkpoint}")
+    say(f"step {result.step}: {result.checkpoint}")
     if result.best_accuracy is not None:
-        print(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+        say(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
 
 
 def _print_verification(proven: Verification, train_dir: Path) -> None:

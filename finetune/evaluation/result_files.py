@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.csv_cells import cells_of
 from finetune.datasets.dataset import Dataset
 from finetune.evaluation.calibration import calibration
 from finetune.evaluation.comparison import Comparison
@@ -118,16 +119,16 @@ def write_predictions(result: EvalResult) -> None:
             label, prediction = int(scores.labels[index]), int(scores.predictions[index])
             row = [filename, label, prediction, names[label], names[prediction], float(scores.probabilities[index])]
             row += [int(scores.ranks[index]), float(label_probabilities[index])]
-            writer.writerow([*row, *(scores.logits[index].tolist() if scores.logits is not None else [])])
+            writer.writerow(cells_of([*row, *(scores.logits[index].tolist() if scores.logits is not None else [])]))
 
 
 def write_confusion_matrix(result: EvalResult) -> None:
     """Writes confusion_matrix.csv: a line for each true class, a column for each predicted one."""
     with whole_file(result.output_dir / CONFUSION_FILE, newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["label \\ prediction", *result.class_names])
+        writer.writerow(cells_of(["label \\ prediction", *result.class_names]))
         for name, row in zip(result.class_names, confusion_matrix(result.scores), strict=True):
-            writer.writerow([name, *row.tolist()])
+            writer.writerow(cells_of([name, *row.tolist()]))
 
 
 def append_to_history(result: EvalResult) -> None:
@@ -171,4 +172,5 @@ def write_differences(folder: Path, class_names: Sequence[str], comparison: Comp
             right = "a" if of_first == label else "b" if of_second == label else "neither"
             row = [first.filenames[index], label, of_first, of_second]
             row += [class_names[label], class_names[of_first], class_names[of_second]]
-            writer.writerow([*row, float(first.probabilities[index]), float(second.probabilities[index]), right])
+            row += [float(first.probabilities[index]), float(second.probabilities[index]), right]
+            writer.writerow(cells_of(row))

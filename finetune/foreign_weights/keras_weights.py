@@ -10,6 +10,7 @@ import numpy as np
 
 from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
+from finetune.foreign_weights.hdf5_limits import refuse_unsafe
 from finetune.foreign_weights.keras_names import get_application, match_layers
 from finetune.model.recognise import count_classes
 from finetune.model.scopes import Shape, in_any_scope
@@ -61,6 +62,7 @@ class KerasFile(ForeignFile):
         assert num_classes is not None
         self._model = build_application(spec, num_classes)
         with _keras_errors_told(self._path, spec, num_classes):
+            refuse_unsafe(self._path)
             self._model.load_weights(str(self._path))
         pairs = pair_variables(self._model, spec, shapes)
         values = {name: np.asarray(variable.value).reshape(shapes[name]) for name, variable in pairs.items()}
@@ -176,6 +178,8 @@ def _keras_errors_told(path: Path, spec: NetSpec, num_classes: int) -> Iterator[
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{path} does not hold weights of {spec.name} with {num_classes} classes, as Keras says: "

@@ -1,6 +1,7 @@
 """TensorFlow Lite files of slim networks, whose batch norm was folded into the convolution before it."""
 
 import dataclasses
+import math
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,10 @@ FOLDED_REMARK = (
 )
 
 _KERNELS = ("weights", "depthwise_weights", "pointwise_weights")
+# Values of a single tensor.
+MOST_VALUES = 2**28
+
+_CUSTOM = schema.BuiltinOperator.CUSTOM
 _FLOATS = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
 
 
@@ -59,11 +64,15 @@ class TFLiteFile(ForeignFile):
             content = path.read_bytes()
             if content[4:8] != FILE_IDENTIFIER:
                 raise UserError(f"{path} is no TensorFlow Lite file.")
+            self._interpreter = _interpreter(content)
             self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
             self._graph = self._model.subgraphs[0]
+            self._refuse_what_is_not_run()
             self._sources = {operator.outputs[0]: operator for operator in self._graph.operators}
             self._layers = [layer for operator in self._graph.operators if (layer := self._read_layer(operator))]
-        except (OSError, ValueError, TypeError, IndexError, struct.error) as error:
+        except (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is not a whole TensorFlow Lite file: {first_line(error)}.") from error
+        except struct.error as error:
             raise UserError(f"{path} is not a whole TensorFlow Lite file: {first_line(error)}.") from error
         if not self._layers:
             raise UserError(f"{path} has no convolutions with weights of its own.")
@@ -74,8 +83,10 @@ class TFLiteFile(ForeignFile):
 
     def image_size(self) -> int | None:
         """From the shape of the input."""
+        if len(self._graph.inputs) == 0:
+            return None
         shape = self._graph.tensors[self._graph.inputs[0]].shape
-        return int(shape[1]) if len(shape) == 4 else None
+        return int(shape[1]) if shape is not None and len(shape) == 4 else None
 
     def find_weights(self, spec: NetSpec, shapes: Mapping[str, Shape]) -> FoundWeights:
         """The layers by their names where these tell them apart, else in order."""
@@ -105,19 +116,31 @@ class TFLiteFile(ForeignFile):
 
     def logits(self, images: Array) -> Array | None:
         """What the last layer computes; in the file, a softmax may follow."""
-        from ai_edge_litert.interpreter import Interpreter
-
-        with warnings.catch_warnings():
-            # The last layer's output is kept no other way, where a softmax follows.
-            warnings.filterwarnings("ignore", r"\s*Warning: Enabling `experimental_preserve_all_tensors`", UserWarning)
-            interpreter = Interpreter(model_content=self._path.read_bytes(), experimental_preserve_all_tensors=True)
-        interpreter.allocate_tensors()
         try:
-            interpreter.set_tensor(self._graph.inputs[0], images)
+            self._interpreter.allocate_tensors()
+            self._interpreter.set_tensor(self._graph.inputs[0], images)
+            self._interpreter.invoke()
         except ValueError as error:
             raise UserError(f"{self._path} takes no float images: {first_line(error)}.") from error
-        interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(self._layers[-1].output)).reshape(-1)
+        except RuntimeError as error:
+            raise UserError(f"{self._path} can't be run: {first_line(error)}.") from error
+        return np.asarray(self._interpreter.get_tensor(self._layers[-1].output)).reshape(-1)
+
+    def _refuse_what_is_not_run(self) -> None:
+        """Operators of other programs, and results that no network's layer has the size of.
+
+        Raises:
+            UserError: The file has some.
+        """
+        if any(code.customCode or code.builtinCode == _CUSTOM for code in self._model.operatorCodes):
+            raise UserError(
+                f"{self._path} has operators that are not TensorFlow Lite's own, which are not run.",
+                "Give the checkpoint that the file was made of.",
+            )
+        for tensor in self._graph.tensors:
+            shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+            if math.prod(shape) > MOST_VALUES:
+                raise UserError(f"{self._path}: a tensor of the shape {shape} is larger than any network's.")
 
     def _read_layer(self, operator: Any) -> Layer | None:
         opcode = self._model.operatorCodes[operator.opcodeIndex]
@@ -141,7 +164,7 @@ class TFLiteFile(ForeignFile):
         """A tensor of the file in 32 bits; in files of 16 bits it is what an operator makes of a constant."""
         tensor = self._graph.tensors[index]
         data = self._model.buffers[tensor.buffer].data
-        if data is None and index in self._sources:
+        if data is None and index in self._sources and index not in self._sources[index].inputs:
             return self._constant(self._sources[index].inputs[0])
         if tensor.type not in _FLOATS:
             raise UserError(
@@ -149,6 +172,20 @@ class TFLiteFile(ForeignFile):
                 "Import the file in floats, or the checkpoint that it was made of.",
             )
         return np.frombuffer(bytes(data), _FLOATS[tensor.type]).astype(np.float32).reshape(tensor.shape)
+
+
+def _interpreter(content: bytes) -> Any:
+    """The file's network, ready to be given memory. It proves the file whole, so that reading it ends.
+
+    Raises:
+        ValueError, RuntimeError: The file is damaged.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    with warnings.catch_warnings():
+        # The last layer's output is kept no other way, where a softmax follows.
+        warnings.filterwarnings("ignore", r"\s*Warning: Enabling `experimental_preserve_all_tensors`", UserWarning)
+        return Interpreter(model_content=content, experimental_preserve_all_tensors=True)
 
 
 def _in_order_of(kernels: Sequence[str], layers: Sequence[Layer]) -> Sequence[Layer]:

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from finetune.errors import visible
 from finetune.types import Array
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _texts(*cells: Any) -> tuple[Any, ...]:
     """Cells in which brackets are brackets, and no style."""
     from rich.text import Text
 
-    return tuple(Text(str(cell)) for cell in cells)
+    return tuple(Text(visible(str(cell))) for cell in cells)
 
 
 def _largest_difference(first: Array, second: Array) -> float:

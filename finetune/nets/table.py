@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune.nets.spec import NetSpec
 
-_DOWNLOADS = "http://download.tensorflow.org/models/"
+_DOWNLOADS = "https://download.tensorflow.org/models/"
 _STORAGE = "https://storage.googleapis.com/"
 
 

@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TextIO
 
+from finetune.csv_cells import cells_of
+
 
 class Guess(NamedTuple):
     """A class that an image may be of, with its softmax probability, 0 to 1."""
@@ -44,7 +46,7 @@ def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> No
     for prediction in predictions:
         cells = [cell for guess in prediction.guesses for cell in _cells(guess)]
         blanks = [""] * (len(columns) * top_k - len(cells))
-        writer.writerow([prediction.filename, *cells, *blanks, prediction.error or ""])
+        writer.writerow(cells_of([prediction.filename, *cells, *blanks, prediction.error or ""]))
 
 
 def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:

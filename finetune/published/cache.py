@@ -1,11 +1,12 @@
-"""Downloaded files are kept, with the hash they had at the first download: it must be the same ever after."""
+"""Downloaded files are kept, with their hash: that which is known, else that of the first download. It must stay so."""
 
 import logging
 import urllib.parse
 from pathlib import Path
 
 from finetune.errors import UserError
-from finetune.published.http_download import download
+from finetune.published.http_download import SCHEMES, download
+from finetune.published.known_hashes import SHA256
 from finetune.whole_files import sha256, write_text
 
 HASH_ENDING = ".sha256"
@@ -25,11 +26,14 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
         Path of the file.
 
     Raises:
-        UserError: It can't be downloaded, or it isn't the file that was downloaded first.
+        UserError: It can't be downloaded, or it isn't the file that was published, or downloaded first.
     """
+    if base_url is not None:
+        _check_base_url(base_url)
     parts = urllib.parse.urlsplit(url)
     path = folder / Path(parts.path).name
-    recorded = _recorded_hash(path)
+    published = SHA256.get(url)
+    recorded = published or _recorded_hash(path)
     if path.exists() and sha256(path) == recorded:
         return path
     if path.exists():
@@ -39,7 +43,13 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
     log.info("Downloading %s", source)
     download(source, path)
     found = sha256(path)
-    if recorded is None:
+    if published is not None and found != published:
+        path.unlink()
+        raise UserError(
+            f"{source} gives another file than was published: sha256 {found}, not {published}.",
+            "Name another mirror with --base-url, or leave the flag out.",
+        )
+    if _recorded_hash(path) is None:
         write_text(_hash_path(path), f"{found}  {path.name}\n")
     elif found != recorded:
         path.unlink()
@@ -48,6 +58,18 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
             f"If the file was changed for good reason, remove {_hash_path(path)}.",
         )
     return path
+
+
+def _check_base_url(base_url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        is_address = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_address = False
+    if not is_address or not base_url.isprintable() or " " in base_url:
+        raise UserError(
+            f"--base-url is {base_url!r}, but must be the address of a mirror.", "Such as https://mirror.example/files."
+        )
 
 
 def forget(path: Path) -> None:

@@ -7,7 +7,7 @@ from finetune.nets import MODELS
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.choices import PUBLISHED_DATASETS
 
-_MOBILENET_V1 = "http://download.tensorflow.org/models/mobilenet_v1_2018_02_22/"
+_MOBILENET_V1 = "https://download.tensorflow.org/models/mobilenet_v1_2018_02_22/"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from finetune.types import Array
 CIFAR_SIDE_PIXELS = 32
 # What an IDX file of bytes begins with: two zeros, the type, the number of dimensions.
 IDX_HEADER_BYTES = 4
+MOST_IDX_BYTES = 2**28  # Several times what MNIST's largest file unpacks to.
 GZIP_MARK = b"\x1f\x8b"
 
 
@@ -67,9 +68,12 @@ def write_mnist(files: Sequence[Path], folder: Path) -> None:
 
 def _read_idx(path: Path) -> Array:
     with _damage_told(path):
-        content = path.read_bytes()
-        if content.startswith(GZIP_MARK):
-            content = gzip.decompress(content)
+        with path.open("rb") as file:
+            is_compressed = file.read(len(GZIP_MARK)) == GZIP_MARK
+        with gzip.open(path) if is_compressed else path.open("rb") as file:
+            content = file.read(MOST_IDX_BYTES + 1)
+        if len(content) > MOST_IDX_BYTES:
+            raise ValueError(f"it holds more than {MOST_IDX_BYTES:,} bytes")
         num_dimensions = content[IDX_HEADER_BYTES - 1]
         shape = np.frombuffer(content, ">u4", num_dimensions, IDX_HEADER_BYTES)
         return np.frombuffer(content, np.uint8, offset=IDX_HEADER_BYTES * (1 + num_dimensions)).reshape(shape)

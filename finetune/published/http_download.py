@@ -23,6 +23,9 @@ TIMEOUT_SECONDS = 30.0
 MAX_VAIN_TRIES = 4
 MAX_CHANGES = 3
 FIRST_PAUSE_SECONDS = 0.5
+# Several times the largest file of the tables.
+MOST_DOWNLOADED_BYTES = 4 * 2**30
+SCHEMES = ("http", "https")
 
 _MEND = "Check the connection, or name a mirror with --base-url."
 
@@ -139,15 +142,63 @@ def _fetch_rest(url: str, partial: _Partial) -> bool:
             if (start, total_bytes, version) != (partial.size, partial.total_bytes, partial.version):
                 raise _ChangedError("what the server sends is not the rest of what it sent before")
         else:
-            length = response.headers.get("Content-Length")
-            partial.begin(version, int(length) if length is not None else None)
+            partial.begin(version, _announced_bytes(response))
         _append_all(response, partial, Path(urllib.parse.urlsplit(url).path).name)
     return partial.total_bytes is None or partial.size == partial.total_bytes
 
 
+def _announced_bytes(response: Any) -> int | None:
+    """Length of the file, as the server says; None: it doesn't.
+
+    Raises:
+        UserError: It says nonsense, or too much.
+    """
+    length = response.headers.get("Content-Length")
+    if length is None:
+        return None
+    if not (length.isascii() and length.isdigit()):
+        raise UserError(f"{response.url}: the server announces {length[:50]!r} bytes, which is no number.", _MEND)
+    num_bytes = int(length[:20])
+    if num_bytes > MOST_DOWNLOADED_BYTES:
+        raise _too_large(response.url)
+    return num_bytes
+
+
+def _too_large(name: str) -> UserError:
+    return UserError(
+        f"{name} has more than {MOST_DOWNLOADED_BYTES / 2**30:.0f} GiB, which nothing that was published has.", _MEND
+    )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address over HTTP, and never from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme not in SCHEMES or (req.type == "https" and scheme != "https"):
+            raise UserError(f"{req.full_url}: the server sends on to {newurl}, which isn't as safe.", _MEND)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """What fetches over HTTP alone: urllib's own would take `file:`, `ftp:` and `data:`, too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _Redirects(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
 def _open(request: urllib.request.Request, partial: _Partial) -> Any:
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        return _opener().open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise _ChangedError(f"{partial.total_bytes:,} bytes were announced, {partial.size:,} are there") from error
@@ -159,6 +210,9 @@ def _append_all(response: Any, partial: _Partial, name: str) -> None:
     with progress(f"Downloading {name}", total_megabytes, unit="MB") as advance:
         advance(partial.size // CHUNK_BYTES)
         while chunk := response.read(CHUNK_BYTES):
+            if partial.size + len(chunk) > MOST_DOWNLOADED_BYTES:
+                partial.discard()
+                raise _too_large(name)
             partial.append(chunk)
             advance(len(chunk) // CHUNK_BYTES)
 

@@ -45,7 +45,7 @@ KNOWN_DATASETS = {
     known.name: known
     for known in (
         KnownDataset(
-            "flowers", num_classes=5, urls=("http://download.tensorflow.org/example_images/flower_photos.tgz",)
+            "flowers", num_classes=5, urls=("https://download.tensorflow.org/example_images/flower_photos.tgz",)
         ),
         KnownDataset(
             "cifar10",

@@ -12,7 +12,9 @@ from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
 from finetune.notices import tell_once
 from finetune.runs.run_folder import settings_of_run
+from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import DEFAULT_MODEL
+from finetune.settings.trust import TRUST_CODE, refuse_modules
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
@@ -54,8 +56,14 @@ def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
     Args:
         given: Settings of a command; those that are None, or that it doesn't have, were not given.
         checkpoint_prefix: A run's checkpoint, or any other.
+
+    Raises:
+        UserError: The run names a module as its network, and the command neither names nor trusts it.
     """
-    run = settings_of_run(Path(checkpoint_prefix).parent) or {}
+    folder = Path(checkpoint_prefix).parent
+    run = settings_of_run(folder) or {}
+    said = {name: getattr(given, name, None) for name in ("model", "preprocessing", TRUST_CODE)}
+    refuse_modules(run, said, folder / CONFIG_FILE)
 
     def known(name: str, default: Any) -> Any:
         value = getattr(given, name, None)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from finetune.settings.choices import DEFAULT_BACKGROUND, LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS
 from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.trust import TRUST_CODE_HELP
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class ClassifierSettings(CommandSettings):
     model: str | None = flag(
         None, slim=["model_name"], help="not given: the run's, else the network whose variables the checkpoint holds"
     )
+    trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     image_size: int | None = flag(
         None, above=0, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"

@@ -19,6 +19,7 @@ from finetune.errors import UserError, did_you_mean
 from finetune.settings import absl_flags
 from finetune.settings.flags import Flag, checked, dashed, expand_home, flags_of
 from finetune.settings.settings_file import read_toml
+from finetune.settings.trust import TRUST_CODE, refuse_modules
 from finetune.settings.words import FALSE_WORDS, TRUE_WORDS, item_of_words, value_of_words
 
 Settings = TypeVar("Settings")
@@ -55,7 +56,11 @@ def parse_flags(
     given = {name: checked(flags[name], value) for name, value in words.items() if name != "config"}
     config = expand_home("--config", Path(words["config"])) if "config" in words else find_config(given)
     if config is not None:
-        given = {**read_toml(settings_class, config), **given}
+        of_file = read_toml(settings_class, config)
+        if of_file.pop(TRUST_CODE, False):
+            raise UserError(f"--config: {config} says trust_code, which no file can say for itself.", "Take it out.")
+        refuse_modules(of_file, given, config)
+        given = {**of_file, **given}
     missing = [flag.option for flag in flags.values() if flag.is_required and flag.name not in given]
     if missing:
         raise UserError(f"{prog} needs {' and '.join(missing)}.", f"See {prog} --help.")

@@ -8,6 +8,7 @@ from finetune.errors import UserError
 from finetune.settings.choices import MATCH_LABELS_HELP, PRECISIONS, TEST_TIME_AUGMENTATIONS, WAYS_TO_MATCH
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.train import DEFAULT_RUN_DIR, only
+from finetune.settings.trust import TRUST_CODE_HELP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class EvalNetworkSettings(CommandSettings):
         None, at_least=0, at_most=1, metavar="DECAY", help="any value: the same as --moving-average"
     )
     model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
+    trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     precision: str | None = flag(None, choices=PRECISIONS, help="type that layers compute in; not given: the run's")
     image_size: int | None = flag(

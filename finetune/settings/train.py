@@ -27,6 +27,7 @@ from finetune.settings.choices import (
     XLA_MODES,
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, group
+from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
 DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
@@ -66,6 +67,7 @@ class NetworkSettings(CommandSettings):
         slim=["model_name"],
         help="network; see finetune-inspect --models, or package.module:SPEC where Python finds the package",
     )
+    trust_code: bool = flag(False, help=TRUST_CODE_HELP, is_recorded=False)
     image_size: int | None = flag(
         None, above=0, slim=["train_image_size"], metavar="PIXELS", help="not given: the network's"
     )
