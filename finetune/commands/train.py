@@ -115,7 +115,7 @@ def train(settings: TrainSettings) -> TrainResult:
 
     if settings.run.resume:
         settings = _as_begun(settings)
-    data = _find_data(settings)
+    data = _without_corrupt(settings.data, _find_data(settings))
     strategy = choose_strategy(settings.devices.num_clones, on_cpu=settings.devices.clone_on_cpu)
     _refuse_large_batch(settings.stage.batch_size * strategy.num_replicas_in_sync, data.training)
     run = RunFolder(settings.run.train_dir)
@@ -166,6 +166,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         max_steps=stage.max_steps,
         images_per_step=images_per_step,
         seconds_between_summaries=settings.run.save_summaries_seconds,
+        num_skipped=data.num_skipped if settings.data.on_corrupt == "skip" else {},
     )
     occasions = Occasions(
         first_step=first_step,
@@ -256,6 +257,19 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     return match_to_run(of_data, settings.run.train_dir, data, spec) if settings.run.resume else data
 
 
+def _without_corrupt(settings: DataSettings, data: "TrainingData") -> "TrainingData":
+    """The data without the records whose images can't be decoded, where these are to be left out."""
+    from finetune.datasets.pipeline import without_undecodable
+
+    if settings.on_corrupt != "skip":
+        return data
+    training, validation = (
+        dataset and without_undecodable(dataset, settings.labels_offset) for dataset in (data.training, data.validation)
+    )
+    assert training is not None
+    return dataclasses.replace(data, training=training, validation=validation)
+
+
 def _find_split(settings: DataSettings, split: str) -> "Dataset":
     from finetune.datasets.dataset import find_dataset
 
@@ -266,6 +280,7 @@ def _find_split(settings: DataSettings, split: str) -> "Dataset":
         labels_offset=settings.labels_offset,
         image_key=settings.image_key,
         label_key=settings.label_key,
+        on_corrupt=settings.on_corrupt,
     )
 
 

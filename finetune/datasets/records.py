@@ -104,6 +104,17 @@ def read_feature(serialized: bytes, key: str) -> Feature | None:
     return None
 
 
+def file_name_of(serialized: bytes) -> str:
+    """The name of the file that a serialized tf.train.Example was made of, on one line; '' where it has none.
+
+    Raises:
+        ValueError: These bytes are no Example.
+    """
+    feature = read_feature(serialized, FILENAME)
+    name = feature.values[0] if feature and feature.values else b""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else ""
+
+
 def _bytes_feature(value: bytes) -> bytes:
     return _delimited(FEATURE_BYTES_LIST, _delimited(LIST_VALUE, value))
 

@@ -32,6 +32,10 @@ LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS = 8, 16
 DEFAULT_MAX_MEGAPIXELS = 200.0
 MOST_MEGAPIXELS = 500.0  # TensorFlow's decoders end at 2^29 pixels.
 
+ON_CORRUPT_HELP = (
+    "records that can't be read: name the first and stop, or look for all of them beforehand and leave them out"
+)
+
 # Exports are calibrated on images of this split where there is one.
 CALIBRATION_SPLIT = "train"
 
