@@ -11,7 +11,7 @@ import hashlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from finetune.datasets import jpeg, png
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.datasets.jpeg import DamagedJpegError, RareSamplingError
+from finetune.settings.choices import DEEP_PIXEL_COUNTS
 
 # EPS and PDF would call another program, TGA has no mark to know it by: they are not read.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
@@ -49,6 +50,7 @@ JPEG_QUALITY = 95
 SAMPLES_KEPT_WHOLE = 0  # Pillow's word for 4:4:4
 
 OPAQUE = 0xFF
+BAND_ROWS = 256
 
 METADATA_IGNORED = "metadata that can't be read ignored"
 OTHER_PICTURES_LEFT_OUT = "first of several pictures taken"
@@ -202,7 +204,7 @@ def _prepare_jpeg(data: bytes, image: Image.Image, rules: ImageRules) -> Prepare
         # while the JPEG noise of quality 95 is below its own.
         return _reencode(data, image, rules, "turned JPEG", keep_lossless=False)
     width, height = image.size
-    fingerprint = _hash(f"L {small.shape[1]}x{small.shape[0]} {width}x{height}", small.tobytes())
+    fingerprint = _hash(f"L {small.shape[1]}x{small.shape[0]} {width}x{height}", [small.tobytes()])
     return PreparedImage(data, "jpg", height, width, reencoded_from="", changes=tuple(changes), fingerprint=fingerprint)
 
 
@@ -291,10 +293,14 @@ def _open(source: io.BytesIO | Path) -> Image.Image:
 def _open_checked(data: bytes, rules: ImageRules) -> Image.Image:
     """Opens an image of no more than the size that the rules allow."""
     image = _open_heif(data) if _is_heif(data[:HEADER_BYTES]) else _open(io.BytesIO(data))
+    from finetune.datasets.deep_samples import may_be_deep
+
     megapixels = image.width * image.height / 1e6
-    if megapixels > rules.max_megapixels:
+    times = DEEP_PIXEL_COUNTS if may_be_deep(image) else 1
+    if megapixels * times > rules.max_megapixels:
+        counting = f", which count {times} times, of 16 bits a sample" if times > 1 else ""
         raise BrokenImageError(
-            f"its {image.width} x {image.height} pixels are {megapixels:.4g} megapixels, above the limit of "
+            f"its {image.width} x {image.height} pixels are {megapixels:.4g} megapixels{counting}, above the limit of "
             f"{rules.max_megapixels:g} (--max-megapixels)"
         )
     return image
@@ -380,24 +386,36 @@ def _is_transparent(image: Image.Image) -> bool:
     """Whether anything shines through: an alpha channel that is opaque everywhere changes nothing."""
     if not image.has_transparency_data:
         return False
-    return image.convert("RGBA").getchannel("A").histogram()[OPAQUE] < image.width * image.height
+    return any(
+        band.convert("RGBA").getchannel("A").histogram()[OPAQUE] < band.width * band.height for _, band in _bands(image)
+    )
 
 
 def _laid_on(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """The transparent image on an opaque ground; each value is rounded to the nearest."""
-    colours = image.convert("RGBA")
-    laid = Image.new("RGB", image.size, background)
-    laid.paste(colours, mask=colours.getchannel("A"))
     is_grey = image.mode in ("1", "L", "LA", "La") and len(set(background)) == 1
-    return laid.getchannel("R") if is_grey else laid
+    laid = Image.new("L", image.size, background[0]) if is_grey else Image.new("RGB", image.size, background)
+    for top, band in _bands(image):
+        colours = band.convert("RGBA")
+        values = colours.getchannel("R") if is_grey else colours
+        laid.paste(values, (0, top), mask=colours.getchannel("A"))
+    return laid
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in bands from edge to edge, each with its first row: copies of a large one whole take the memory."""
+    for top in range(0, image.height, BAND_ROWS):
+        yield top, image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
 
 
 def _hash_pixels(image: Image.Image) -> bytes:
-    pixels = image if image.mode in ("L", "RGB") else image.convert("RGB")
-    return _hash(f"{pixels.mode} {pixels.width}x{pixels.height} ", pixels.tobytes())
+    mode = "L" if image.mode == "L" else "RGB"
+    bands = (band if band.mode == mode else band.convert(mode) for _, band in _bands(image))
+    return _hash(f"{mode} {image.width}x{image.height} ", (band.tobytes() for band in bands))
 
 
-def _hash(header: str, pixels: bytes) -> bytes:
+def _hash(header: str, pixels: Iterable[bytes]) -> bytes:
     digest = hashlib.blake2b(header.encode(), digest_size=16)
-    digest.update(pixels)
+    for part in pixels:
+        digest.update(part)
     return digest.digest()
