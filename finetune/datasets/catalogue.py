@@ -150,11 +150,14 @@ def in_order(shards: Sequence[ShardName]) -> list[ShardName]:
         )
     count = counts.pop()
     indices = {shard.index for shard in shards}
-    missing = sorted(set(range(min(indices), max(indices)) if count is None else range(count)) - indices)
-    if missing:
+    # Not listed: a file's name may claim to be one of any number.
+    first, end = (min(indices), max(indices) + 1) if count is None else (0, count)
+    num_missing = end - first - sum(index < end for index in indices)
+    if num_missing:
+        first_missing = next(index for index in itertools.count(first) if index not in indices)
         raise UserError(
-            f"{len(missing)} of {count or len(missing) + len(shards)} shards of the {split} split are missing from "
-            f"{folder}; the first is number {missing[0]:05d}.",
+            f"{num_missing} of {count or end - first} shards of the {split} split are missing from {folder}; the first "
+            f"is number {first_missing:05d}.",
             "Copy them again, or convert again.",
         )
     return sorted(shards, key=lambda shard: shard.index)

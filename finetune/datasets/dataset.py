@@ -10,6 +10,7 @@ follows from the number of records, so that one left out on the way would make a
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,13 +37,15 @@ from finetune.datasets.tfrecord import (
     salvage_records,
 )
 from finetune.errors import UserError
-from finetune.notices import few, tell_once
+from finetune.notices import few, has_control, tell_once
 from finetune.published.known_datasets import KNOWN_DATASETS, KnownDataset
+from finetune.whole_files import is_special
 
 COPY_AGAIN = "Copy it again, or convert again."
 OR_SKIP = "Copy it again, or convert again; finetune-train and finetune-eval leave it out with --on-corrupt skip."
 WRONG_DESCRIPTION = "Convert the images again, or remove dataset.json: the shards can be read without it."
 
+SHA256 = re.compile("[0-9a-f]{64}")
 # All labels of a split are looked at beforehand where that takes seconds; of a larger one, when they are read.
 MOST_SCANNED_BYTES = 1 << 30
 MOST_NAMED = 5
@@ -150,6 +153,8 @@ def find_dataset(
     """
     found = find_shards(dataset_dir, name)
     found_split = found.choose_split(split)
+    if is_special(found.folder / FILE_NAME):
+        raise UserError(f"{found.folder / FILE_NAME} is a pipe, a socket or a device.", WRONG_DESCRIPTION)
     described = read_description(found.folder)
     if described and described.name != found.dataset:
         described = None
@@ -307,6 +312,12 @@ def _described_shards(folder: Path, description: Description, split: str, *, may
     shards = []
     for described in description.shards[split]:
         path = folder / described.file
+        if path.parent != folder or not SHA256.fullmatch(described.sha256):
+            raise UserError(
+                f"{folder / FILE_NAME} describes a shard {described.file!r} with the hash {described.sha256!r}; a file "
+                "of the same folder and 64 hexadecimal digits were expected.",
+                WRONG_DESCRIPTION,
+            )
         if not path.is_file():
             raise UserError(
                 f"The shard {path} is missing; {FILE_NAME} lists it.",
@@ -407,6 +418,9 @@ def _tell_compressed(folder: Path, shards: tuple[Shard, ...], split: str) -> Non
 def _class_names(folder: Path, described: Description | None) -> tuple[str, ...] | None:
     """Of labels.txt, else of dataset.json; both may be there, and then labels.txt may have been edited."""
     path = folder / LABELS_FILE
+    for name in described.classes if described else ():
+        if has_control(name):
+            raise UserError(f"{folder / FILE_NAME} has a class {name!r}, with a control character.", WRONG_DESCRIPTION)
     if not path.exists():
         return described.classes if described else None
     names = read_labels(path)

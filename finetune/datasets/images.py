@@ -21,6 +21,7 @@ from finetune.datasets import jpeg, png
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.datasets.jpeg import DamagedJpegError, RareSamplingError
 from finetune.settings.choices import DEEP_PIXEL_COUNTS
+from finetune.whole_files import is_special
 
 # EPS and PDF would call another program, TGA has no mark to know it by: they are not read.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
@@ -97,6 +98,29 @@ def prepare_image(data: bytes, rules: ImageRules = DEFAULT_RULES) -> PreparedIma
         return _prepare(data, rules)
 
 
+def read_image_file(path: Path, rules: ImageRules) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        BrokenImageError: It can't be read; it is a pipe, a socket or a device, which are not opened; it is larger than
+            a file of the largest image that the rules allow.
+    """
+    try:
+        if is_special(path):
+            raise BrokenImageError("can't be read: it is a pipe, a socket or a device")
+        num_bytes = path.stat().st_size
+        if num_bytes > rules.most_bytes:
+            raise BrokenImageError(
+                f"its {num_bytes:,} bytes are more than an image of {rules.max_megapixels:g} megapixels takes "
+                "(--max-megapixels)"
+            )
+        return path.read_bytes()
+    except BrokenImageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: what is no file name, as one with a zero byte.
+        raise BrokenImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def largest_sample(path: Path, rules: ImageRules) -> int | None:
     """The largest value, 0 to 65535, in an image of 16 bits a sample, transparency aside; None for all others.
 
@@ -111,7 +135,7 @@ def largest_sample(path: Path, rules: ImageRules) -> int | None:
         start = file.read(HEADER_BYTES)
         if not (png.has_16_bits(start) or start.startswith(TIFF_STARTS)):
             return None
-        data = start + file.read()
+    data = read_image_file(path, rules)
     from finetune.datasets.deep_samples import colours_of, deep_samples, stated_bits
 
     with _errors_of_the_file():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from finetune.notices import on_one_line
 from finetune.settings.choices import IMAGE_KEY, LABEL_KEY
 
 ENCODED = IMAGE_KEY
@@ -112,7 +113,7 @@ def file_name_of(serialized: bytes) -> str:
     """
     feature = read_feature(serialized, FILENAME)
     name = feature.values[0] if feature and feature.values else b""
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else ""
+    return on_one_line(name.decode("utf-8", "replace")) if isinstance(name, bytes) else ""
 
 
 def _bytes_feature(value: bytes) -> bytes:
