@@ -20,6 +20,7 @@ from finetune.datasets.pipeline import (
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordFileError, RecordWriter, masked_crc, read_records, salvage_records
 from finetune.errors import UserError
+from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.model.checkpoint import Checkpoint
 from finetune.preprocessing import get_preprocessing
 
@@ -196,6 +197,14 @@ def test_damage_of_compressed_shards(tmp_path):
     dataset = find_dataset(folder, None, "train", on_corrupt="skip")
     assert IN_SHARD < dataset.num_examples < NUM_RECORDS
     assert len(content_hash(dataset)) == 64
+
+
+def test_thumbnails_are_of_the_records_that_were_scored(tmp_path):
+    dataset = find_dataset(damaged_set(tmp_path / "set", "a length"), None, "train", on_corrupt="skip")
+    whole = find_dataset(write_set(tmp_path / "whole"), None, "train")
+    of_whole = read_thumbnails(whole, [2, IN_SHARD + 2, IN_SHARD + 4], 16)
+    of_damaged = read_thumbnails(dataset, [2, IN_SHARD + 2, IN_SHARD + 3], 16)
+    assert list(of_damaged.values()) == list(of_whole.values())
 
 
 def test_new_damage_is_not_passed_over(tmp_path):

@@ -428,10 +428,12 @@ def _with_precision(
     """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
     import tensorflow as tf
 
+    from finetune.datasets.pipeline import reading
     from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 
     def measure(precision: str) -> Any:
-        return measure_step(model, trained, images.first_batch(images.batch_size), precision)
+        with reading(images.data.training, images.options.labels_offset):
+            return measure_step(model, trained, images.first_batch(images.batch_size), precision)
 
     devices = settings.devices
     supported = supported_precisions(on_cpu=devices.clone_on_cpu)
