@@ -404,6 +404,16 @@ def test_what_reading_a_data_set_refuses(tmp_path, case):
     assert most < MOST_MEMORY
 
 
+def test_special_files_among_shards_are_counted(tmp_path, caplog):
+    folder = write_set(tmp_path / "set")
+    os.mkfifo(folder / "set_validation_00000-of-00001.tfrecord")
+    link(folder / "zero", "/dev/zero")
+    assert find_dataset(folder, None, "train").num_examples == 6
+    assert (
+        f"{folder}: left out, 2 pipes, sockets or devices: set_validation_00000-of-00001.tfrecord, zero." in caplog.text
+    )
+
+
 # Images to predict
 
 

@@ -273,7 +273,7 @@ def test_training_leaves_out_counts_and_resumes_to_the_bit(damaged_records, tmp_
     assert run_train(damaged_records, tmp_path / "whole", skip, "--max-steps=9", "--eval-every=3") == 0
     said = capsys.readouterr().err
     assert "--on-corrupt skip: 2 of 24 records of train can't be read and are left out:" in said
-    assert f"{SHARD}, record 9 (counted from 0), byte {offset_of(9)}: its 300 bytes can't be decoded" in said
+    assert f"{SHARD}: record 9, which begins at byte {offset_of(9)}: its 300 bytes can't be decoded" in said
     assert run_train(damaged_records, tmp_path / "broken", skip, "--max-steps=4", "--eval-every=3") == 0
     resume = [f"--train-dir={tmp_path}/broken", "--resume", "--max-steps=9"]
     assert train.main(resume) == 0

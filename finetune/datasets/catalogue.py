@@ -11,6 +11,7 @@ from finetune.datasets.description import LABELS_FILE
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 from finetune.notices import few, tell_once
+from finetune.whole_files import is_special
 
 SUFFIX = r"\.(?:tfrecords?|tfrec|records?)(?:\.(?:gz|gzip|z|zlib))?"
 # STEM-00000-of-00005.tfrecord, STEM.tfrecord-00000-of-00005, and each without one of the two.
@@ -271,6 +272,9 @@ def _no_shards(dataset_dir: Path) -> UserError:
 
 
 def _tell_left_out(dataset_dir: Path) -> None:
+    special = [path.name for path in sorted(dataset_dir.iterdir()) if is_special(path)]
+    if special:
+        tell_once(f"{dataset_dir}: left out, {len(special)} pipes, sockets or devices: {few(special)}.")
     left_out = _without_split(_files(dataset_dir))
     if left_out:
         tell_once(f"{dataset_dir}: left out, for their names tell no split: {few(left_out)}.")

@@ -55,7 +55,10 @@ MOST_UNUSED_CLASSES = 1000
 
 
 class SkippedRecord(NamedTuple):
-    """A record that is left out since it can't be read: its number, counted from 0, its first byte, and why."""
+    """A record that is left out since it can't be read: its number, counted from 0, its first byte, and why.
+
+    The reason names the record, too, but not the file.
+    """
 
     number: int
     offset: int
@@ -244,13 +247,15 @@ def without(shard: Shard, skipped: Sequence[SkippedRecord]) -> Shard:
     )
 
 
+def skipped_record(record: StoredRecord | RecordFileError, problem: str) -> SkippedRecord:
+    """A record to leave out, and what is wrong with it."""
+    reason = f"record {record.number}, which begins at byte {record.offset}: {problem}"
+    return SkippedRecord(record.number, record.offset, reason)
+
+
 def skipped_in_words(dataset: Dataset) -> str:
     """How many records are left out, which are the first of them, and why."""
-    examples = [
-        f"{shard.path.name}, record {skipped.number} (counted from 0), byte {skipped.offset}: {skipped.reason}"
-        for shard in dataset.shards
-        for skipped in shard.skipped
-    ]
+    examples = [f"{shard.path.name}: {skipped.reason}" for shard in dataset.shards for skipped in shard.skipped]
     all_records = dataset.num_examples + dataset.num_skipped
     what = f"{dataset.num_skipped:,} of {all_records:,} records of {dataset.split} can't be read and are left out"
     return f"--on-corrupt skip: {what}:" + f"\n  {few(examples, MOST_NAMED, SEPARATOR)}"
@@ -357,8 +362,11 @@ def _salvaged(shard: Shard, *, described: int | None = None) -> Shard:
                     raise found
                 read_features(found.data)
                 num_records += 1
+            except RecordFileError as error:
+                reason = str(error).removeprefix(str(shard.path)).removeprefix(":").strip()
+                skipped.append(SkippedRecord(error.number, error.offset, reason))
             except ValueError as error:
-                skipped.append(SkippedRecord(found.number, found.offset, str(error).removeprefix(f"{shard.path}: ")))
+                skipped.append(skipped_record(found, f"no tf.train.Example: {error}"))
     if shard.num_bytes == 0:
         skipped.append(SkippedRecord(0, 0, "the shard is empty"))
     num_lost = 0 if described is None else described - num_records - len(skipped)

@@ -22,10 +22,10 @@ from finetune.datasets.dataset import (
     WRONG_DESCRIPTION,
     Dataset,
     Shard,
-    SkippedRecord,
     bad_record,
     check_label,
     skipped_in_words,
+    skipped_record,
     usable_records,
     without,
 )
@@ -245,7 +245,7 @@ def without_undecodable(dataset: Dataset, labels_offset: int = 0) -> Dataset:
             if problem and not problem.is_damage:
                 raise bad_record(shard.path, record, problem.what, problem.mend)
             if problem:
-                skipped.append(SkippedRecord(record.number, record.offset, problem.what))
+                skipped.append(skipped_record(record, problem.what))
             position += 1
         shards.append(without(shard, skipped))
     dataset = dataclasses.replace(dataset, shards=tuple(shards))
