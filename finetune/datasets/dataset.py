@@ -255,7 +255,7 @@ def skipped_record(record: StoredRecord | RecordFileError, problem: str) -> Skip
 
 def skipped_in_words(dataset: Dataset) -> str:
     """How many records are left out, which are the first of them, and why."""
-    examples = [f"{shard.path.name}: {skipped.reason}" for shard in dataset.shards for skipped in shard.skipped]
+    examples = _reasons(dataset.shards)
     all_records = dataset.num_examples + dataset.num_skipped
     what = f"{dataset.num_skipped:,} of {all_records:,} records of {dataset.split} can't be read and are left out"
     return f"--on-corrupt skip: {what}:" + f"\n  {few(examples, MOST_NAMED, SEPARATOR)}"
@@ -375,8 +375,12 @@ def _salvaged(shard: Shard, *, described: int | None = None) -> Shard:
     return replace(shard, num_records=num_records, skipped=tuple(skipped), num_lost=num_lost)
 
 
+def _reasons(shards: Sequence[Shard]) -> list[str]:
+    return [f"{shard.path.name}: {skipped.reason}" for shard in shards for skipped in shard.skipped]
+
+
 def _why_none(shards: Sequence[Shard]) -> str:
-    reasons = [skipped.reason for shard in shards for skipped in shard.skipped]
+    reasons = _reasons(shards)
     return f" that can be read: {few(reasons, 1)}" if reasons else ""
 
 
