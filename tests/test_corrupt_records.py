@@ -261,23 +261,24 @@ def damaged_records(tmp_path_factory):
 
 
 def run_train(records, train_dir, *words):
-    settings = ("--model=lenet", "--use-grayscale", "--batch-size=4", "--log-every=1", "--preprocessing=cifarnet")
+    settings = ("--model=lenet", "--use-grayscale", "--batch-size=4", "--log-every=1", "--image-size=16")
     return train.main([f"--dataset-dir={records}", f"--train-dir={train_dir}", *settings, *words])
 
 
+@pytest.mark.slow  # Four runs.
 def test_training_leaves_out_counts_and_resumes_to_the_bit(damaged_records, tmp_path, capsys):
     assert run_train(damaged_records, tmp_path / "stopped", "--max-steps=2") == 2
     assert f"damaged in front of record 3, at byte {offset_of(3)}" in capsys.readouterr().err
     assert not (tmp_path / "stopped").exists()
     skip = "--on-corrupt=skip"
-    assert run_train(damaged_records, tmp_path / "whole", skip, "--max-steps=9", "--eval-every=3") == 0
+    assert run_train(damaged_records, tmp_path / "whole", skip, "--max-steps=7", "--eval-every=3") == 0
     said = capsys.readouterr().err
     assert "--on-corrupt skip: 2 of 24 records of train can't be read and are left out:" in said
     assert f"{SHARD}: record 9, which begins at byte {offset_of(9)}: its 300 bytes can't be decoded" in said
     assert run_train(damaged_records, tmp_path / "broken", skip, "--max-steps=4", "--eval-every=3") == 0
-    resume = [f"--train-dir={tmp_path}/broken", "--resume", "--max-steps=9"]
+    resume = [f"--train-dir={tmp_path}/broken", "--resume", "--max-steps=7"]
     assert train.main(resume) == 0
-    whole, resumed = (Checkpoint(str(tmp_path / run / "model.ckpt-9")) for run in ("whole", "broken"))
+    whole, resumed = (Checkpoint(str(tmp_path / run / "model.ckpt-7")) for run in ("whole", "broken"))
     for name in whole.shapes:
         np.testing.assert_array_equal(resumed.read(name), whole.read(name), err_msg=name)
     rows = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
