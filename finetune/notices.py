@@ -1,9 +1,13 @@
 """Lines that say what was guessed, left out or changed: each of them once, however many splits it holds for."""
 
 import logging
+import unicodedata
 from collections.abc import Sequence
 
 log = logging.getLogger("finetune")
+
+# Unicode's categories of control characters and of other line breaks.
+CONTROL = ("Cc", "Zl", "Zp")
 
 _told: set[str] = set()
 
@@ -13,6 +17,18 @@ def tell_once(notice: str) -> None:
     if notice not in _told:
         _told.add(notice)
         log.info("%s", notice)
+
+
+def has_control(text: str) -> bool:
+    """Whether it holds a line break or another control character."""
+    return any(unicodedata.category(letter) in CONTROL for letter in text)
+
+
+def on_one_line(text: str) -> str:
+    """The text with line breaks, tabs and other control characters as escapes: a file may be called anything."""
+    if not has_control(text):
+        return text
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in CONTROL else c for c in text)
 
 
 def few(items: Sequence[object], most: int = 3, separator: str = ", ", *, total: int | None = None) -> str:

@@ -113,6 +113,11 @@ def _written_beside(path: Path) -> Iterator[Path]:
         raise
 
 
+def is_special(path: Path) -> bool:
+    """Whether a pipe, a socket or a device is there, or a link to one: to open it may be to wait, or to have no end."""
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
 def read_text(path: Path) -> str:
     """The text of a file that should be UTF-8, without a byte-order mark; other bytes as lone surrogates."""
     return path.read_bytes().decode("utf-8", KEEP_BYTES).removeprefix("\ufeff")

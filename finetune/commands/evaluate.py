@@ -124,6 +124,7 @@ class _Evaluator:
     ) -> None:
         from finetune.datasets.class_matching import match_labels, output_order
         from finetune.datasets.dataset import content_hash, find_dataset
+        from finetune.datasets.pipeline import without_undecodable
         from finetune.evaluation.scoring import inference_function, with_outputs_in_order
         from finetune.preprocessing import get_preprocessing
 
@@ -139,6 +140,7 @@ class _Evaluator:
             labels_offset=offset,
             image_key=self._network.image_key,
             label_key=self._network.label_key,
+            on_corrupt=settings.on_corrupt,
         )
         names = names_of_outputs(checkpoint, self._network.model, offset) if how != "index" else None
         own_names = list(names) if names is not None else class_names_of(dataset, offset)
@@ -151,6 +153,8 @@ class _Evaluator:
             how=how,
             may_lack_classes=True,
         )
+        if settings.on_corrupt == "skip":
+            self._dataset = without_undecodable(self._dataset, offset)
         self._data_sha256 = content_hash(self._dataset)
         warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
         self._model = restore_network(self._network, len(own_names), checkpoint)
@@ -227,6 +231,8 @@ def _print_result(result: EvalResult, *, with_report: bool) -> None:
     scores = result.scores
     say(f"{result.checkpoint_name} on {result.dataset.split}:")
     say(f"accuracy {_accuracy(scores)}")
+    if result.dataset.num_skipped:
+        say(f"skipped {result.dataset.num_skipped} records that can't be read")
     if result.caution:
         say(f"caution: {result.caution}")
     say(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")

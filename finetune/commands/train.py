@@ -145,7 +145,7 @@ def train(settings: TrainSettings) -> TrainResult:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
     if settings.run.resume:
         settings = _as_begun(settings)
-    data = _find_data(settings)
+    data = _without_corrupt(settings.data, _find_data(settings))
     strategy = _choose_devices(settings, data)
     run = RunFolder(settings.run.train_dir)
     with run.begun(resume=settings.run.resume):
@@ -174,7 +174,7 @@ def verify(settings: TrainSettings) -> Verification:
     _refuse_changes_within(history, range(_step_of(older[0]) if older else 0, last_step))
     settings = _as_recorded(settings, facts_at(history, last_step))
     settings, source = (settings, older[0]) if older else _from_the_start(settings, last)
-    data = dataclasses.replace(_find_data(settings), validation=None)
+    data = dataclasses.replace(_without_corrupt(settings.data, _find_data(settings)), validation=None)
     strategy = _choose_devices(settings, data)
     with run.lend_features() as features:
         ready = _prepare(settings, data, strategy, source, features, history, compared_step=last_step)
@@ -372,6 +372,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         max_steps=stage.max_steps,
         images_per_step=images_per_step,
         seconds_between_summaries=settings.run.save_summaries_seconds,
+        num_skipped=data.num_skipped if settings.data.on_corrupt == "skip" else {},
     )
     occasions = Occasions(
         first_step=first_step,
@@ -473,6 +474,19 @@ def _find_data(settings: TrainSettings) -> "TrainingData":
     return match_to_run(of_data, settings.run.train_dir, data, spec) if settings.run.resume else data
 
 
+def _without_corrupt(settings: DataSettings, data: "TrainingData") -> "TrainingData":
+    """The data without the records whose images can't be decoded, where these are to be left out."""
+    from finetune.datasets.pipeline import without_undecodable
+
+    if settings.on_corrupt != "skip":
+        return data
+    training, validation = (
+        dataset and without_undecodable(dataset, settings.labels_offset) for dataset in (data.training, data.validation)
+    )
+    assert training is not None
+    return dataclasses.replace(data, training=training, validation=validation)
+
+
 def _find_split(settings: DataSettings, split: str) -> "Dataset":
     from finetune.datasets.dataset import find_dataset
 
@@ -483,6 +497,7 @@ def _find_split(settings: DataSettings, split: str) -> "Dataset":
         labels_offset=settings.labels_offset,
         image_key=settings.image_key,
         label_key=settings.label_key,
+        on_corrupt=settings.on_corrupt,
     )
 
 
@@ -658,10 +673,12 @@ def _with_precision(
     """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
     import tensorflow as tf
 
+    from finetune.datasets.pipeline import reading
     from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 
     def measure(precision: str) -> Any:
-        return measure_step(model, trained, images.first_batch(images.batch_size), precision)
+        with reading(images.data.training, images.options.labels_offset):
+            return measure_step(model, trained, images.first_batch(images.batch_size), precision)
 
     devices = settings.devices
     supported = supported_precisions(on_cpu=devices.clone_on_cpu)

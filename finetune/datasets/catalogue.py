@@ -11,7 +11,7 @@ from finetune.datasets.description import LABELS_FILE
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, did_you_mean, nearest_siblings
 from finetune.notices import few, tell_once
-from finetune.whole_files import uncompleted_sets
+from finetune.whole_files import is_special, uncompleted_sets
 
 SUFFIX = r"\.(?:tfrecords?|tfrec|records?)(?:\.(?:gz|gzip|z|zlib))?"
 # STEM-00000-of-00005.tfrecord, STEM.tfrecord-00000-of-00005, and each without one of the two.
@@ -153,11 +153,14 @@ def in_order(shards: Sequence[ShardName]) -> list[ShardName]:
         )
     count = counts.pop()
     indices = {shard.index for shard in shards}
-    missing = sorted(set(range(min(indices), max(indices)) if count is None else range(count)) - indices)
-    if missing:
+    # Not listed: a file's name may claim to be one of any number.
+    first, end = (min(indices), max(indices) + 1) if count is None else (0, count)
+    num_missing = end - first - sum(index < end for index in indices)
+    if num_missing:
+        first_missing = next(index for index in itertools.count(first) if index not in indices)
         raise UserError(
-            f"{len(missing)} of {count or len(missing) + len(shards)} shards of the {split} split are missing from "
-            f"{folder}; the first is number {missing[0]:05d}.",
+            f"{num_missing} of {count or end - first} shards of the {split} split are missing from {folder}; the first "
+            f"is number {first_missing:05d}.",
             "Copy them again, or convert again.",
         )
     return sorted(shards, key=lambda shard: shard.index)
@@ -279,6 +282,9 @@ def _no_shards(dataset_dir: Path) -> UserError:
 
 
 def _tell_left_out(dataset_dir: Path) -> None:
+    special = [path.name for path in sorted(dataset_dir.iterdir()) if is_special(path)]
+    if special:
+        tell_once(f"{dataset_dir}: left out, {len(special)} pipes, sockets or devices: {few(special)}.")
     left_out = _without_split(_files(dataset_dir))
     if left_out:
         tell_once(f"{dataset_dir}: left out, for their names tell no split: {few(left_out)}.")

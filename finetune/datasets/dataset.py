@@ -3,13 +3,18 @@
 A folder that `finetune-convert` wrote says what it holds in dataset.json; in any other, slim's own among them, the
 shards are found by their names and the records are counted. What is said and what is found must agree: the first
 record is looked at always, and all labels where nothing but names of files says what the classes are.
+
+Records that can't be read may be left out. Which these are is settled before anything is read for training: its order
+follows from the number of records, so that one left out on the way would make another run of a resumed one.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from finetune.datasets.catalogue import FoundShards, ShardName, find_shards, in_order
 from finetune.datasets.description import (
@@ -20,20 +25,44 @@ from finetune.datasets.description import (
     read_labels,
 )
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
-from finetune.datasets.records import BYTES, ENCODED, FILENAME, INT64, LABEL, read_feature, read_features
+from finetune.datasets.records import BYTES, ENCODED, INT64, LABEL, file_name_of, read_features
 from finetune.datasets.schema import LabelError, RecordSchema, find_schema
 from finetune.datasets.split_words import canonical_split
-from finetune.datasets.tfrecord import RecordFileError, count_records, find_compression, hash_content, read_records
+from finetune.datasets.tfrecord import (
+    RecordFileError,
+    StoredRecord,
+    count_records,
+    find_compression,
+    hash_content,
+    salvage_records,
+)
 from finetune.errors import UserError
-from finetune.notices import tell_once
+from finetune.notices import few, has_control, tell_once
 from finetune.published.known_datasets import KNOWN_DATASETS, KnownDataset
+from finetune.whole_files import is_special
 
 COPY_AGAIN = "Copy it again, or convert again."
+OR_SKIP = "Copy it again, or convert again; finetune-train and finetune-eval leave it out with --on-corrupt skip."
+WRONG_DESCRIPTION = "Convert the images again, or remove dataset.json: the shards can be read without it."
 
+SHA256 = re.compile("[0-9a-f]{64}")
 # All labels of a split are looked at beforehand where that takes seconds; of a larger one, when they are read.
 MOST_SCANNED_BYTES = 1 << 30
+MOST_NAMED = 5
+SEPARATOR = "\n  "
 # So many outputs that no record has the label of are taken for a mistake, where they are most of all.
 MOST_UNUSED_CLASSES = 1000
+
+
+class SkippedRecord(NamedTuple):
+    """A record that is left out since it can't be read: its number, counted from 0, its first byte, and why.
+
+    The reason names the record, too, but not the file.
+    """
+
+    number: int
+    offset: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -42,10 +71,12 @@ class Shard:
 
     Attributes:
         path: The file.
-        num_records: As dataset.json says, or as counted.
+        num_records: As dataset.json says, or as counted; without those that are left out.
         num_bytes: Its size.
         sha256: None until it is worth reading the file for it.
         compression: In TensorFlow's words: "GZIP", "ZLIB" or "", none.
+        skipped: The records that are left out.
+        num_lost: Records beyond those that dataset.json counts, but that aren't found in a damaged shard.
     """
 
     path: Path
@@ -53,6 +84,8 @@ class Shard:
     num_bytes: int
     sha256: str | None = None
     compression: str = ""
+    skipped: tuple[SkippedRecord, ...] = ()
+    num_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +122,11 @@ class Dataset:
         """The size of its shards."""
         return sum(shard.num_bytes for shard in self.shards)
 
+    @property
+    def num_skipped(self) -> int:
+        """How many of its records are left out since they can't be read."""
+        return sum(len(shard.skipped) + shard.num_lost for shard in self.shards)
+
 
 def find_dataset(
     dataset_dir: Path,
@@ -98,6 +136,7 @@ def find_dataset(
     labels_offset: int = 0,
     image_key: str = ENCODED,
     label_key: str = LABEL,
+    on_corrupt: str = "fail",
 ) -> Dataset:
     """Finds one split of a data set.
 
@@ -108,36 +147,40 @@ def find_dataset(
         labels_offset: The lowest label that the network will have an output for.
         image_key: Of the image in the records.
         label_key: Of the label in the records.
+        on_corrupt: "skip" leaves out records that are damaged or no Example; all of the split are read for it.
 
     Raises:
         UserError: No such folder, data set or split; several data sets and no name; a shard that is missing, truncated
-            or no TFRecord file; a split without records; a first record that can't be read; a label that is no class.
+            or no TFRecord file; another number of records than dataset.json says; a split without records; a first
+            record that can't be read; a label that is no class.
     """
     found = find_shards(dataset_dir, name)
     found_split = found.choose_split(split)
+    if is_special(found.folder / FILE_NAME):
+        raise UserError(f"{found.folder / FILE_NAME} is a pipe, a socket or a device.", WRONG_DESCRIPTION)
     described = read_description(found.folder)
     if described and described.name != found.dataset:
         described = None
+    names, may_skip = found.splits[found_split], on_corrupt == "skip"
     shards = (
-        _described_shards(found.folder, described, found_split)
+        _described_shards(found.folder, described, found_split, may_skip=may_skip)
         if described
-        else _counted_shards(found.splits[found_split])
+        else _counted_shards(names, may_skip=may_skip)
     )
     if not any(shard.num_records for shard in shards):
-        raise UserError(f"The {found_split} split of {found.title} has no records.")
+        raise UserError(f"The {found_split} split of {found.title} has no records{_why_none(shards)}.")
     _tell_compressed(found.folder, shards, found_split)
     class_names = _class_names(found.folder, described)
-    paths = [shard.path for shard in shards]
-    schema = _schema_of(paths, image_key, label_key, class_names)
+    schema = _schema_of(shards, image_key, label_key, class_names)
     _tell_kind(found.folder, schema)
     known = KNOWN_DATASETS.get(name or found.dataset)
     num_classes = _num_classes_told(found.folder, schema, known, class_names)
     if num_classes is None:
-        num_classes = _num_classes_found(found, found_split, schema, labels_offset)
+        num_classes = _num_classes_found(found, found_split, shards, schema, labels_offset)
     elif described or sum(shard.num_bytes for shard in shards) > MOST_SCANNED_BYTES:
-        _check_first_record(paths, schema, labels_offset, num_classes)
+        _check_first_record(shards, schema, labels_offset, num_classes)
     else:
-        labels = _check_labels(paths, schema, labels_offset, num_classes)
+        labels = _check_labels(shards, schema, labels_offset, num_classes)
         if known and not class_names and max(labels) < num_classes - 1:
             tell_once(
                 f"{found.folder}: {known.name} has {num_classes} classes, but the labels of {found_split} end at "
@@ -168,12 +211,66 @@ def find_splits(dataset_dir: Path, name: str | None) -> tuple[str, ...]:
 def content_hash(dataset: Dataset) -> str:
     """A hash of all the split's bytes, in order: for cache keys, and to say what a run was trained on.
 
-    Taken from dataset.json for shards that are not newer than it; others are read. Compression makes no difference.
+    Taken from dataset.json for shards that are not newer than it; others are read. Compression makes no difference;
+    records that are left out do.
     """
     digest = hashlib.sha256()
     for shard in dataset.shards:
         digest.update(bytes.fromhex(shard.sha256 or hash_content(shard.path)))
+        if shard.skipped:
+            digest.update(f"without {[skipped.offset for skipped in shard.skipped]}".encode())
     return digest.hexdigest()
+
+
+def usable_records(shard: Shard) -> Iterator[StoredRecord]:
+    """The records of a shard but for those that are left out.
+
+    Raises:
+        RecordFileError: One is damaged, or the file can't be read.
+    """
+    left_out = {skipped.offset for skipped in shard.skipped}
+    try:
+        for found in salvage_records(shard.path):
+            if found.offset in left_out:
+                continue
+            if isinstance(found, RecordFileError):
+                raise found
+            yield found
+    except OSError as error:
+        raise RecordFileError(f"{shard.path} can't be read: {error.strerror}") from error
+
+
+def without(shard: Shard, skipped: Sequence[SkippedRecord]) -> Shard:
+    """The shard, with more of its records left out."""
+    return replace(
+        shard, num_records=shard.num_records - len(skipped), skipped=tuple(sorted({*shard.skipped, *skipped}))
+    )
+
+
+def skipped_record(record: StoredRecord | RecordFileError, problem: str) -> SkippedRecord:
+    """A record to leave out, and what is wrong with it."""
+    reason = f"record {record.number}, which begins at byte {record.offset}: {problem}"
+    return SkippedRecord(record.number, record.offset, reason)
+
+
+def skipped_in_words(dataset: Dataset) -> str:
+    """How many records are left out, which are the first of them, and why."""
+    examples = _reasons(dataset.shards)
+    all_records = dataset.num_examples + dataset.num_skipped
+    what = f"{dataset.num_skipped:,} of {all_records:,} records of {dataset.split} can't be read and are left out"
+    return f"--on-corrupt skip: {what}:" + f"\n  {few(examples, MOST_NAMED, SEPARATOR)}"
+
+
+def bad_record(path: Path, record: StoredRecord, problem: str, mend: str) -> UserError:
+    """A mistake about a record, which is named by its shard, number, first byte and file name."""
+    try:
+        name = file_name_of(record.data)
+    except ValueError:
+        name = ""
+    called = f", and is called {name}" if name and name not in problem else ""
+    return UserError(
+        f"{path}, record {record.number} (counted from 0): {problem}; it begins at byte {record.offset}{called}.", mend
+    )
 
 
 def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num_classes: int) -> int:
@@ -206,12 +303,11 @@ def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num
 
 
 def _of_file(serialized: bytes) -> str:
-    feature = read_feature(serialized, FILENAME)
-    name = feature.values[0] if feature and feature.values else b""
-    return f" ({name.decode('utf-8', 'replace')})" if isinstance(name, bytes) and name else ""
+    name = file_name_of(serialized)
+    return f" ({name})" if name else ""
 
 
-def _described_shards(folder: Path, description: Description, split: str) -> tuple[Shard, ...]:
+def _described_shards(folder: Path, description: Description, split: str, *, may_skip: bool) -> tuple[Shard, ...]:
     if split not in description.shards:
         raise UserError(
             f"{folder / FILE_NAME} knows no {split} split, but the folder holds shards of one.",
@@ -221,43 +317,104 @@ def _described_shards(folder: Path, description: Description, split: str) -> tup
     shards = []
     for described in description.shards[split]:
         path = folder / described.file
-        if not path.exists():
+        if path.parent != folder or not SHA256.fullmatch(described.sha256):
+            raise UserError(
+                f"{folder / FILE_NAME} describes a shard {described.file!r} with the hash {described.sha256!r}; a file "
+                "of the same folder and 64 hexadecimal digits were expected.",
+                WRONG_DESCRIPTION,
+            )
+        if not path.is_file():
             raise UserError(
                 f"The shard {path} is missing; {FILE_NAME} lists it.",
                 f"Copy it again, or convert again; without {FILE_NAME} the shards that are there are read.",
             )
         status = path.stat()
-        num_bytes = status.st_size
-        if num_bytes != described.num_bytes:
-            raise _other_size(path, num_bytes, described.num_bytes)
-        is_as_written = status.st_mtime_ns <= written
-        shards.append(Shard(path, described.num_records, num_bytes, described.sha256 if is_as_written else None))
+        is_as_written = status.st_mtime_ns <= written and status.st_size == described.num_bytes
+        if status.st_size != described.num_bytes and (not may_skip or _compression(path)):
+            raise _other_size(path, status.st_size, described.num_bytes)
+        shards.append(Shard(path, described.num_records, status.st_size, described.sha256 if is_as_written else None))
+    if may_skip:
+        return tuple(_salvaged(shard, described=shard.num_records) for shard in shards)
+    if sum(shard.num_bytes for shard in shards) <= MOST_SCANNED_BYTES:  # Of more, when all of them have been read.
+        for shard in shards:
+            _check_count(shard)
     return tuple(shards)
 
 
-def _other_size(path: Path, num_bytes: int, described_bytes: int) -> UserError:
+def _check_count(shard: Shard) -> None:
+    """Makes sure that a shard holds as many records as dataset.json says; by their lengths alone."""
     with _shard_errors_told():
-        compression = find_compression(path)
+        num_records = count_records(shard.path)
+    if num_records != shard.num_records:
+        raise UserError(
+            f"The shard {shard.path} holds {num_records} records, but {FILE_NAME} says {shard.num_records}.",
+            WRONG_DESCRIPTION,
+        )
+
+
+def _salvaged(shard: Shard, *, described: int | None = None) -> Shard:
+    """The shard without the records that can't be read, all of which are read for it."""
+    num_records, skipped = 0, []
+    with _shard_errors_told():
+        for found in salvage_records(shard.path):
+            try:
+                if isinstance(found, RecordFileError):
+                    raise found
+                read_features(found.data)
+                num_records += 1
+            except RecordFileError as error:
+                reason = str(error).removeprefix(str(shard.path)).removeprefix(":").strip()
+                skipped.append(SkippedRecord(error.number, error.offset, reason))
+            except ValueError as error:
+                skipped.append(skipped_record(found, f"no tf.train.Example: {error}"))
+    if shard.num_bytes == 0:
+        skipped.append(SkippedRecord(0, 0, "the shard is empty"))
+    num_lost = 0 if described is None else described - num_records - len(skipped)
+    if num_lost and not (skipped and num_lost > 0):
+        _check_count(shard)
+    return replace(shard, num_records=num_records, skipped=tuple(skipped), num_lost=num_lost)
+
+
+def _reasons(shards: Sequence[Shard]) -> list[str]:
+    return [f"{shard.path.name}: {skipped.reason}" for shard in shards for skipped in shard.skipped]
+
+
+def _why_none(shards: Sequence[Shard]) -> str:
+    reasons = _reasons(shards)
+    return f" that can be read: {few(reasons, 1)}" if reasons else ""
+
+
+def _other_size(path: Path, num_bytes: int, described_bytes: int) -> UserError:
+    compression = _compression(path)
     if compression:
         return UserError(
             f"The shard {path} is compressed ({compression}), other than the one that dataset.json describes.",
             "Unpack it; or remove dataset.json: the shards are read without it.",
         )
     what = "truncated" if num_bytes < described_bytes else "too long"
-    return UserError(f"The shard {path} is {what}: {num_bytes} bytes, dataset.json says {described_bytes}.", COPY_AGAIN)
+    return UserError(f"The shard {path} is {what}: {num_bytes} bytes, dataset.json says {described_bytes}.", OR_SKIP)
 
 
-def _counted_shards(names: list[ShardName]) -> tuple[Shard, ...]:
+def _compression(path: Path) -> str:
     with _shard_errors_told():
-        return tuple(
-            Shard(
-                name.path,
-                count_records(name.path),
-                name.path.stat().st_size,
-                compression=find_compression(name.path),
+        return find_compression(path)
+
+
+def _counted_shards(names: list[ShardName], *, may_skip: bool) -> tuple[Shard, ...]:
+    shards = []
+    for name in in_order(names):
+        shard = Shard(name.path, 0, name.path.stat().st_size, compression=_compression(name.path))
+        if may_skip:
+            shards.append(_salvaged(shard))
+            continue
+        if not shard.num_bytes:
+            raise UserError(
+                f"The shard {name.path} is empty: it has 0 bytes.",
+                f"{OR_SKIP} If it is meant to hold no records, so is it left out.",
             )
-            for name in in_order(names)
-        )
+        with _shard_errors_told():
+            shards.append(replace(shard, num_records=count_records(name.path)))
+    return tuple(shards)
 
 
 def _tell_compressed(folder: Path, shards: tuple[Shard, ...], split: str) -> None:
@@ -273,6 +430,9 @@ def _tell_compressed(folder: Path, shards: tuple[Shard, ...], split: str) -> Non
 def _class_names(folder: Path, described: Description | None) -> tuple[str, ...] | None:
     """Of labels.txt, else of dataset.json; both may be there, and then labels.txt may have been edited."""
     path = folder / LABELS_FILE
+    for name in described.classes if described else ():
+        if has_control(name):
+            raise UserError(f"{folder / FILE_NAME} has a class {name!r}, with a control character.", WRONG_DESCRIPTION)
     if not path.exists():
         return described.classes if described else None
     names = read_labels(path)
@@ -290,12 +450,14 @@ def _class_names(folder: Path, described: Description | None) -> tuple[str, ...]
     return described.classes
 
 
-def _schema_of(paths: list[Path], image_key: str, label_key: str, class_names: tuple[str, ...] | None) -> RecordSchema:
+def _schema_of(
+    shards: Sequence[Shard], image_key: str, label_key: str, class_names: tuple[str, ...] | None
+) -> RecordSchema:
     """By the first record of these shards."""
-    path, index, serialized = _first_record(paths)
-    with _record_errors_told(path, index):
-        schema = find_schema(read_features(serialized), image_key, label_key, class_names)
-        schema.read_label(serialized)
+    path, record = _first_record(shards)
+    with _record_errors_told(path, record):
+        schema = find_schema(read_features(record.data), image_key, label_key, class_names)
+        schema.read_label(record.data)
         return schema
 
 
@@ -332,9 +494,11 @@ def _num_classes_told(
     return None
 
 
-def _num_classes_found(found: FoundShards, split: str, schema: RecordSchema, labels_offset: int) -> int:
+def _num_classes_found(
+    found: FoundShards, split: str, shards: Sequence[Shard], schema: RecordSchema, labels_offset: int
+) -> int:
     """One more than the highest label in any split."""
-    labels = _labels_of_all_splits(found, split, schema)
+    labels = _labels_of_all_splits(found, split, shards, schema)
     highest, num_unused = max(labels), max(labels) + 1 - len(labels)
     if num_unused > max(MOST_UNUSED_CLASSES, len(labels)):
         raise UserError(
@@ -356,32 +520,32 @@ def _num_classes_found(found: FoundShards, split: str, schema: RecordSchema, lab
     return highest + 1
 
 
-def _labels_of_all_splits(found: FoundShards, split: str, schema: RecordSchema) -> set[int]:
+def _labels_of_all_splits(found: FoundShards, split: str, shards: Sequence[Shard], schema: RecordSchema) -> set[int]:
     """Other splits may lack labels, as published test splits do."""
     labels: set[int] = set()
     for other, names in found.splits.items():
         with contextlib.suppress(*(() if other == split else (UserError,))):
-            paths = [name.path for name in in_order(names)]
-            of_split = _schema_of(paths, schema.image_key, schema.label_key, schema.class_names)
-            for path, index, serialized in _records(paths):
-                with _record_errors_told(path, index):
-                    labels.add(of_split.read_label(serialized))
+            of_other = shards if other == split else [Shard(name.path, 0, 0) for name in in_order(names)]
+            of_split = _schema_of(of_other, schema.image_key, schema.label_key, schema.class_names)
+            for path, record in _records(of_other):
+                with _record_errors_told(path, record):
+                    labels.add(of_split.read_label(record.data))
     return labels
 
 
-def _check_labels(paths: list[Path], schema: RecordSchema, labels_offset: int, num_classes: int) -> set[int]:
+def _check_labels(shards: Sequence[Shard], schema: RecordSchema, labels_offset: int, num_classes: int) -> set[int]:
     """The labels of all records, each checked."""
     labels = set()
-    for path, index, serialized in _records(paths):
-        with _record_errors_told(path, index):
-            labels.add(check_label(serialized, schema, labels_offset, num_classes))
+    for path, record in _records(shards):
+        with _record_errors_told(path, record):
+            labels.add(check_label(record.data, schema, labels_offset, num_classes))
     return labels
 
 
-def _check_first_record(paths: list[Path], schema: RecordSchema, labels_offset: int, num_classes: int) -> None:
-    path, index, serialized = _first_record(paths)
-    with _record_errors_told(path, index):
-        check_label(serialized, schema, labels_offset, num_classes)
+def _check_first_record(shards: Sequence[Shard], schema: RecordSchema, labels_offset: int, num_classes: int) -> None:
+    path, record = _first_record(shards)
+    with _record_errors_told(path, record):
+        check_label(record.data, schema, labels_offset, num_classes)
 
 
 def _tell_unused_output(folder: Path, labels_offset: int) -> None:
@@ -389,18 +553,18 @@ def _tell_unused_output(folder: Path, labels_offset: int) -> None:
         tell_once(f"{folder}: no record has the label 0, which gets an output all the same without --labels-offset 1.")
 
 
-def _first_record(paths: list[Path]) -> tuple[Path, int, bytes]:
-    for found in _records(paths):
+def _first_record(shards: Sequence[Shard]) -> tuple[Path, StoredRecord]:
+    for found in _records(shards):
         return found
-    raise UserError(f"The {len(paths)} shards from {paths[0]} on hold no records.", COPY_AGAIN)
+    raise UserError(f"The {len(shards)} shards from {shards[0].path} on hold no records.", COPY_AGAIN)
 
 
-def _records(paths: list[Path]) -> Iterator[tuple[Path, int, bytes]]:
-    """All records, each with its file and its number there."""
-    for path in paths:
+def _records(shards: Sequence[Shard]) -> Iterator[tuple[Path, StoredRecord]]:
+    """All records that aren't left out, each with its file."""
+    for shard in shards:
         with _shard_errors_told():
-            for index, serialized in enumerate(read_records(path)):
-                yield path, index, serialized
+            for record in usable_records(shard):
+                yield shard.path, record
 
 
 @contextlib.contextmanager
@@ -408,16 +572,14 @@ def _shard_errors_told() -> Iterator[None]:
     try:
         yield
     except RecordFileError as error:
-        raise UserError(f"The shard {error}.", COPY_AGAIN) from error
+        raise UserError(f"The shard {error}.", OR_SKIP) from error
 
 
 @contextlib.contextmanager
-def _record_errors_told(path: Path, index: int) -> Iterator[None]:
+def _record_errors_told(path: Path, record: StoredRecord) -> Iterator[None]:
     try:
         yield
     except LabelError as error:
-        raise UserError(f"{path}, record {index} (counted from 0): {error}.", error.mend) from error
+        raise bad_record(path, record, str(error), error.mend) from error
     except ValueError as error:
-        raise UserError(
-            f"{path}, record {index} (counted from 0): no tf.train.Example: {error}.", COPY_AGAIN
-        ) from error
+        raise bad_record(path, record, f"no tf.train.Example: {error}", OR_SKIP) from error

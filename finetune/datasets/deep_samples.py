@@ -31,6 +31,12 @@ def stated_bits(image: Image.Image) -> int | None:
     return None
 
 
+def may_be_deep(image: Image.Image) -> bool:
+    """Whether `deep_samples` finds any, as far as it shows before the image is loaded."""
+    order = _order_of_bytes(image)
+    return image.mode.startswith("I") or order == GREY_AND_ALPHA or order in OTHER_BYTES
+
+
 def deep_samples(image: Image.Image, reopen: Callable[[], Image.Image]) -> Array | None:
     """The samples of an image that has 16 bits each, uint16 [H,W,C]; an even number of channels ends in alpha.
 
@@ -53,11 +59,14 @@ def deep_samples(image: Image.Image, reopen: Callable[[], Image.Image]) -> Array
         return None
     low = _load_as(reopen(), OTHER_BYTES[order])
     image.load()
-    samples = np.asarray(image).astype(np.uint16) << 8 | low
+    samples = np.asarray(image).astype(np.uint16)
+    samples <<= 8  # In place, as all that is done to an image that may be large.
+    samples |= low
+    del low
     invisible = image.info.get("transparency")
     if invisible is None:
         return samples
-    is_visible = (samples != np.array(invisible)).any(axis=2, keepdims=True)
+    is_visible = (samples != np.array(invisible, np.uint16)).any(axis=2, keepdims=True)
     return np.concatenate([samples, is_visible * np.uint16(MOST_VALUE)], axis=2)
 
 
@@ -109,4 +118,5 @@ def _load_as(image: Any, order: str) -> Array:
 
 
 def _upper_bits(samples: Array, bits: int) -> Array:
-    return np.minimum(samples >> (bits - 8), 0xFF).astype(np.uint8)
+    upper = samples >> (bits - 8)
+    return np.minimum(upper, 0xFF, out=upper).astype(np.uint8)

@@ -28,14 +28,17 @@ from pathlib import Path
 
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
-from finetune.notices import tell_once
-from finetune.whole_files import write_text
+from finetune.notices import has_control, on_one_line, tell_once
+from finetune.whole_files import is_special, write_text
 
 FILE_NAME = "dataset.json"
 LABELS_FILE = "labels.txt"
 VERSION = 1
 
-NUMBERED_LINE = re.compile(r"(?P<label>[0-9]+)\s*:\s*(?P<name>.*)")
+MOST_OF_A_LINE = 80
+OTHER_FILE = "Save it as text in UTF-8, a line id:name for each class, such as 0:daisy."
+
+NUMBERED_LINE = re.compile(r"(?P<label>[0-9]{1,18})\s*:\s*(?P<name>.*)")
 OTHER_SEPARATOR = re.compile(r"[0-9]+\s*[\s,;=]\s*\S")
 NUMBER_LAST = re.compile(r".*\S\s*[,;:=\t]\s*[0-9]+$")
 OTHER_FORM = re.compile(r"item\s*\{|[{\[]")  # Protobuf's text form, which detectors are trained with; JSON.
@@ -94,7 +97,7 @@ def read_description(dataset_dir: Path) -> Description | None:
             _check_sum(path, split, part["num_examples"], shards[split])
         rules = ImageRules.from_json(content["images"]) if "images" in content else RULES_OF_OTHER_RECORDS
         return Description(content["name"], tuple(content["classes"]), shards, rules)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} can't be read as a data set's description ({type(error).__name__}: {error}).",
             "Convert the images again, or remove this file: the shards can be read without it.",
@@ -124,6 +127,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
         UserError: A line that isn't `id:name` among such lines, a number without a name or given twice, more numbers
             left out than named.
     """
+    if is_special(path):
+        raise UserError(f"{path} is a pipe, a socket or a device; a line id:name for each class was expected.")
     lines = [(number, line.strip()) for number, line in enumerate(_decode_labels(path).splitlines(), start=1)]
     lines = [(number, line) for number, line in lines if line]
     if lines and not any(NUMBERED_LINE.match(line) for _, line in lines):
@@ -132,7 +137,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     for number, line in lines:
         match = NUMBERED_LINE.fullmatch(line)
         if match is None:
-            raise UserError(f"{path}, line {number}: {line!r} is not of the form id:name, such as 0:daisy.")
+            raise UserError(
+                f"{path}, line {number}: {line[:MOST_OF_A_LINE]!r} is not of the form id:name, such as 0:daisy."
+            )
         label, name = int(match["label"]), match["name"]
         if not name:
             raise UserError(f"{path}, line {number}: the class {label} has no name.", "Write one, or remove the line.")
@@ -159,6 +166,13 @@ def _decode_labels(path: Path) -> str:
 
 def _names_in_order(path: Path, lines: list[tuple[int, str]]) -> tuple[str, ...]:
     number, first = lines[0]
+    for at, line in lines:
+        if has_control(line.replace("\t", " ")):
+            raise UserError(
+                f"{path}, line {at}: {on_one_line(line)[:MOST_OF_A_LINE]} holds control characters, and no line is of "
+                "the form id:name: this is no list of names.",
+                OTHER_FILE,
+            )
     looks_otherwise = OTHER_FORM.match(first) or any(
         all(form.match(line) for _, line in lines) for form in (OTHER_SEPARATOR, NUMBER_LAST)
     )

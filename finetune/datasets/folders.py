@@ -225,7 +225,7 @@ class _Scan:
             if file.path.suffix.lower() in SUFFIXES:
                 self.found.leave_out(file, Reason.LOOSE)
         for item in listing.left_out:
-            if item.is_folder or item.reason is Reason.BROKEN_LINK:
+            if item.is_folder or item.reason in (Reason.BROKEN_LINK, Reason.SPECIAL):
                 self.found.leave_out(item)
         return self._folders(folder)
 

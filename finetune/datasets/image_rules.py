@@ -17,6 +17,9 @@ from finetune.settings.choices import (
     MOST_SAMPLE_BITS,
 )
 
+BYTES_PER_PIXEL = 4
+METADATA_BYTES = 64 << 20
+
 
 @dataclass(frozen=True)
 class ImageRules:
@@ -55,6 +58,11 @@ class ImageRules:
     def background_rgb(self) -> tuple[int, int, int] | None:
         """The background's red, green and blue, 0 to 255."""
         return None if self.background is None else _parse_colour(self.background)
+
+    @property
+    def most_bytes(self) -> int:
+        """Of a file: what the largest image takes without compression, and something for metadata."""
+        return int(self.max_megapixels * 1e6) * BYTES_PER_PIXEL + METADATA_BYTES
 
     def differences(self, other: "ImageRules") -> list[str]:
         """In words, what makes images come out otherwise than by the other rules; nothing if they come out the same."""

@@ -11,7 +11,7 @@ import hashlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from finetune.datasets import jpeg, png
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.datasets.jpeg import DamagedJpegError, RareSamplingError
+from finetune.settings.choices import DEEP_PIXEL_COUNTS
+from finetune.whole_files import is_special
 
 # EPS and PDF would call another program, TGA has no mark to know it by: they are not read.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
@@ -49,6 +51,7 @@ JPEG_QUALITY = 95
 SAMPLES_KEPT_WHOLE = 0  # Pillow's word for 4:4:4
 
 OPAQUE = 0xFF
+BAND_ROWS = 256
 
 METADATA_IGNORED = "metadata that can't be read ignored"
 OTHER_PICTURES_LEFT_OUT = "first of several pictures taken"
@@ -95,6 +98,29 @@ def prepare_image(data: bytes, rules: ImageRules = DEFAULT_RULES) -> PreparedIma
         return _prepare(data, rules)
 
 
+def read_image_file(path: Path, rules: ImageRules) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        BrokenImageError: It can't be read; it is a pipe, a socket or a device, which are not opened; it is larger than
+            a file of the largest image that the rules allow.
+    """
+    try:
+        if is_special(path):
+            raise BrokenImageError("can't be read: it is a pipe, a socket or a device")
+        num_bytes = path.stat().st_size
+        if num_bytes > rules.most_bytes:
+            raise BrokenImageError(
+                f"its {num_bytes:,} bytes are more than an image of {rules.max_megapixels:g} megapixels takes "
+                "(--max-megapixels)"
+            )
+        return path.read_bytes()
+    except BrokenImageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: what is no file name, as one with a zero byte.
+        raise BrokenImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def largest_sample(path: Path, rules: ImageRules) -> int | None:
     """The largest value, 0 to 65535, in an image of 16 bits a sample, transparency aside; None for all others.
 
@@ -109,7 +135,7 @@ def largest_sample(path: Path, rules: ImageRules) -> int | None:
         start = file.read(HEADER_BYTES)
         if not (png.has_16_bits(start) or start.startswith(TIFF_STARTS)):
             return None
-        data = start + file.read()
+    data = read_image_file(path, rules)
     from finetune.datasets.deep_samples import colours_of, deep_samples, stated_bits
 
     with _errors_of_the_file():
@@ -202,7 +228,7 @@ def _prepare_jpeg(data: bytes, image: Image.Image, rules: ImageRules) -> Prepare
         # while the JPEG noise of quality 95 is below its own.
         return _reencode(data, image, rules, "turned JPEG", keep_lossless=False)
     width, height = image.size
-    fingerprint = _hash(f"L {small.shape[1]}x{small.shape[0]} {width}x{height}", small.tobytes())
+    fingerprint = _hash(f"L {small.shape[1]}x{small.shape[0]} {width}x{height}", [small.tobytes()])
     return PreparedImage(data, "jpg", height, width, reencoded_from="", changes=tuple(changes), fingerprint=fingerprint)
 
 
@@ -291,10 +317,14 @@ def _open(source: io.BytesIO | Path) -> Image.Image:
 def _open_checked(data: bytes, rules: ImageRules) -> Image.Image:
     """Opens an image of no more than the size that the rules allow."""
     image = _open_heif(data) if _is_heif(data[:HEADER_BYTES]) else _open(io.BytesIO(data))
+    from finetune.datasets.deep_samples import may_be_deep
+
     megapixels = image.width * image.height / 1e6
-    if megapixels > rules.max_megapixels:
+    times = DEEP_PIXEL_COUNTS if may_be_deep(image) else 1
+    if megapixels * times > rules.max_megapixels:
+        counting = f", which count {times} times, of 16 bits a sample" if times > 1 else ""
         raise BrokenImageError(
-            f"its {image.width} x {image.height} pixels are {megapixels:.4g} megapixels, above the limit of "
+            f"its {image.width} x {image.height} pixels are {megapixels:.4g} megapixels{counting}, above the limit of "
             f"{rules.max_megapixels:g} (--max-megapixels)"
         )
     return image
@@ -380,24 +410,36 @@ def _is_transparent(image: Image.Image) -> bool:
     """Whether anything shines through: an alpha channel that is opaque everywhere changes nothing."""
     if not image.has_transparency_data:
         return False
-    return image.convert("RGBA").getchannel("A").histogram()[OPAQUE] < image.width * image.height
+    return any(
+        band.convert("RGBA").getchannel("A").histogram()[OPAQUE] < band.width * band.height for _, band in _bands(image)
+    )
 
 
 def _laid_on(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """The transparent image on an opaque ground; each value is rounded to the nearest."""
-    colours = image.convert("RGBA")
-    laid = Image.new("RGB", image.size, background)
-    laid.paste(colours, mask=colours.getchannel("A"))
     is_grey = image.mode in ("1", "L", "LA", "La") and len(set(background)) == 1
-    return laid.getchannel("R") if is_grey else laid
+    laid = Image.new("L", image.size, background[0]) if is_grey else Image.new("RGB", image.size, background)
+    for top, band in _bands(image):
+        colours = band.convert("RGBA")
+        values = colours.getchannel("R") if is_grey else colours
+        laid.paste(values, (0, top), mask=colours.getchannel("A"))
+    return laid
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in bands from edge to edge, each with its first row: copies of a large one whole take the memory."""
+    for top in range(0, image.height, BAND_ROWS):
+        yield top, image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
 
 
 def _hash_pixels(image: Image.Image) -> bytes:
-    pixels = image if image.mode in ("L", "RGB") else image.convert("RGB")
-    return _hash(f"{pixels.mode} {pixels.width}x{pixels.height} ", pixels.tobytes())
+    mode = "L" if image.mode == "L" else "RGB"
+    bands = (band if band.mode == mode else band.convert(mode) for _, band in _bands(image))
+    return _hash(f"{mode} {image.width}x{image.height} ", (band.tobytes() for band in bands))
 
 
-def _hash(header: str, pixels: bytes) -> bytes:
+def _hash(header: str, pixels: Iterable[bytes]) -> bytes:
     digest = hashlib.blake2b(header.encode(), digest_size=16)
-    digest.update(pixels)
+    for part in pixels:
+        digest.update(part)
     return digest.digest()

@@ -22,6 +22,7 @@ from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
 from finetune.notices import few
+from finetune.whole_files import is_special
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")
@@ -39,6 +40,7 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data_set", "dataset")
 MOST_LINES_TRIED = 20
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 MOST_NAMED = 5
+MOST_TABLE_BYTES = 1 << 26  # A million images' names.
 
 
 @dataclass(frozen=True)
@@ -174,12 +176,14 @@ def _path_in(cell: str) -> str:
 def _read_lines(table: Path, found: ImageFolder) -> list[tuple[int, list[str]]]:
     """The table's lines with their numbers, without empty ones."""
     text = _read_text(table, found)
-    delimiter = max(DELIMITERS, key=lambda delimiter: _rate(text, delimiter))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    reader = None
     try:
+        delimiter = max(DELIMITERS, key=lambda delimiter: _rate(text, delimiter))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
-        raise UserError(f"--labels-csv: {table}, line {reader.line_num}: {error}.", "Save it as CSV.") from error
+        line = reader.line_num if reader else 1
+        raise UserError(f"--labels-csv: {table}, line {line}: {error}.", "Save it as CSV.") from error
     lines = [(number, cells) for number, cells in lines if any(cells)]
     if not lines:
         raise UserError(f"--labels-csv: {table} is empty.", "Expected a line for each image: its file and its class.")
@@ -188,6 +192,14 @@ def _read_lines(table: Path, found: ImageFolder) -> list[tuple[int, list[str]]]:
 
 def _read_text(table: Path, found: ImageFolder) -> str:
     try:
+        if is_special(table):
+            raise UserError(
+                f"--labels-csv: {table} is a pipe, a socket or a device; a table was expected.", "Write it into a file."
+            )
+        if table.stat().st_size > MOST_TABLE_BYTES:
+            raise UserError(
+                f"--labels-csv: {table} has {table.stat().st_size:,} bytes, above the limit of {MOST_TABLE_BYTES:,}."
+            )
         content = table.read_bytes()
     except OSError as error:
         raise UserError(f"--labels-csv: {table} can't be read: {error.strerror}.") from error

@@ -1,5 +1,7 @@
 """From record shards to batches, with tf.data.
 
+Records that can't be read are left out, where that is asked for, before anything is drawn: `without_undecodable`.
+
 What is read in training is a function of (seed, epoch, example) alone: the order of an epoch follows from the seed and
 the epoch's number, the augmentation of an image from these two and the image's bytes. So a run that is resumed at a
 step sees what it would have seen without the break, to the bit, on any number of threads.
@@ -11,17 +13,29 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.dataset import Dataset, Shard, check_label
+from finetune.datasets.dataset import (
+    OR_SKIP,
+    WRONG_DESCRIPTION,
+    Dataset,
+    Shard,
+    bad_record,
+    check_label,
+    skipped_in_words,
+    skipped_record,
+    usable_records,
+    without,
+)
 from finetune.datasets.schema import LabelError, ParsedRecord, parse_record
-from finetune.datasets.tfrecord import RecordFileError, read_records
+from finetune.datasets.tfrecord import RecordFileError
 from finetune.errors import UserError
 from finetune.preprocessing import Preprocessing
 from finetune.preprocessing.geometry import crop
+from finetune.progress import progress
 from finetune.types import Tensor
 
 log = logging.getLogger("finetune")
@@ -221,10 +235,10 @@ def reading(dataset: Dataset, labels_offset: int = 0) -> Iterator[None]:
     except (*BAD_DATA_ERRORS, *BAD_FILE_ERRORS) as error:
         # tf.data doesn't say which record it failed at, and the failure may not be the data's at all.
         log.info("Reading failed; looking for the record among %d of %s.", dataset.num_examples, dataset.split)
-        bad_record = find_bad_record(dataset, labels_offset)
-        if bad_record is None:
+        found = find_bad_record(dataset, labels_offset)
+        if found is None:
             raise
-        raise bad_record from error
+        raise found from error
 
 
 def find_bad_record(dataset: Dataset, labels_offset: int = 0) -> UserError | None:
@@ -232,39 +246,94 @@ def find_bad_record(dataset: Dataset, labels_offset: int = 0) -> UserError | Non
     for shard in dataset.shards:
         num_records = 0
         try:
-            for index, serialized in enumerate(read_records(shard.path)):
-                problem = _find_problem(serialized, dataset, labels_offset)
+            for record in usable_records(shard):
+                problem = _find_problem(record.data, dataset, labels_offset)
                 if problem:
-                    return UserError(f"{shard.path}, record {index} (counted from 0): {problem[0]}.", problem[1])
+                    return bad_record(shard.path, record, problem.what, problem.mend)
                 num_records += 1
-        except (RecordFileError, OSError) as error:
-            return UserError(f"The shard {error}.", "Copy it again, or convert the images again.")
+        except RecordFileError as error:
+            return UserError(f"The shard {error}.", OR_SKIP)
         if num_records != shard.num_records:
             return UserError(
                 f"The shard {shard.path} holds {num_records} records, but {shard.num_records} were expected: so many "
                 "dataset.json says, or were counted at the start.",
-                "Let nothing write into it meanwhile; remove dataset.json if that is wrong, or convert again.",
+                f"Let nothing write into it meanwhile. {WRONG_DESCRIPTION}",
             )
     return None
 
 
-def _find_problem(serialized: bytes, dataset: Dataset, labels_offset: int) -> tuple[str, str] | None:
-    """What is wrong with a record and what mends it; None if nothing is."""
-    convert_again = "Convert the images again: finetune-convert checks each of them."
+def without_undecodable(dataset: Dataset, labels_offset: int = 0) -> Dataset:
+    """The split without the records whose images can't be decoded, each of which is decoded for it; says so.
+
+    Raises:
+        UserError: A record lacks its label, or has one that is no class: that is no damage; no record is left.
+    """
+    whole = _decodable(dataset)
+    shards, position = [], 0
+    for shard in dataset.shards:
+        skipped = []
+        for record in usable_records(shard) if shard.num_records else ():
+            problem = None if position in whole else _find_problem(record.data, dataset, labels_offset)
+            if problem and not problem.is_damage:
+                raise bad_record(shard.path, record, problem.what, problem.mend)
+            if problem:
+                skipped.append(skipped_record(record, problem.what))
+            position += 1
+        shards.append(without(shard, skipped))
+    dataset = dataclasses.replace(dataset, shards=tuple(shards))
+    if dataset.num_skipped:
+        log.warning("%s", skipped_in_words(dataset))
+    if not dataset.num_examples:
+        raise UserError(f"No record of the {dataset.split} split can be read.", "Convert the images again.")
+    return dataset
+
+
+def _decodable(dataset: Dataset) -> set[int]:
+    """The positions of the records whose images can be decoded, counted over all shards without what is left out."""
+
+    def decode(position: Tensor, serialized: Tensor) -> tuple[Tensor, Tensor]:
+        # The size is asked for lest TensorFlow leave out what nobody needs.
+        return position, tf.size(decode_image(parse_record(serialized, dataset.schema).encoded, channels=3))
+
+    positions = (
+        records_in_order(dataset)
+        .enumerate()
+        .map(_plain(decode), num_parallel_calls=AUTOTUNE, deterministic=True)
+        .ignore_errors()
+    )
+    found = set()
+    with progress(f"Checking the images of {dataset.split}", dataset.num_examples) as advance:
+        for position, _ in positions.as_numpy_iterator():
+            found.add(int(position))
+            advance(1)
+    return found
+
+
+class _Problem(NamedTuple):
+    """What is wrong with a record, what mends it, and whether it is damage rather than a label that isn't as meant."""
+
+    what: str
+    mend: str
+    is_damage: bool = True
+
+
+def _find_problem(serialized: bytes, dataset: Dataset, labels_offset: int) -> _Problem | None:
+    """What is wrong with a record; None if nothing is."""
+    convert_again = f"finetune-convert checks each image. {OR_SKIP}"
     try:
         check_label(serialized, dataset.schema, labels_offset, dataset.num_classes)
         record = parse_record(serialized, dataset.schema)
     except LabelError as error:
-        return str(error), error.mend
+        return _Problem(str(error), error.mend, is_damage=False)
     except (ValueError, *BAD_DATA_ERRORS):
-        return "no tf.train.Example of an image and its class", convert_again
+        return _Problem("no tf.train.Example of an image and its class", convert_again)
     try:
         decode_image(record.encoded, channels=3)
     except BAD_DATA_ERRORS:
         filename = record.filename.numpy().decode("utf-8", "replace")
         num_bytes = len(record.encoded.numpy())
         of_file = f" ({filename})" if filename else ""
-        return f"its {num_bytes} bytes can't be decoded as an image{of_file}", convert_again
+        return _Problem(f"its {num_bytes} bytes can't be decoded as an image{of_file}", convert_again)
     return None
 
 
@@ -327,10 +396,11 @@ def _shuffled_records(dataset: Dataset, epoch_seed: Tensor, num_readers: int | N
     shards = tf.random.experimental.stateless_shuffle(_shard_rows(dataset.shards), epoch_seed)
     mean_bytes = dataset.num_bytes / dataset.num_examples
     buffer_size = min(dataset.num_examples, max(1, int(SHUFFLE_BUFFER_BYTES / mean_bytes)))
+    open_shard = _shard_opener(dataset)
     return (
         tf.data.Dataset.from_tensor_slices(shards)
         .interleave(
-            _plain(lambda shard: _open_shard(shard).enumerate(tf.strings.to_number(shard[2], tf.int64))),
+            _plain(lambda shard: open_shard(shard).enumerate(tf.strings.to_number(shard[2], tf.int64))),
             cycle_length=NUM_INTERLEAVED_SHARDS,
             block_length=1,
             num_parallel_calls=min(num_readers, NUM_INTERLEAVED_SHARDS) if num_readers else AUTOTUNE,
@@ -344,11 +414,28 @@ def _shuffled_records(dataset: Dataset, epoch_seed: Tensor, num_readers: int | N
 def records_in_order(dataset: Dataset) -> tf.data.Dataset:
     """The serialized records of a split in the order of its files, scalar strings."""
     shards = tf.data.Dataset.from_tensor_slices(_shard_rows(dataset.shards))
-    return shards.flat_map(_plain(_open_shard)).apply(_of_expected_length(dataset))
+    return shards.flat_map(_plain(_shard_opener(dataset))).apply(_of_expected_length(dataset))
 
 
 def _open_shard(row: Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(row[0], compression_type=row[1])
+
+
+def _shard_opener(dataset: Dataset) -> Callable[[Tensor], tf.data.Dataset]:
+    """From a row of `_shard_rows` to the records of the shard.
+
+    TensorFlow's reader gives up a shard at the first damaged record: where some are left out, Python reads.
+    """
+    if not dataset.num_skipped:
+        return _open_shard
+    shards = {os.fsencode(shard.path): shard for shard in dataset.shards}
+
+    def read(path: bytes) -> Iterator[bytes]:
+        return (record.data for record in usable_records(shards[path]))
+
+    return lambda row: tf.data.Dataset.from_generator(
+        read, args=(row[0],), output_signature=tf.TensorSpec([], tf.string)
+    )
 
 
 def _shard_rows(shards: tuple[Shard, ...]) -> Tensor:

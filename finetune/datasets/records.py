@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from finetune.notices import on_one_line
 from finetune.settings.choices import IMAGE_KEY, LABEL_KEY
 
 ENCODED = IMAGE_KEY
@@ -102,6 +103,17 @@ def read_feature(serialized: bytes, key: str) -> Feature | None:
         if encoded_key in _sub_messages(entry, ENTRY_KEY):
             return _feature(entry)
     return None
+
+
+def file_name_of(serialized: bytes) -> str:
+    """The name of the file that a serialized tf.train.Example was made of, on one line; '' where it has none.
+
+    Raises:
+        ValueError: These bytes are no Example.
+    """
+    feature = read_feature(serialized, FILENAME)
+    name = feature.values[0] if feature and feature.values else b""
+    return on_one_line(name.decode("utf-8", "replace")) if isinstance(name, bytes) else ""
 
 
 def _bytes_feature(value: bytes) -> bytes:

@@ -6,6 +6,7 @@ a label is: one without TensorFlow, which can say what is wrong with a record, a
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from finetune.types import Tensor
 
 # What the graph makes of a label that is none; Python's reader then says why.
 UNREADABLE = -1
+# A text that is a number; no class has one of more digits, and TensorFlow none beyond int64.
+NUMBER = re.compile("[0-9]{1,18}")
 
 IMAGE_MAGICS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 MOST_KEYS_NAMED = 8
@@ -109,7 +112,7 @@ class RecordSchema:
 
     def _from_text(self, value: bytes) -> int:
         text = value.decode("utf-8", "surrogateescape").strip()
-        if text.isascii() and text.isdecimal():
+        if NUMBER.fullmatch(text):
             return int(text)
         if self.class_names is None:
             raise LabelError(
@@ -190,7 +193,7 @@ def _label(value: Tensor, schema: RecordSchema) -> Tensor:
         return tf.where(tf.math.is_finite(value) & (value == tf.round(value)), tf.cast(value, tf.int64), unreadable)
     if schema.label_kind == BYTES:
         text = tf.strings.strip(value)
-        is_number = tf.strings.regex_full_match(text, "[0-9]+")
+        is_number = tf.strings.regex_full_match(text, NUMBER.pattern)
         number = tf.strings.to_number(tf.where(is_number, text, "0"), tf.int64)
         return tf.where(is_number, number, _number_of_name(text, schema))
     return value

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune.datasets.folders import canonical_name, readable_name
 from finetune.datasets.image_rules import ImageRules
-from finetune.datasets.images import BrokenImageError, prepare_image
+from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
 from finetune.errors import UserError
@@ -76,7 +76,7 @@ def write_shard(
     with RecordWriter(output_dir / task.name) as writer:
         for index, (file, label) in enumerate(zip(task.files, task.labels, strict=True)):
             try:
-                image = prepare_image(_read(images_dir / file), rules)
+                image = prepare_image(read_image_file(images_dir / file, rules), rules)
             except BrokenImageError as error:
                 report.corrupt.append((readable_name(file), str(error)))
             else:
@@ -208,13 +208,6 @@ def _write_in_worker(task: ShardTask, images_dir: Path, output_dir: Path, rules:
             raise _CancelledError
 
     return write_shard(task, images_dir, output_dir, rules, count)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BrokenImageError(f"can't be read: {error.strerror}") from error
 
 
 def num_cores() -> int:

@@ -6,15 +6,18 @@ data, masked CRC32-C of the data. TensorFlow also writes the whole of it through
 
 import hashlib
 import io
+import mmap
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import google_crc32c
 
+from finetune.datasets.records import file_name_of
 from finetune.whole_files import flush_to_disk, sha256
 
 HEADER = struct.Struct("<QI")
@@ -30,8 +33,34 @@ GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 OTHER_MAGICS = {b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip"}
 
 
+# No image needs more; what is claimed is taken from memory before it can be seen to be wrong.
+MOST_RECORD_BYTES = 1 << 29
+# A length is eight bytes, the upper four of them zero.
+ZEROS_OF_LENGTH = re.compile(rb"\0{4,}")
+
+
 class RecordFileError(ValueError):
-    """A file that is truncated, damaged, or no TFRecord file; the message says which and where."""
+    """A file that is truncated, damaged, or no TFRecord file; the message says which and where.
+
+    Attributes:
+        number: Of the record that can't be read, counted from 0.
+        offset: Byte at which it begins, in the file without compression.
+        next_offset: Byte at which the next one begins; None where that can't be told.
+    """
+
+    def __init__(self, message: str, number: int = 0, offset: int = 0, next_offset: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number
+        self.offset = offset
+        self.next_offset = next_offset
+
+
+class StoredRecord(NamedTuple):
+    """A record and its place: its number, counted from 0, and the byte at which it begins, without compression."""
+
+    number: int
+    offset: int
+    data: bytes
 
 
 class RecordWriter:
@@ -109,9 +138,18 @@ def count_records(path: Path) -> int:
         RecordFileError: The file is truncated or no TFRecord file.
     """
     if find_compression(path):
-        return sum(1 for _ in read_records(path))
+        return sum(1 for _ in stored_records(path))
+    num_records = offset = 0
+    size_bytes = path.stat().st_size
     with path.open("rb", buffering=0) as file:
-        return sum(1 for _ in _data_lengths(file, path))
+        while offset < size_bytes:
+            file.seek(offset)
+            length = _checked_length(file.read(HEADER.size), path, num_records, offset)
+            offset += HEADER.size + length + FOOTER.size
+            if offset > size_bytes:
+                raise _truncated(path, num_records, offset - HEADER.size - length - FOOTER.size)
+            num_records += 1
+    return num_records
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -120,65 +158,147 @@ def read_records(path: Path) -> Iterator[bytes]:
     Raises:
         RecordFileError: The file is truncated or no TFRecord file, or a record's data is damaged.
     """
-    if compression := find_compression(path):
-        yield from _read_compressed(path, compression)
-        return
-    with path.open("rb") as file:
-        for index, length in enumerate(_data_lengths(file, path)):
-            yield _checked(file.read(length), file.read(FOOTER.size), path, index)
+    return (record.data for record in stored_records(path))
+
+
+def stored_records(path: Path) -> Iterator[StoredRecord]:
+    """As `read_records`, each record with its place."""
+    for found in salvage_records(path):
+        if isinstance(found, RecordFileError):
+            raise found
+        yield found
+
+
+def salvage_records(path: Path) -> Iterator[StoredRecord | RecordFileError]:
+    """All records that can be read, and in place of each stretch that can't the error that `stored_records` raises.
+
+    A damaged length leaves open where the next record begins: it is looked for, by a length whose checksum holds, and
+    so the rest of the file isn't lost. What lies behind damage to a compressed stream can't be found.
+
+    Raises:
+        RecordFileError: The file is compressed in a way that isn't read.
+    """
+    compression = find_compression(path)
+    size_bytes = None if compression else path.stat().st_size
+    number = offset = 0
+    with path.open("rb") as raw:
+        file = io.BufferedReader(_Inflated(raw), READ_BUFFER_BYTES) if compression else raw
+        while (found := _read_record(file, path, number, offset, size_bytes)) is not None:
+            yield found
+            number += 1
+            if isinstance(found, StoredRecord):
+                offset += HEADER.size + len(found.data) + FOOTER.size
+            elif found.next_offset is not None:
+                offset = found.next_offset
+            elif compression:
+                return
+            else:
+                offset = _find_record(raw, offset + 1)
+                raw.seek(offset)
 
 
 def hash_content(path: Path) -> str:
-    """SHA-256 of the file as it is without compression."""
+    """SHA-256 of the file as it is without compression; of one whose compressed stream is damaged, as it is."""
     if not find_compression(path):
         return sha256(path)
-    with path.open("rb") as raw:
-        return hashlib.file_digest(io.BufferedReader(_Inflated(raw)), "sha256").hexdigest()
-
-
-def _read_compressed(path: Path, compression: str) -> Iterator[bytes]:
-    index = 0
     try:
-        with path.open("rb") as raw, io.BufferedReader(_Inflated(raw), READ_BUFFER_BYTES) as file:
-            while header := file.read(HEADER.size):
-                length = _checked_length(header, path, index)
-                yield _checked(file.read(length), file.read(FOOTER.size), path, index)
-                index += 1
+        with path.open("rb") as raw:
+            return hashlib.file_digest(io.BufferedReader(_Inflated(raw)), "sha256").hexdigest()
+    except (EOFError, zlib.error):
+        return sha256(path)
+
+
+def _read_record(
+    file: BinaryIO, path: Path, number: int, offset: int, size_bytes: int | None
+) -> StoredRecord | RecordFileError | None:
+    """The record that begins where the file stands, or why it can't be read; None at the file's end.
+
+    Args:
+        file: Without compression.
+        path: Of the file.
+        number: Of the record.
+        offset: Byte at which it begins.
+        size_bytes: Of the file; None where it isn't known, of a compressed one.
+    """
+    try:
+        header = file.read(HEADER.size)
+        if not header:
+            return None
+        length = _checked_length(header, path, number, offset)
+        if size_bytes is not None and offset + HEADER.size + length + FOOTER.size > size_bytes:
+            return _truncated(path, number, offset)
+        return StoredRecord(number, offset, _checked(file.read(length), file.read(FOOTER.size), path, number, offset))
+    except RecordFileError as error:
+        return error
     except (EOFError, zlib.error) as error:
         what = "is truncated: its" if isinstance(error, EOFError) else "is damaged: the"
-        raise RecordFileError(f"{path} {what} {compression} stream breaks off at record {index}") from error
+        return RecordFileError(
+            f"{path} {what} {find_compression(path)} stream breaks off at record {number}, which begins at byte "
+            f"{offset} of what is unpacked",
+            number,
+            offset,
+        )
 
 
-def _checked_length(header: bytes, path: Path, index: int) -> int:
+def _find_record(file: BinaryIO, start: int) -> int:
+    """Where a record may begin behind a damaged length: where the checksum of another length holds; or the file's end.
+
+    By chance it holds once in 2^32 places.
+    """
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for zeros in ZEROS_OF_LENGTH.finditer(content, start):
+            # The highest byte of the length that isn't zero, one of its lower four, lies in front of the zeros.
+            for offset in range(max(start, zeros.start() - 4), zeros.start()):
+                header = content[offset : offset + HEADER.size]
+                if len(header) == HEADER.size and HEADER.unpack(header)[1] == masked_crc(header[:8]):
+                    return offset
+        return len(content)
+
+
+def _checked_length(header: bytes, path: Path, number: int, offset: int) -> int:
     if len(header) < HEADER.size:
-        raise RecordFileError(f"{path} is truncated: it ends within record {index}")
+        raise _truncated(path, number, offset)
     length, crc = HEADER.unpack(header)
     if crc != masked_crc(header[:8]):
-        what = "is not a TFRecord file" if index == 0 else f"is damaged in front of record {index}"
-        raise RecordFileError(f"{path} {what} (the checksum of a length differs)")
+        what = "is not a TFRecord file" if number == 0 else f"is damaged in front of record {number}, at byte {offset}"
+        raise RecordFileError(f"{path} {what} (the checksum of a length differs)", number, offset)
+    if length > MOST_RECORD_BYTES:
+        raise RecordFileError(
+            f"{path}: record {number}, which begins at byte {offset}, claims {length} bytes, above the limit of "
+            f"{MOST_RECORD_BYTES}",
+            number,
+            offset,
+        )
     return int(length)
 
 
-def _checked(data: bytes, footer: bytes, path: Path, index: int) -> bytes:
+def _checked(data: bytes, footer: bytes, path: Path, number: int, offset: int) -> bytes:
     if len(footer) < FOOTER.size:
-        raise RecordFileError(f"{path} is truncated: it ends within record {index}")
+        raise _truncated(path, number, offset)
     if FOOTER.unpack(footer)[0] != masked_crc(data):
-        raise RecordFileError(f"{path}: record {index} is damaged (its checksum differs)")
+        name = _name_of(data)
+        raise RecordFileError(
+            f"{path}: record {number} is damaged (its checksum differs; it begins at byte {offset}"
+            f"{f', and is called {name}' if name else ''})",
+            number,
+            offset,
+            offset + HEADER.size + len(data) + FOOTER.size,
+        )
     return data
 
 
-def _data_lengths(file: BinaryIO, path: Path) -> Iterator[int]:
-    """The length of each record's data; the file is positioned at that data while its length is yielded."""
-    size_bytes = path.stat().st_size
-    position = index = 0
-    while position < size_bytes:
-        file.seek(position)
-        length = _checked_length(file.read(HEADER.size), path, index)
-        position += HEADER.size + length + FOOTER.size
-        if position > size_bytes:
-            raise RecordFileError(f"{path} is truncated: it ends within record {index}")
-        yield length
-        index += 1
+def _truncated(path: Path, number: int, offset: int) -> RecordFileError:
+    return RecordFileError(
+        f"{path} is truncated: it ends within record {number}, which begins at byte {offset}", number, offset
+    )
+
+
+def _name_of(data: bytes) -> str:
+    """What a damaged record is called, where that can still be read."""
+    try:
+        return file_name_of(data)
+    except ValueError:
+        return ""
 
 
 class _Inflated(io.RawIOBase):

@@ -83,6 +83,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
         "expected_calibration_error": calibration(scores).expected_error,
         "split": result.dataset.split,
         "data_sha256": result.data_sha256,
+        "num_skipped": result.dataset.num_skipped,
         "checkpoint": result.checkpoint_name,
         "step": result.step,
         "moving_average": result.network.use_moving_averages,

@@ -7,9 +7,8 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from finetune.datasets.dataset import Dataset
+from finetune.datasets.dataset import Dataset, usable_records
 from finetune.datasets.schema import parse_record
-from finetune.datasets.tfrecord import read_records
 
 JPEG_QUALITY = 80
 
@@ -41,8 +40,8 @@ def _read_records(dataset: Dataset, positions: list[int]) -> Iterable[tuple[int,
     for shard in dataset.shards:
         wanted = {position - first for position in positions if first <= position < first + shard.num_records}
         if wanted:
-            records = enumerate(islice(read_records(shard.path), max(wanted) + 1))
-            yield from ((first + index, record) for index, record in records if index in wanted)
+            records = enumerate(islice(usable_records(shard), max(wanted) + 1))
+            yield from ((first + index, record.data) for index, record in records if index in wanted)
         first += shard.num_records
 
 

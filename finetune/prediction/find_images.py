@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune.datasets.image_walk import Reason, found_folder, is_system_name, walk_images
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.errors import UserError, nearest_siblings
+from finetune.whole_files import is_special
 
 STANDARD_INPUT = "-"
 
@@ -32,13 +33,17 @@ def find_images(words: Sequence[str]) -> Iterator[str]:
 
 
 def left_out(words: Sequence[str]) -> tuple[Remark, ...]:
-    """A remark for each kind of thing that the folders among the words hold beside the images of `find_images`."""
+    """A remark for each kind of thing that folders hold, or globs match, beside the images of `find_images`."""
     by_reason: dict[Reason, list[str]] = defaultdict(list)
     for word in words:
-        if word != STANDARD_INPUT and Path(word).is_dir():
+        if word == STANDARD_INPUT or Path(word).is_file():
+            continue
+        if Path(word).is_dir():
             for item in walk_images(found_folder(Path(word))):
                 if item.reason is not None:
                     by_reason[item.reason].append(str(item.path))
+        else:
+            by_reason[Reason.SPECIAL] += [match for match in _glob(word) if is_special(Path(match))]
     return tuple(remark for reason in Reason for remark in remarks_on(Kind.LEFT_OUT, by_reason[reason], *reason.value))
 
 
@@ -51,7 +56,7 @@ def _check(word: str) -> None:
     elif glob.has_magic(word):
         if not _matches(word):
             raise UserError(f"Nothing matches {word!r}.")
-    elif Path(word).exists():
+    elif is_special(Path(word)):
         raise UserError(
             f"{word} is a pipe, a socket or a device; an image file was expected.", "Name a file or a folder."
         )
@@ -72,14 +77,16 @@ def _expand(word: str) -> Iterator[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute patterns.
-    return sorted(match for match in matches if not _is_beside_the_point(Path(match), pattern))
+    return sorted(match for match in _glob(pattern) if not _is_beside_the_point(Path(match), pattern))
+
+
+def _glob(pattern: str) -> list[str]:
+    return glob.glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute patterns.
 
 
 def _is_beside_the_point(path: Path, pattern: str) -> bool:
     """Whether a match is nothing to open, or among what a file manager keeps, which the pattern doesn't name."""
-    is_special = path.exists() and not (path.is_file() or path.is_dir())
-    return is_special or any(is_system_name(part) and part not in pattern for part in path.parts)
+    return is_special(path) or any(is_system_name(part) and part not in pattern for part in path.parts)
 
 
 def _images_under(folder: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.images import BrokenImageError, prepare_image
+from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.datasets.pipeline import BAD_DATA_ERRORS
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.scoring import inference_function
@@ -60,7 +60,8 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
 
     def load(filename: str) -> _LoadedImage:
         try:
-            image = prepare_image(_read(filename), classifier.image_rules)
+            rules = classifier.image_rules
+            image = prepare_image(read_image_file(Path(filename), rules), rules)
             pixels = prepare(tf.constant(image.encoded)).numpy()
             return _LoadedImage(filename, pixels, None, image.changes)
         except BrokenImageError as error:
@@ -72,18 +73,6 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
         return _LoadedImage(filename, None, reason)
 
     return load
-
-
-def _read(filename: str) -> bytes:
-    path = Path(filename)
-    try:
-        if path.exists() and not (
-            path.is_file() or path.is_dir()
-        ):  # To open a pipe is to wait for whoever writes to it.
-            raise ValueError("it is a pipe, a socket or a device")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: also what is no file name, as one with a zero byte.
-        raise BrokenImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _predict(

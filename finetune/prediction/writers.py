@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, TextIO
 
 from finetune.csv_cells import cells_of
+from finetune.notices import on_one_line
 
 
 class Guess(NamedTuple):
@@ -60,12 +61,15 @@ def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> N
 
 
 def write_lines(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
-    """A line for each file: its name and, behind tabs, class and probability of each guess, or the error."""
+    """A line for each file: its name and, behind tabs, class and probability of each guess, or the error.
+
+    A name's own line breaks and tabs are written as escapes.
+    """
     del top_k
     for prediction in predictions:
         guesses = [f"{guess.name} {guess.probability:.4f}" for guess in prediction.guesses]
         error = [f"error: {prediction.error}"] if prediction.error else []
-        file.write("\t".join([prediction.filename, *guesses, *error]) + "\n")
+        file.write("\t".join([on_one_line(prediction.filename), *guesses, *error]) + "\n")
 
 
 WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, int], None]] = {

@@ -185,4 +185,5 @@ def _describe(dataset: "Dataset", hashes: Mapping[str, str]) -> dict[str, Any]:
         "split": dataset.split,
         "num_examples": dataset.num_examples,
         "sha256": hashes[dataset.split],
+        "num_skipped": dataset.num_skipped,
     }

@@ -29,8 +29,13 @@ MOST_SHARDS = 99_999  # A shard's number has five digits.
 
 DEFAULT_BACKGROUND = "white"
 LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS = 8, 16
-DEFAULT_MAX_MEGAPIXELS = 200.0
+DEFAULT_MAX_MEGAPIXELS = 90.0  # Converting an image of any kind takes less than 1 GiB.
+DEEP_PIXEL_COUNTS = 3  # Of 16 bits a sample; they take so much more memory.
 MOST_MEGAPIXELS = 500.0  # TensorFlow's decoders end at 2^29 pixels.
+
+ON_CORRUPT_HELP = (
+    "records that can't be read: name the first and stop, or look for all of them beforehand and leave them out"
+)
 
 # Exports are calibrated on images of this split where there is one.
 CALIBRATION_SPLIT = "train"

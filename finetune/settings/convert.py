@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from finetune.errors import UserError
+from finetune.notices import has_control
 from finetune.settings.choices import (
     DEFAULT_BACKGROUND,
     DEFAULT_MAX_MEGAPIXELS,
@@ -116,3 +117,8 @@ class ConvertSettings(SplitSettings, ImageSourceSettings):
         name = self.dataset_name
         if name is not None and (name != Path(name).name or name.startswith(".")):
             raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
+        if name is not None and has_control(name):
+            raise UserError(
+                f"--dataset-name is {name!r}; it is the first part of file names, which hold no line breaks and no "
+                "control characters."
+            )

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from finetune.errors import UserError
-from finetune.settings.choices import MATCH_LABELS_HELP, PRECISIONS, TEST_TIME_AUGMENTATIONS, WAYS_TO_MATCH
+from finetune.settings.choices import (
+    MATCH_LABELS_HELP,
+    ON_CORRUPT,
+    ON_CORRUPT_HELP,
+    PRECISIONS,
+    TEST_TIME_AUGMENTATIONS,
+    WAYS_TO_MATCH,
+)
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.train import DEFAULT_RUN_DIR, only
 from finetune.settings.trust import TRUST_CODE_HELP
@@ -24,6 +31,7 @@ class EvalDataSettings(CommandSettings):
     image_key: str | None = flag(None, metavar="KEY", help="of the image in the records; not given: the run's")
     label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
+    on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=ON_CORRUPT_HELP)
     batch_size: int = flag(100, above=0, help="images at a time; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, above=0, metavar="N", help="only so many batches; not given: all")
     num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")

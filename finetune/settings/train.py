@@ -21,6 +21,8 @@ from finetune.settings.choices import (
     LEAST_SEED,
     MATCH_LABELS_HELP,
     MOST_SEED,
+    ON_CORRUPT,
+    ON_CORRUPT_HELP,
     OPTIMIZERS,
     PRECISIONS,
     WAYS_TO_MATCH,
@@ -49,6 +51,7 @@ class DataSettings(CommandSettings):
         LABEL_KEY, metavar="KEY", help="of the label in the records: a number, a text or a one-hot list"
     )
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
+    on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=ON_CORRUPT_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
     num_readers: int | None = flag(
         None, above=0, metavar="N", help="shards read at a time; not given: chosen while running"

@@ -45,6 +45,12 @@ class TrainingData:
         """Name of the validation split; empty where there is none."""
         return self.validation.split if self.validation is not None else ""
 
+    @property
+    def num_skipped(self) -> dict[str, int]:
+        """How many records of each split are left out since they can't be read, by its name."""
+        datasets = [dataset for dataset in (self.training, self.validation) if dataset is not None]
+        return {dataset.split: dataset.num_skipped for dataset in datasets}
+
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
         """Of each split's bytes, by its name; to be had once, since without dataset.json all of them are read."""

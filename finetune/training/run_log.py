@@ -10,6 +10,8 @@ metrics.jsonl, and TensorBoard's scalars, which lack `step`:
     images_per_second    since the row before
     data_chain           a hash over what all steps so far were given; two runs with the same one saw the same
 
+    num_skipped          records of the split that can't be read and are left out; with `--on-corrupt skip` alone
+
 A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `num_examples`, and `loss`: cross-entropy alone.
 """
 
@@ -18,6 +20,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -62,7 +65,13 @@ class RunLog:
     """
 
     def __init__(
-        self, run: RunFolder, *, max_steps: int | None, images_per_step: int, seconds_between_summaries: float
+        self,
+        run: RunFolder,
+        *,
+        max_steps: int | None,
+        images_per_step: int,
+        seconds_between_summaries: float,
+        num_skipped: Mapping[str, int] | None = None,
     ) -> None:
         """Opens a TensorBoard event file in the run's folder.
 
@@ -71,10 +80,13 @@ class RunLog:
             max_steps: Step that it stops at; None: never.
             images_per_step: Of all devices.
             seconds_between_summaries: TensorBoard scalars of training are at least so far apart.
+            num_skipped: By split, that of training the first, how many of its records are left out; None or none: it
+                isn't told.
         """
         self.run = run
         self._max_steps = max_steps
         self.images_per_step = images_per_step
+        self._num_skipped = dict(num_skipped or {})
         self._seconds_between_summaries = seconds_between_summaries
         self._writer = tf.summary.create_file_writer(os.fsencode(run.path), flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
         self._rate_of_rows = _Rate(images_per_step)
@@ -136,7 +148,8 @@ class RunLog:
             "learning_rate": learning_rate,
             "images_per_second": self._rate_of_rows.take(step),
         }
-        self.run.write_metrics(step, {**figures, "data_chain": data_chain} if data_chain else figures)
+        chain = {"data_chain": data_chain} if data_chain else {}
+        self.run.write_metrics(step, {**figures, **chain, **self._skipped(next(iter(self._num_skipped), None))})
         if time.monotonic() - self._last_summary >= self._seconds_between_summaries:
             self._last_summary = time.monotonic()
             self._write_scalars("training", step, figures)
@@ -153,7 +166,7 @@ class RunLog:
             scores.loss,
             scores.num_examples,
         )
-        self.run.write_metrics(step, {"split": split, **scores.summary()})
+        self.run.write_metrics(step, {"split": split, **scores.summary(), **self._skipped(split)})
         self._write_scalars(split, step, scores.summary())
 
     def sample_images(self, step: int, images: Tensor) -> None:
@@ -166,6 +179,9 @@ class RunLog:
     def close(self) -> None:
         """Writes out what is buffered."""
         self._writer.close()
+
+    def _skipped(self, split: str | None) -> dict[str, int]:
+        return {"num_skipped": self._num_skipped[split]} if split in self._num_skipped else {}
 
     def _time_left(self, step: int, images_per_second: float) -> str:
         if self._max_steps is None:
