@@ -22,6 +22,13 @@ from typing import Any, TextIO
 # Name of an error handler: bytes that are no text stay what they were, letters that an encoding lacks become escapes.
 KEEP_BYTES = "finetune-keep-bytes"
 
+# No file of settings, of a run or of a data set's description comes near it; what does would fill the memory.
+MOST_TEXT_BYTES = 2**26
+
+
+class TextTooLongError(ValueError):
+    """A file is larger than any that holds what is expected of it."""
+
 
 def partial_path(path: Path) -> Path:
     """Where a file or a folder is written until it is whole."""
@@ -94,8 +101,26 @@ def _written_beside(path: Path) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that should be UTF-8, without a byte-order mark; other bytes as lone surrogates."""
-    return path.read_bytes().decode("utf-8", KEEP_BYTES).removeprefix("\ufeff")
+    """The text of a file that should be UTF-8, without a byte-order mark; other bytes as lone surrogates.
+
+    Raises:
+        OSError, TextTooLongError: As `read_bytes`.
+    """
+    return read_bytes(path).decode("utf-8", KEEP_BYTES).removeprefix("\ufeff")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of text.
+
+    Raises:
+        OSError: It can't be read.
+        TextTooLongError: It has more than `MOST_TEXT_BYTES`; no more of it is read.
+    """
+    with path.open("rb") as file:
+        content = file.read(MOST_TEXT_BYTES + 1)
+    if len(content) > MOST_TEXT_BYTES:
+        raise TextTooLongError(f"{path} has more than {MOST_TEXT_BYTES:,} bytes")
+    return content
 
 
 def printable(text: str) -> str:

@@ -157,10 +157,10 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         first_step = _resume(state, source) if settings.run.resume and source is not None else 0
         inputs = make_inputs(stage, images, state, variable_plan, run.path / FEATURES_FOLDER)
         training_step = _make_step(settings, inputs, state)
+    run.forget_metrics_after(first_step)  # First, for it may refuse what it finds.
     run.write_settings(to_toml_table(settings), variable_plan, data.class_names)
     run.write_json(PROVENANCE_FILE, describe_run(data.training, data.validation, data.hashes))
     run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
-    run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,
         max_steps=stage.max_steps,

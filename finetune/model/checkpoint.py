@@ -20,6 +20,7 @@ from google.protobuf import text_format
 from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
 from finetune.errors import UserError, first_line
+from finetune.json_files import read_json
 from finetune.model.checkpoint_names import OBJECT_GRAPH, names_of_objects, take_off_prefix
 from finetune.model.scopes import Shape
 from finetune.model.tensorflow_paths import is_misread, plain_prefix
@@ -27,7 +28,7 @@ from finetune.model.weight_files import NOT_READ, file_kind, what_reads
 from finetune.notices import few
 from finetune.published.catalogue import catalogue
 from finetune.types import Array
-from finetune.whole_files import whole_set, write_text
+from finetune.whole_files import read_text, whole_set, write_text
 
 log = logging.getLogger("finetune")
 
@@ -337,18 +338,17 @@ def _download(model: str | None) -> str:
 def _named_best(folder: Path) -> str | None:
     """What best.json calls the best checkpoint."""
     try:
-        content = json.loads((folder / BEST_FILE).read_text(encoding="utf-8"))
-        return str(content["checkpoint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(folder / BEST_FILE, {"checkpoint": str})["checkpoint"])
+    except UserError:
         return None
 
 
 def _named_newest(folder: Path) -> str:
     """What the `checkpoint` file calls the newest checkpoint; "": nothing."""
     try:
-        text = (folder / STATE_FILE).read_text(encoding="utf-8")
+        text = read_text(folder / STATE_FILE)
         return str(text_format.Parse(text, CheckpointState()).model_checkpoint_path)
-    except (OSError, ValueError, text_format.ParseError):
+    except (OSError, ValueError, RecursionError, text_format.ParseError):
         return ""
 
 

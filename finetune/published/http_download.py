@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import logging
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.json_files import read_json
 from finetune.progress import progress
 from finetune.whole_files import partial_path, put_in_place, write_json
 
@@ -82,9 +82,9 @@ class _Partial:
         with self._written():
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            described = json.loads(self._description.read_text(encoding="utf-8"))
+            described = read_json(self._description, {"version": str | None, "total_bytes": int | None})
             self.version, self.total_bytes = described["version"], described["total_bytes"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except UserError:
             self.discard()
 
     @property

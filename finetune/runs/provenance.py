@@ -1,18 +1,20 @@
 """What a result rests on beside its settings: software and data. TensorFlow is not loaded."""
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
+from finetune.json_files import MayLack, Number, read_json_or_tell
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
 
 PROVENANCE_FILE = "provenance.json"
+DATA_SHAPE = {"name": str, "split": str, "num_examples": Number(int, at_least=0), "sha256": str}
+PROVENANCE_SHAPE = {"versions": {...: str}, "data": DATA_SHAPE, "validation": MayLack(DATA_SHAPE)}
 PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
 
 
@@ -35,9 +37,9 @@ def describe_run(training: "Dataset", validation: "Dataset | None", hashes: Mapp
 
 
 def read_provenance(run_folder: Path) -> dict[str, Any] | None:
-    """What a run was made with; None where its folder doesn't say."""
+    """What a run was made with; None where its folder doesn't say, or, which is told, says it in no way known here."""
     path = run_folder / PROVENANCE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json_or_tell(path, PROVENANCE_SHAPE, "So it isn't known what data and software the run was made with.")
 
 
 def _describe(dataset: "Dataset", hashes: Mapping[str, str]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ MOST_SHARDS = 99_999  # A shard's number has five digits.
 DEFAULT_BACKGROUND = "white"
 LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS = 8, 16
 DEFAULT_MAX_MEGAPIXELS = 200.0
+MOST_IMAGE_SIZE = 8192  # Pixels in height and width; no network's weights or activations fit a memory beyond.
 MOST_MEGAPIXELS = 500.0  # TensorFlow's decoders end at 2^29 pixels.
 
 # Exports are calibrated on images of this split where there is one.

@@ -19,6 +19,7 @@ from finetune.settings.choices import (
     LABEL_KEY,
     LEAST_SEED,
     MATCH_LABELS_HELP,
+    MOST_IMAGE_SIZE,
     MOST_SEED,
     OPTIMIZERS,
     PRECISIONS,
@@ -63,7 +64,12 @@ class NetworkSettings(CommandSettings):
         help="network; see finetune-inspect --models, or package.module:SPEC where Python finds the package",
     )
     image_size: int | None = flag(
-        None, above=0, slim=["train_image_size"], metavar="PIXELS", help="not given: the network's"
+        None,
+        above=0,
+        at_most=MOST_IMAGE_SIZE,
+        slim=["train_image_size"],
+        metavar="PIXELS",
+        help="not given: the network's",
     )
     use_grayscale: bool = flag(False, help="images of one channel")
     checkpoint: Path | None = flag(

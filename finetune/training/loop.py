@@ -1,7 +1,6 @@
 """The loop around the training step: when to log, validate, save, and stop."""
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import numpy as np
 
 from finetune.errors import UserError
 from finetune.evaluation.metrics import NotFiniteError
+from finetune.json_files import Number, read_json_or_tell
 from finetune.model.checkpoint import BEST_FILE, best_checkpoint, count_not_finite, save_run_checkpoint
 from finetune.runs.run_folder import RunFolder
 from finetune.training.background_writer import BackgroundWriter
@@ -23,6 +23,13 @@ from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 
 log = logging.getLogger("finetune")
+
+BEST_SHAPE = {
+    "checkpoint": str,
+    "step": Number(int, at_least=0),
+    "accuracy": Number(at_least=0, at_most=1),
+    "loss": Number(at_least=0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +224,10 @@ class TrainingLoop:
 
 def _read_best(run: RunFolder) -> Best | None:
     """What best.json holds; None where there is none, or its checkpoint is gone: then the best is looked for anew."""
-    try:
-        best = Best(**json.loads((run.path / BEST_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    content = read_json_or_tell(run.path / BEST_FILE, BEST_SHAPE, "The best is looked for anew.")
+    if content is None:
         return None
+    best = Best(**{name: content[name] for name in BEST_SHAPE})
     if best_checkpoint(run.path) is None:
         log.warning(
             "%s names %s, which is not there: the best is looked for anew.", run.path / BEST_FILE, best.checkpoint
