@@ -129,11 +129,14 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 
 def hash_content(path: Path) -> str:
-    """SHA-256 of the file as it is without compression."""
+    """SHA-256 of the file as it is without compression; of one whose compressed stream is damaged, as it is."""
     if not find_compression(path):
         return sha256(path)
-    with path.open("rb") as raw:
-        return hashlib.file_digest(io.BufferedReader(_Inflated(raw)), "sha256").hexdigest()
+    try:
+        with path.open("rb") as raw:
+            return hashlib.file_digest(io.BufferedReader(_Inflated(raw)), "sha256").hexdigest()
+    except (EOFError, zlib.error):
+        return sha256(path)
 
 
 def _read_compressed(path: Path, compression: str) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """Arrays by the variables' own names: .npz files and slim checkpoints. They hold no network that could be run."""
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from finetune.model.checkpoint import GLOBAL_STEP, open_checkpoint
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Shape
 from finetune.nets.spec import NetSpec
 from finetune.types import Array
+
+# What NumPy and zipfile raise for what is cut off, changed, encrypted, packed in an unknown way, or a single array.
+_DAMAGED = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class NamedArrays(ForeignFile):
@@ -57,9 +64,10 @@ def open_npz(path: Path) -> NamedArrays:
         UserError: It is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, for np.load leaves a file open that it refuses.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             values = {name: np.asarray(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"{path} is not a whole .npz file: {first_line(error)}", "Write it with numpy.savez."
         ) from error

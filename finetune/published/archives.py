@@ -1,5 +1,6 @@
 """Tar and zip archives, unpacked without ever leaving the folder."""
 
+import errno
 import lzma
 import shutil
 import tarfile
@@ -11,7 +12,10 @@ from typing import IO
 
 from finetune.errors import UserError
 
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
+# Python's zipfile says so of what is encrypted, packed in an unknown way, or lies before the file's beginning.
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError, RuntimeError)
+# Of a system's errors, those that come of what is in the archive: members at impossible places, or one in another.
+_ARCHIVES_FAULTS = (None, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -30,7 +34,9 @@ def unpack(archive: Path, folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 shutil.copyfileobj(content, file)
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _ARCHIVES_FAULTS:
+            raise
         raise UserError(f"{archive} is damaged or no archive: {error}.", "Download it again.") from error
 
 
