@@ -119,10 +119,14 @@ def open_checkpoint(
         model: The network whose weights are wanted, for messages; None: it isn't told.
 
     Raises:
-        UserError: There is no checkpoint, or a file of another kind; what that is and what reads it is said.
+        UserError: There is no checkpoint, or a file of another kind; what that is and what reads it is said. Or it
+            can't be looked for.
     """
     path = Path(path)
-    prefix = _prefix_in(path, argument, model) if path.is_dir() else _prefix_of(path, argument, model)
+    try:
+        prefix = _prefix_in(path, argument, model) if path.is_dir() else _prefix_of(path, argument, model)
+    except OSError as error:  # Such as a name that is too long with .index behind it.
+        raise UserError(f"{argument}: {path} can't be looked for: {error.strerror}.", _MEND) from error
     checkpoint = Checkpoint(prefix, name_prefix=name_prefix, argument=argument)
     if checkpoint.is_object_based:
         log.info(
