@@ -180,7 +180,7 @@ def test_what_a_training_refuses(words, message, records, tmp_path, capsys):
         ("train", {"learning_rate_multipliers": ("a=nan",)}, "factor of 0 or more"),
         ("train", {"learning_rate_multipliers": ("a=inf",)}, "factor of 0 or more"),
         ("train", {"image_size": 100_000}, "--image-size is 100000, but must be above 0 and at most 8192"),
-        ("train", {"learning_rate": 1e300}, "--learning-rate is 1e+300, but must be a number of up to 1e+38"),
+        ("train", {"learning_rate": 1e300}, "--learning-rate is 1e+300, but must be a number of up to 3.40282e+38"),
         ("train", {"batch_size": True}, "--batch-size is True, but must be a whole number"),
         ("train", {"batch_size": 3.5}, "--batch-size is 3.5, but must be a whole number"),
         ("train", {"trainable_scopes": "LeNet"}, "--trainable-scopes is 'LeNet', but must be a list"),

@@ -28,7 +28,7 @@ from finetune.errors import UserError, did_you_mean
 from finetune.whole_files import KEEP_BYTES
 
 MOST_NAME_BYTES = 255  # Of Linux's file systems.
-MOST_FLOAT = 1e38  # TensorFlow computes in float32.
+MOST_FLOAT = 3.4028234663852886e38  # Of float32, in which TensorFlow computes.
 
 
 @dataclasses.dataclass(frozen=True)
