@@ -30,6 +30,12 @@ _RENAMES = ".renames.json"
 _ASIDE = ".replaced"
 
 log = logging.getLogger("finetune")
+# No file of settings, of a run or of a data set's description comes near it; what does would fill the memory.
+MOST_TEXT_BYTES = 2**26
+
+
+class TextTooLongError(ValueError):
+    """A file is larger than any that holds what is expected of it."""
 
 
 def partial_path(path: Path) -> Path:
@@ -119,8 +125,26 @@ def is_special(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that should be UTF-8, without a byte-order mark; other bytes as lone surrogates."""
-    return path.read_bytes().decode("utf-8", KEEP_BYTES).removeprefix("\ufeff")
+    """The text of a file that should be UTF-8, without a byte-order mark; other bytes as lone surrogates.
+
+    Raises:
+        OSError, TextTooLongError: As `read_bytes`.
+    """
+    return read_bytes(path).decode("utf-8", KEEP_BYTES).removeprefix("\ufeff")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of text.
+
+    Raises:
+        OSError: It can't be read.
+        TextTooLongError: It has more than `MOST_TEXT_BYTES`; no more of it is read.
+    """
+    with path.open("rb") as file:
+        content = file.read(MOST_TEXT_BYTES + 1)
+    if len(content) > MOST_TEXT_BYTES:
+        raise TextTooLongError(f"{path} has more than {MOST_TEXT_BYTES:,} bytes")
+    return content
 
 
 def printable(text: str) -> str:

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Sets up a virtual environment where there is none, and runs all checks and tests. Arguments go to pytest:
 #   bash scripts/test.sh -m 'not slow'
+#   bash scripts/test.sh --matrix    # Python 3.11 to 3.13, lowest and highest versions, through uv; --dry-run: only shown
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 source scripts/environment.sh
+if [[ ${1:-} == --matrix ]]; then
+  exec "$(find_python)" scripts/matrix.py "${@:2}"
+fi
 make_environment dev,demo
 
 echo "== ruff"

@@ -154,7 +154,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(dataset_dir, trained, tmp_pa
 def test_a_best_checkpoint_that_is_gone_is_looked_for_anew(dataset_dir, trained, tmp_path, capsys):
     run = shutil.copytree(trained, tmp_path / "run")
     best = json.loads((run / "best.json").read_text())
-    lost = {**best, "checkpoint": "model.ckpt-4", "step": 4, "accuracy": 1.5}
+    lost = {**best, "checkpoint": "model.ckpt-4", "step": 4, "accuracy": 1.0, "loss": 0.0}
     (run / "best.json").write_text(json.dumps(lost))
     assert train.main([f"--train-dir={run}", "--resume", "--max-steps=45"]) == 0
     assert "best.json names model.ckpt-4: model.ckpt-30 is the best there is" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def bad_values(flag):
         "a wrong choice": "bogus" if flag.choices is not None else None,
     }
     if flag.kind is float:
-        bad |= {"NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
+        bad |= {"NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf, "beyond float32": 1e39}
     bad = {what: value for what, value in bad.items() if value is not None}
     return {what: int(value) if flag.kind is int else value for what, value in bad.items()}
 
@@ -102,6 +102,37 @@ def test_what_is_of_another_kind_is_refused(command, flag, tmp_path, capsys):
         settings_class(**{**required, flag.name: given})
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [(command, flag) for command, flag in ALL_FLAGS if flag.is_path or flag.kind is Path],
+    ids=lambda value: getattr(value, "name", value),
+)
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("", "is '', but must be a path"),
+        ("a\0b", "no path holds a zero byte"),
+        ("x" * 256, "a name of 256 bytes"),
+        (f"a/{'é' * 128}/b", "a name of 256 bytes"),
+    ],
+    ids=["empty", "zero byte", "long", "long letters"],
+)
+def test_what_no_file_can_be_called_is_no_path(command, flag, path, words, tmp_path, monkeypatch, capsys):
+    settings_class, main, required = COMMANDS[command]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^{re.escape(flag.option)} .*{re.escape(words)}"):
+        settings_class(**{**required, flag.name: (path,) * (flag.num_values or 1) if flag.is_list else path})
+    given = [f"--{key}={text}" for key, text in required.items() if key != flag.name]
+    # A list of nothing is none.
+    if path or not flag.is_list or flag.num_values is not None or flag.positional:
+        values = [path] * (flag.num_values or 1)
+        assert main([*given, *([] if flag.positional else [flag.option]), *values]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*given, "--config", path]) == 2
+    assert "--config is " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("command", "flag"), ALL_FLAGS, ids=lambda value: getattr(value, "name", value))
 def test_every_number_has_its_bounds_and_every_default_keeps_to_them(command, flag):
     bounds = (flag.above, flag.at_least, flag.below, flag.at_most)
@@ -114,6 +145,32 @@ def test_every_number_has_its_bounds_and_every_default_keeps_to_them(command, fl
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size=--"], "--batch-size is [], but must be a whole number"),
+        (["--seed=12345678901234567890"], "--seed is 12345678901234567890, but must be at least"),
+        (["--num-epochs-per-decay=nan"], "--num-epochs-per-decay is nan, but must be a finite number"),
+        (["--model=:"], "--model is ':', which is no package.module:SPEC"),
+        (["--model=a:"], "--model is 'a:', which is no package.module:SPEC"),
+        (["--model=:b"], "--model is ':b', which is no package.module:SPEC"),
+        (["--model="], "--model: there is no network ''"),
+        (["--labels-offset=3"], "--labels-offset is 3, but the data has 3 classes"),
+        (["--labels-offset=100"], "--labels-offset is 100, but the data has 3 classes"),
+        (["--dataset-name="], "holds no data set"),
+        (["--split="], "There is no  split of tiny"),
+        (["--batch-size=99999999999999999999"], "but the split train has 8"),
+        (["--num-clones=99999999"], "--num-clones is 99999999, but there"),
+        (["--model=lenet", "--image-size=1"], "1 pixels are too few for lenet"),
+    ],
+)
+def test_what_a_training_refuses(words, message, records, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(["--dataset-dir", str(records), "--train-dir", str(run), "--batch-size=4", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
     ("command", "given", "message"),
     [
         ("train", {"cache_features": "often"}, "--cache-features is 'often', but must be auto, off or a number"),
@@ -122,6 +179,8 @@ def test_every_number_has_its_bounds_and_every_default_keeps_to_them(command, fl
         ("train", {"learning_rate_multipliers": ("a=-1",)}, "factor of 0 or more"),
         ("train", {"learning_rate_multipliers": ("a=nan",)}, "factor of 0 or more"),
         ("train", {"learning_rate_multipliers": ("a=inf",)}, "factor of 0 or more"),
+        ("train", {"image_size": 100_000}, "--image-size is 100000, but must be above 0 and at most 8192"),
+        ("train", {"learning_rate": 1e300}, "--learning-rate is 1e+300, but must be a number of up to 3.40282e+38"),
         ("train", {"batch_size": True}, "--batch-size is True, but must be a whole number"),
         ("train", {"batch_size": 3.5}, "--batch-size is 3.5, but must be a whole number"),
         ("train", {"trainable_scopes": "LeNet"}, "--trainable-scopes is 'LeNet', but must be a list"),
@@ -133,6 +192,17 @@ def test_every_number_has_its_bounds_and_every_default_keeps_to_them(command, fl
         ("convert", {"validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
         ("convert", {"layout": "classes", "labels_csv": "t.csv"}, "--layout and --labels-csv are both given"),
         ("convert", {"dataset_name": "a/b"}, "--dataset-name is 'a/b'"),
+        ("download", {"base_url": "foo"}, "no address of a server"),
+        ("download", {"base_url": ""}, "no address of a server"),
+        ("download", {"base_url": "http://"}, "no address of a server"),
+        ("download", {"base_url": "http:///x"}, "no address of a server"),
+        ("download", {"base_url": "http://["}, "no address of a server"),
+        ("download", {"base_url": "http://a b"}, "no address of a server"),
+        ("download", {"base_url": "http://h:99999"}, "no address of a server"),
+        ("download", {"base_url": "http://h:x"}, "no address of a server"),
+        ("download", {"base_url": "file:///etc"}, "no address of a server"),
+        ("download", {"base_url": "ftp://h"}, "no address of a server"),
+        ("download", {"base_url": "http://h/\n"}, "no address of a server"),
         ("export", {"quantize": ("int8",), "format": "tflite"}, "needs images to calibrate on"),
         ("export", {"quantize": ("int8",), "format": "onnx"}, "--quantize is for --format tflite"),
     ],

@@ -1,5 +1,6 @@
 """Every command in folders whose names TensorFlow takes for patterns, and checkpoints so named."""
 
+import io
 import json
 import os
 import tempfile
@@ -98,3 +99,57 @@ def test_the_whole_chain(tmp_path, capsysbinary, name):
     for file, imported in ((cifar.prefix, root / "imported[1].ckpt"), (npz, root / "from npz*.ckpt")):
         assert import_weights.main([str(file), "--model=cifarnet", f"--output={imported}"]) == 0
         assert open_checkpoint(imported).shapes["CifarNet/logits/biases"] == (3,)
+
+
+LONG = "y" * 252  # A name that fits, and doesn't with an ending such as .index.
+
+
+@pytest.mark.parametrize("command", [evaluate, predict, export, inspect, train])
+def test_a_name_that_is_too_long_with_its_ending(command, records, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = ["--dataset-dir", str(records)]
+    words = {
+        evaluate: [*data, "--checkpoint", LONG],
+        predict: ["--checkpoint", LONG, str(records / "images")],
+        export: ["--output-dir", "e", "--checkpoint", LONG],
+        inspect: [LONG],
+        train: [
+            "--dataset-dir",
+            str(records),
+            "--train-dir",
+            "t",
+            "--model=lenet",
+            "--batch-size=2",
+            "--checkpoint",
+            LONG,
+        ],
+    }[command]
+    assert command.main(words) == 2
+    assert f"{LONG} can't be looked for: File name too long." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_may_name_files_that_there_cannot_be(tmp_path, capsys):
+    write_class_folders(tmp_path / "images", a=2, b=2)
+    table = tmp_path / "table.csv"
+    table.write_text(f"file,class\na/000.jpg,a\n{'x' * 300}.jpg,a\na\0b,b\nb/000.jpg,b\n")
+    words = ["--images-dir", str(tmp_path / "images"), "--labels-csv", str(table), "--dataset-dir", str(tmp_path / "d")]
+    assert convert.main(words) == 2
+    assert "table.csv" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_standard_input_may_name_files_that_there_cannot_be(run, records, monkeypatch, capsys):
+    image = min((records / "images").iterdir())
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{'x' * 300}.jpg\na\0b\n\n{image}\n"))
+    status = predict.main(["--checkpoint", str(run), "-"])
+    printed = capsys.readouterr()
+    assert status in (2, 4)
+    assert "xxx" in printed.out + printed.err
+
+
+def test_what_else_is_too_long_with_an_ending_is_told_by_the_command(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert import_weights.main([str(run / "model.ckpt-7"), "--model=cifarnet", "--output", f"{LONG}"]) == 2
+    assert "too long" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

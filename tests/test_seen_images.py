@@ -12,8 +12,9 @@ TRAINING, VALIDATION, NEW = "a" * 64, "b" * 64, "c" * 64
 def make_run(folder, num_validations):
     """The files of a run that was validated so many times, and was best at step 2."""
     provenance = {
-        "data": {"split": "train", "sha256": TRAINING},
-        "validation": {"split": "validation", "sha256": VALIDATION},
+        "versions": {},
+        "data": {"name": "tiny", "split": "train", "num_examples": 8, "sha256": TRAINING},
+        "validation": {"name": "tiny", "split": "validation", "num_examples": 12, "sha256": VALIDATION},
     }
     (folder / "provenance.json").write_text(json.dumps(provenance))
     lines = [{"step": 1, "loss": 0.5}]

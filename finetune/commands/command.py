@@ -1,6 +1,7 @@
 """What all commands share: flags, logging, exit status, mistakes told without a traceback."""
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -73,6 +74,12 @@ def _run(
         return EXIT_DONE
     except UserError as error:
         print(visible(f"{prog}: {error}"), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        # A name that fits may be too long with an ending, such as a checkpoint's .index.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"{prog}: {error.filename}: the name is too long, with its ending, for the file system.", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
         print(visible(f"{prog}: {stop}"), file=sys.stderr)

@@ -363,10 +363,10 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     steps_per_epoch = data.training.num_examples / images_per_step
     if any(change.name == "validation" for change in ready.changes):
         run.forget_best()
+    run.forget_metrics_after(first_step)  # First, for it may refuse what it finds.
     run.write_json(PROVENANCE_FILE, with_history(ready.facts, read_provenance(run.path)))
     run.write_settings(to_toml_table(settings), ready.plan, data.class_names)
     run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
-    run.forget_metrics_after(first_step)
     run_log = RunLog(
         run,
         max_steps=stage.max_steps,

@@ -289,6 +289,11 @@ def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num
     label = schema.read_label(serialized)
     if labels_offset <= label < num_classes:
         return label
+    if labels_offset >= num_classes:
+        raise UserError(
+            f"--labels-offset is {labels_offset}, but the data has {num_classes} classes.",
+            "It is the label of the first class, 0 or 1.",
+        )
     mend = (
         "Classes come from labels.txt (id:name a line), without it from the data set's name; the lowest from "
         "--labels-offset."

@@ -20,23 +20,38 @@ File names are relative, with forward slashes; there is no path of the machine i
 """
 
 import codecs
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
+from finetune.datasets.image_rules import IMAGE_RULES_SHAPE, RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
+from finetune.json_files import MayLack, Number, read_json
 from finetune.notices import has_control, on_one_line, tell_once
-from finetune.whole_files import is_special, write_text
+from finetune.whole_files import TextTooLongError, is_special, read_bytes, write_text
 
 FILE_NAME = "dataset.json"
 LABELS_FILE = "labels.txt"
 VERSION = 1
 
-MOST_OF_A_LINE = 80
 OTHER_FILE = "Save it as text in UTF-8, a line id:name for each class, such as 0:daisy."
+COUNT = Number(int, at_least=0)
+SHAPE = {
+    "name": str,
+    "classes": [str],
+    "splits": {
+        ...: {
+            "num_examples": COUNT,
+            "shards": [{"file": str, "num_records": COUNT, "num_bytes": COUNT, "sha256": str}],
+        }
+    },
+    "images": MayLack(IMAGE_RULES_SHAPE),
+}
+MEND = "Convert the images again, or remove this file: the shards can be read without it."
+
+MOST_SHOWN = 80  # Characters of a line that can't be read.
 
 NUMBERED_LINE = re.compile(r"(?P<label>[0-9]{1,18})\s*:\s*(?P<name>.*)")
 OTHER_SEPARATOR = re.compile(r"[0-9]+\s*[\s,;=]\s*\S")
@@ -80,28 +95,29 @@ def read_description(dataset_dir: Path) -> Description | None:
     path = dataset_dir / FILE_NAME
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            raise UserError(
-                f"{path} has version {content['version']}, this program reads {VERSION}.", "Convert the images again."
-            )
-        shards = {
-            split: tuple(
-                ShardDescription(shard["file"], shard["num_records"], shard["num_bytes"], shard["sha256"])
-                for shard in part["shards"]
-            )
-            for split, part in content["splits"].items()
-        }
-        for split, part in content["splits"].items():
-            _check_sum(path, split, part["num_examples"], shards[split])
-        rules = ImageRules.from_json(content["images"]) if "images" in content else RULES_OF_OTHER_RECORDS
-        return Description(content["name"], tuple(content["classes"]), shards, rules)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    content = read_json(path, {"version": Number(int)}, MEND)
+    if content["version"] != VERSION:
         raise UserError(
-            f"{path} can't be read as a data set's description ({type(error).__name__}: {error}).",
-            "Convert the images again, or remove this file: the shards can be read without it.",
-        ) from error
+            f"{path} has version {content['version']}, this program reads {VERSION}.", "Convert the images again."
+        )
+    content = read_json(path, SHAPE, MEND)
+    shards = {
+        split: tuple(
+            ShardDescription(shard["file"], shard["num_records"], shard["num_bytes"], shard["sha256"])
+            for shard in part["shards"]
+        )
+        for split, part in content["splits"].items()
+    }
+    for split, part in content["splits"].items():
+        _check_sum(path, split, part["num_examples"], shards[split])
+    return Description(content["name"], tuple(content["classes"]), shards, _image_rules(path, content))
+
+
+def _image_rules(path: Path, content: Mapping[str, Any]) -> ImageRules:
+    try:
+        return ImageRules.from_json(content["images"]) if "images" in content else RULES_OF_OTHER_RECORDS
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}", MEND) from error
 
 
 def _check_sum(path: Path, split: str, num_examples: int, shards: tuple[ShardDescription, ...]) -> None:
@@ -109,7 +125,7 @@ def _check_sum(path: Path, split: str, num_examples: int, shards: tuple[ShardDes
     if num_records != num_examples:
         raise UserError(
             f"{path} says that {split} has {num_examples} images, but its shards {num_records} records.",
-            "Convert the images again, or remove this file: the shards can be read without it.",
+            MEND,
         )
 
 
@@ -137,9 +153,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     for number, line in lines:
         match = NUMBERED_LINE.fullmatch(line)
         if match is None:
-            raise UserError(
-                f"{path}, line {number}: {line[:MOST_OF_A_LINE]!r} is not of the form id:name, such as 0:daisy."
-            )
+            raise UserError(f"{path}, line {number}: {_shown(line)} is not of the form id:name, such as 0:daisy.")
         label, name = int(match["label"]), match["name"]
         if not name:
             raise UserError(f"{path}, line {number}: the class {label} has no name.", "Write one, or remove the line.")
@@ -151,8 +165,17 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(names.get(label, str(label)) for label in range(max(names, default=-1) + 1))
 
 
+def _shown(line: str) -> str:
+    return repr(line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}…")
+
+
 def _decode_labels(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from error
+    except TextTooLongError as error:
+        raise UserError(f"{error}: a labels.txt has a line for each class, such as 0:daisy.") from error
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
             return content.removeprefix(mark).decode(encoding, "replace")
@@ -169,7 +192,7 @@ def _names_in_order(path: Path, lines: list[tuple[int, str]]) -> tuple[str, ...]
     for at, line in lines:
         if has_control(line.replace("\t", " ")):
             raise UserError(
-                f"{path}, line {at}: {on_one_line(line)[:MOST_OF_A_LINE]} holds control characters, and no line is of "
+                f"{path}, line {at}: {on_one_line(line)[:MOST_SHOWN]} holds control characters, and no line is of "
                 "the form id:name: this is no list of names.",
                 OTHER_FILE,
             )
@@ -177,7 +200,7 @@ def _names_in_order(path: Path, lines: list[tuple[int, str]]) -> tuple[str, ...]
         all(form.match(line) for _, line in lines) for form in (OTHER_SEPARATOR, NUMBER_LAST)
     )
     if looks_otherwise:
-        raise UserError(f"{path}, line {number}: {first!r} is not of the form id:name, such as 0:daisy.")
+        raise UserError(f"{path}, line {number}: {_shown(first)} is not of the form id:name, such as 0:daisy.")
     names = [name for _, name in lines]
     tell_once(f"{path}: no line is of the form id:name, so they are taken for names in order: 0 is {names[0]}.")
     _tell_namesakes(path, dict(enumerate(names)))

@@ -19,6 +19,8 @@ from finetune.settings.choices import (
 
 BYTES_PER_PIXEL = 4
 METADATA_BYTES = 64 << 20
+# What `ImageRules.from_json` takes.
+IMAGE_RULES_SHAPE = {"background": str | None, "sample_bits": int | None}
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ class ImageRules:
     def from_json(cls, content: Mapping[str, Any]) -> "ImageRules":
         """Reads rules from the content of a JSON file.
 
+        Args:
+            content: Of `IMAGE_RULES_SHAPE`.
+
         Raises:
-            KeyError, TypeError, ValueError: It holds none.
+            UserError: As the class.
         """
-        background, sample_bits = content["background"], content["sample_bits"]
-        if not isinstance(background, str | None) or not isinstance(sample_bits, int | None):
-            raise TypeError(f"no rules of images: {dict(content)}")
-        return cls(background, sample_bits)
+        return cls(content["background"], content["sample_bits"])
 
 
 def _laid_on(background: str | None) -> str:

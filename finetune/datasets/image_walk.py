@@ -152,7 +152,7 @@ def _find(folder: Found, entry: "os.DirEntry[str]") -> Found:
         reason = Reason.SYSTEM if is_system_name(entry.name) else Reason.HIDDEN
         return Found(path, str(path), is_folder=entry.is_dir(follow_symlinks=False), reason=reason)
     is_link = entry.is_symlink()
-    real = os.path.realpath(path) if is_link else f"{folder.real.rstrip(os.sep)}{os.sep}{entry.name}"
+    real = _real(path) if is_link else f"{folder.real.rstrip(os.sep)}{os.sep}{entry.name}"
     kind = _kind(path if is_link else entry)
     found = Found(path, real, is_link, kind == stat.S_IFDIR)
     if found.is_folder:
@@ -161,6 +161,14 @@ def _find(folder: Found, entry: "os.DirEntry[str]") -> Found:
     if kind == stat.S_IFREG or (kind is None and path.suffix.lower() in SUFFIXES):
         return found
     return found._replace(reason=Reason.BROKEN_LINK if kind is None else Reason.SPECIAL)
+
+
+def _real(path: Path) -> str:
+    """Where a link leads; where that may not be known, as of other users' processes in /proc, the link itself."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return str(path)
 
 
 def _kind(entry: "Path | os.DirEntry[str]") -> int | None:

@@ -117,8 +117,8 @@ def learning_figure(lines: Sequence[Mapping[str, Any]], step: int | None, theme:
         step: Of the checkpoint that is evaluated, to be marked; None: unknown.
         theme: Colours.
     """
-    training = [line for line in lines if "split" not in line]
-    validations = [line for line in lines if "split" in line]
+    training = [line for line in lines if "split" not in line and "loss" in line]
+    validations = [line for line in lines if {"split", "loss", "accuracy"} <= line.keys()]
     with _style(theme):
         figure, (above, below) = _stacked_figure(height_ratios=(1, 1))
         losses = np.array([line["loss"] - line.get("weight_decay_loss", 0.0) for line in training])

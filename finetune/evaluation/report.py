@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from finetune.evaluation.calibration import calibration
 from finetune.evaluation.metrics import class_figures, confusion_matrix, most_confused, wilson_interval
 from finetune.evaluation.result_files import REPORT_FILE, EvalResult
 from finetune.evaluation.thumbnails import read_thumbnails
+from finetune.json_files import MayLack, Number, read_json_or_tell
 from finetune.model.scopes import PlannedVariable, VariablePlan
 from finetune.runs.provenance import read_provenance, software_versions
 from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
@@ -25,6 +25,19 @@ from finetune.whole_files import printable, write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PLAN_SHAPE = {
+    "variables": [
+        {
+            "name": str,
+            "shape": [Number(int, at_least=0)],
+            "source": str | None,
+            "is_trained": bool,
+            "is_statistic": bool,
+            "sums_colours": MayLack(bool),
+        }
+    ]
+}
 
 TEMPLATE = "report.html.jinja"
 CONFUSION_PLOT = "confusion_matrix.png"
@@ -143,7 +156,7 @@ def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
 def _pictures(result: EvalResult) -> dict[str, Picture | None]:
     scores, names = result.scores, result.class_names
     confusion, bins = confusion_matrix(scores), calibration(scores)
-    lines = RunFolder(Path(result.checkpoint).parent).read_metrics()
+    lines = RunFolder(Path(result.checkpoint).parent).read_metrics_or_tell()
 
     def draw_confusion(theme: plots.Theme, is_file: bool) -> "Figure":
         inches = plots.LARGEST_WITH_NAMES if is_file else MATRIX_INCHES
@@ -193,10 +206,11 @@ def _run_content(folder: Path) -> dict[str, Any]:
 
 
 def _read_plan(path: Path) -> Sequence[tuple[str, str, int, int]]:
-    if not path.is_file():
-        return []
-    rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["variables"]
-    return VariablePlan(tuple(PlannedVariable(**row) for row in rows), trainable_scopes=()).counts()
+    content = read_json_or_tell(path, PLAN_SHAPE, "The report is without the run's plan.")
+    rows: list[Mapping[str, Any]] = content["variables"] if content is not None else []
+    names = [field.name for field in dataclasses.fields(PlannedVariable)]
+    variables = [PlannedVariable(**{name: row[name] for name in names if name in row}) for row in rows]
+    return VariablePlan(tuple(variables), trainable_scopes=()).counts()
 
 
 def _setting(value: Any) -> str:

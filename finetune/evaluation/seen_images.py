@@ -20,7 +20,9 @@ def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | N
         return "these images trained it: expect less on new ones"
     if validation is None or validation["sha256"] != data_sha256 or not _is_best(run_folder, checkpoint_name):
         return None
-    num_candidates = sum(line.get("split") == validation["split"] for line in RunFolder(run_folder).read_metrics())
+    num_candidates = sum(
+        line.get("split") == validation["split"] for line in RunFolder(run_folder).read_metrics_or_tell()
+    )
     if num_candidates < 2:
         return None
     return f"the best of {num_candidates} checkpoints by its accuracy on these images: expect a little less on new ones"

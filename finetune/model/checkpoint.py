@@ -20,6 +20,7 @@ from google.protobuf import text_format
 from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
 from finetune.errors import UserError, first_line
+from finetune.json_files import read_json
 from finetune.model.checkpoint_names import OBJECT_GRAPH, names_of_objects, take_off_prefix
 from finetune.model.scopes import Shape
 from finetune.model.tensorflow_paths import is_misread, plain_prefix
@@ -27,7 +28,7 @@ from finetune.model.weight_files import NOT_READ, file_kind, what_reads
 from finetune.notices import few
 from finetune.published.catalogue import catalogue
 from finetune.types import Array
-from finetune.whole_files import whole_set, write_text
+from finetune.whole_files import read_text, whole_set, write_text
 
 log = logging.getLogger("finetune")
 
@@ -121,13 +122,17 @@ def open_checkpoint(
 
     Raises:
         UserError: There is no checkpoint, or a file of another kind; what that is and what reads it is said. None in a
-            folder is whole.
+            folder is whole. It can't be looked for.
     """
     path = Path(path)
+    try:
+        prefix = _prefix_in(path, argument, model) if path.is_dir() else _prefix_of(path, argument, model)
+    except OSError as error:  # Such as a name that is too long with .index behind it.
+        raise UserError(f"{argument}: {path} can't be looked for: {error.strerror}.", _MEND) from error
     if path.is_dir():
-        checkpoint = _whole_one_of(path, _prefix_in(path, argument, model), name_prefix, argument)
+        checkpoint = _whole_one_of(path, prefix, name_prefix, argument)
     else:
-        checkpoint = Checkpoint(_prefix_of(path, argument, model), name_prefix=name_prefix, argument=argument)
+        checkpoint = Checkpoint(prefix, name_prefix=name_prefix, argument=argument)
     if checkpoint.is_object_based:
         log.info(
             "%s was written by tf.train.Checkpoint; %d of its values are read, such as %s.",
@@ -390,18 +395,17 @@ def _download(model: str | None) -> str:
 def _named_best(folder: Path) -> str | None:
     """What best.json calls the best checkpoint."""
     try:
-        content = json.loads((folder / BEST_FILE).read_text(encoding="utf-8"))
-        return str(content["checkpoint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(folder / BEST_FILE, {"checkpoint": str})["checkpoint"])
+    except UserError:
         return None
 
 
 def _named_newest(folder: Path) -> str:
     """What the `checkpoint` file calls the newest checkpoint; "": nothing."""
     try:
-        text = (folder / STATE_FILE).read_text(encoding="utf-8")
+        text = read_text(folder / STATE_FILE)
         return str(text_format.Parse(text, CheckpointState()).model_checkpoint_path)
-    except (OSError, ValueError, text_format.ParseError):
+    except (OSError, ValueError, RecursionError, text_format.ParseError):
         return ""
 
 

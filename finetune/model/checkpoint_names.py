@@ -6,7 +6,7 @@ TensorFlow is not needed but for the object graph of the latter.
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from finetune.errors import UserError, did_you_mean
+from finetune.errors import UserError, did_you_mean, first_line
 from finetune.nets import MODELS
 
 # What a run's checkpoints say of the data: no variables of the network, so without a scope. Savers leave them alone.
@@ -116,11 +116,17 @@ def _below_root(names: Mapping[str, str]) -> dict[str, str]:
 
 def _own_names(object_graph: bytes) -> dict[str, str]:
     """Keys by the variables' own names, without those that several bear."""
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-    attributes = [
-        attribute for node in TrackableObjectGraph.FromString(object_graph).nodes for attribute in node.attributes
-    ]
+    try:
+        nodes = TrackableObjectGraph.FromString(object_graph).nodes
+    except DecodeError as error:
+        raise UserError(
+            f"What the checkpoint says of its objects is damaged: {first_line(error)}.",
+            "Copy it again from where it came from, or give another one.",
+        ) from error
+    attributes = [attribute for node in nodes for attribute in node.attributes]
     times = Counter(attribute.full_name for attribute in attributes)
     return {
         attribute.full_name: attribute.checkpoint_key

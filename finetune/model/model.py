@@ -166,6 +166,12 @@ class Model(tf.Module):
             images = tf.compat.v1.placeholder(tf.float32, [1, self.image_size, self.image_size, self.channels])
             try:
                 self(images, is_training=True, seed=tf.zeros([2], tf.int32))
+            except tf.errors.ResourceExhaustedError as error:
+                raise UserError(
+                    f"{self.spec.name} for {self.num_classes} classes and images of {self.image_size} pixels needs "
+                    "more memory than there is.",
+                    "Give a smaller --image-size, or fewer classes.",
+                ) from error
             except ValueError as error:
                 if "Negative dimension size" not in str(error):
                     raise

@@ -25,6 +25,8 @@ def get_spec(name: str) -> NetSpec:
 
 def _import_spec(name: str) -> NetSpec:
     module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UserError(f"--model is {name!r}, which is no package.module:SPEC.", _how_to_find(module_name))
     try:
         spec = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
@@ -41,6 +43,6 @@ def _how_to_find(module_name: str) -> str:
     anywhere.
     """
     first = module_name.partition(".")[0]
-    if Path(first).is_dir() or Path(f"{first}.py").is_file():
+    if first and (Path(first).is_dir() or Path(f"{first}.py").is_file()):
         return f"{first} lies in the current folder, which is searched with PYTHONPATH=. before the command."
     return "It must be package.module:SPEC, in an installed package or in a folder that PYTHONPATH names."

@@ -1,6 +1,7 @@
 """Tar and zip archives, unpacked without ever leaving the folder, and to no more than a stated size."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import struct
@@ -31,6 +32,8 @@ _DAMAGED = (
     lzma.LZMAError,
 )
 _OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+# Of a system's errors, those that come of what is in the archive: members at impossible places, or one in another.
+_ARCHIVES_FAULTS = (None, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -54,7 +57,9 @@ def unpack(archive: Path, folder: Path) -> None:
             with path.open("wb") as file:
                 while chunk := content.read(MOST_BYTES_AT_ONCE):
                     file.write(chunk)
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, _DAMAGED) and error.errno not in _ARCHIVES_FAULTS:
+            raise
         raise UserError(f"{archive} is damaged or no archive: {error}.", "Download it again.") from error
 
 

@@ -61,12 +61,12 @@ def write_mnist(files: Sequence[Path], folder: Path) -> None:
         UserError: A file is damaged.
     """
     for split, (images_file, labels_file) in {"train": files[:2], "test": files[2:]}.items():
-        images, labels = _read_idx(images_file), _read_idx(labels_file)
+        images, labels = _read_idx(images_file, 3), _read_idx(labels_file, 1)
         _check_labels(labels_file, len(images), labels, num_classes=10)
         _write_images(images, labels, "0123456789", folder / split)
 
 
-def _read_idx(path: Path) -> Array:
+def _read_idx(path: Path, num_dimensions: int) -> Array:
     with _damage_told(path):
         with path.open("rb") as file:
             is_compressed = file.read(len(GZIP_MARK)) == GZIP_MARK
@@ -74,7 +74,8 @@ def _read_idx(path: Path) -> Array:
             content = file.read(MOST_IDX_BYTES + 1)
         if len(content) > MOST_IDX_BYTES:
             raise ValueError(f"it holds more than {MOST_IDX_BYTES:,} bytes")
-        num_dimensions = content[IDX_HEADER_BYTES - 1]
+        if content[IDX_HEADER_BYTES - 1] != num_dimensions:
+            raise ValueError(f"it has {content[IDX_HEADER_BYTES - 1]} dimensions, not {num_dimensions}")
         shape = np.frombuffer(content, ">u4", num_dimensions, IDX_HEADER_BYTES)
         return np.frombuffer(content, np.uint8, offset=IDX_HEADER_BYTES * (1 + num_dimensions)).reshape(shape)
 

@@ -2,8 +2,8 @@
 
 import contextlib
 import http.client
-import json
 import logging
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.json_files import read_json
 from finetune.progress import progress
 from finetune.whole_files import partial_path, put_in_place, write_json
 
@@ -85,9 +86,9 @@ class _Partial:
         with self._written():
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            described = json.loads(self._description.read_text(encoding="utf-8"))
+            described = read_json(self._description, {"version": str | None, "total_bytes": int | None})
             self.version, self.total_bytes = described["version"], described["total_bytes"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except UserError:
             self.discard()
 
     @property
@@ -221,6 +222,13 @@ def _strong_version(response: Any) -> str | None:
     """What tells versions of a file apart byte for byte, in the form that If-Range takes (RFC 9110, 13.1.5)."""
     etag: str | None = response.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+
+
+def _parse_content_length(text: str | None) -> int | None:
+    """Number of bytes that a server announces; None where it doesn't."""
+    if text is not None and not re.fullmatch("[0-9]{1,18}", text.strip()):
+        raise http.client.HTTPException(f"it announces {text!r} bytes")
+    return None if text is None else int(text)
 
 
 def _parse_content_range(text: str) -> tuple[int, int | None]:

@@ -6,14 +6,13 @@ parts before it, the oldest first: nothing of it is overwritten.
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.errors import UserError
+from finetune.json_files import MayLack, Number, read_json
 from finetune.settings.choices import DECISIVE_SETTINGS
 from finetune.settings.flags import flags_of
 from finetune.settings.settings_file import plain_value
@@ -23,6 +22,18 @@ if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
 
 PROVENANCE_FILE = "provenance.json"
+DATA_SHAPE = {"name": str, "split": str, "num_examples": Number(int, at_least=0), "sha256": str}
+# Older runs have fewer of these.
+_PART_SHAPE = {
+    "versions": MayLack({...: str}),
+    "machine": MayLack(dict),
+    "settings": MayLack(dict),
+    "first_step": MayLack(Number(int, at_least=0)),
+    "cached_views": MayLack(Number(int, at_least=0)),
+    "data": MayLack(DATA_SHAPE),
+    "validation": MayLack(DATA_SHAPE),
+}
+PROVENANCE_SHAPE = {**_PART_SHAPE, "before": MayLack([_PART_SHAPE])}
 PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
 # Versions that the last bits of a weight may hang on.
 COMPUTING_PACKAGES = ("finetune", "tensorflow", "numpy")
@@ -100,32 +111,13 @@ def describe_run(
 
 
 def read_provenance(run_folder: Path) -> Facts | None:
-    """What a run was made with, and before that; None where its folder doesn't say."""
+    """What a run was made with, and before that; None where its folder doesn't say.
+
+    Raises:
+        UserError: The file holds something else.
+    """
     path = run_folder / PROVENANCE_FILE
-    if not path.is_file():
-        return None
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read: {error}.", _MEND) from error
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("before", []), list):
-        raise UserError(f"{path} is not what a run writes.", _MEND)
-    for part in parts_of(recorded):
-        _refuse_other_kinds(part, path)
-    return recorded
-
-
-def _refuse_other_kinds(part: Any, path: Path) -> None:
-    sections = ("versions", "machine", "settings", "data", "validation")
-    is_part = (
-        isinstance(part, dict)
-        and isinstance(part.get("first_step", 0), int)
-        and isinstance(part.get("cached_views", 0), int)
-        and all(isinstance(part.get(name, {}), dict) for name in sections)
-        and all(isinstance(part[name].get("sha256"), str) for name in ("data", "validation") if name in part)
-    )
-    if not is_part:
-        raise UserError(f"{path} is not what a run writes.", _MEND)
+    return read_json(path, PROVENANCE_SHAPE, _MEND) if path.is_file() else None
 
 
 def with_history(now: Facts, recorded: Facts | None) -> Facts:

@@ -13,11 +13,12 @@ from typing import Any
 import tomli_w
 
 from finetune.datasets.description import LABELS_FILE, write_labels
-from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS, ImageRules
+from finetune.datasets.image_rules import IMAGE_RULES_SHAPE, RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
 from finetune.folder_lock import sole_use
+from finetune.json_files import MayLack, Number, read_json, read_json_lines
 from finetune.model.scopes import VariablePlan
-from finetune.notices import few
+from finetune.notices import few, tell_once
 from finetune.settings.settings_file import CONFIG_FILE, read_toml
 from finetune.settings.train import TrainSettings
 from finetune.whole_files import (
@@ -45,6 +46,18 @@ _OWN_FILES = (
     "best.json",
     "checkpoint",
     "provenance.json",
+)
+
+METRICS_SHAPE = {
+    "step": Number(int, at_least=0),
+    "loss": MayLack(Number()),
+    "weight_decay_loss": MayLack(Number()),
+    "accuracy": MayLack(Number(at_least=0, at_most=1)),
+    "split": MayLack(str),
+}
+MEND_METRICS = (
+    'Each line is an object of a step\'s figures, such as {"step": 10, "loss": 0.5}. Take the line out, or move the '
+    "file away: the run goes on without."
 )
 
 log = logging.getLogger("finetune")
@@ -171,12 +184,21 @@ class RunFolder:
         return _linked_folder(self.path / FEATURES_FOLDER)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; none where there is no such file."""
+        """All lines of metrics.jsonl; none where there is no such file.
+
+        Raises:
+            UserError: A line is none of a run's.
+        """
         path = self.path / METRICS_FILE
-        if not path.exists():
+        return list(read_json_lines(path, METRICS_SHAPE, MEND_METRICS)) if path.exists() else []
+
+    def read_metrics_or_tell(self) -> list[dict[str, Any]]:
+        """As `read_metrics`; where the file is damaged, which is said, none."""
+        try:
+            return self.read_metrics()
+        except UserError as error:
+            tell_once(f"{str(error).splitlines()[0]} The run's metrics are left out.")
             return []
-        # Behind the last line break is nothing, or what a full disk left of a line.
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
     def forget_metrics_after(self, step: int) -> None:
         """Drops what was logged after the checkpoint that the run goes on from: it is about to be logged again."""
@@ -209,18 +231,17 @@ def image_rules_of_run(folder: Path) -> ImageRules | None:
     """How image files became the pixels that a run was trained on; None where the folder is not a run of ours.
 
     Raises:
-        UserError: The run's file can't be read.
+        UserError: The run's file can't be read, or holds no rules.
     """
     path = folder / IMAGES_FILE
     if not path.is_file():  # Runs had no such file while convert dropped transparency and took the high byte.
         return RULES_OF_OTHER_RECORDS if (folder / CONFIG_FILE).is_file() else None
+    mend = 'It says how images were prepared, such as {"background": "white", "sample_bits": null}.'
+    content = read_json(path, IMAGE_RULES_SHAPE, mend)
     try:
-        return ImageRules.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} can't be read ({type(error).__name__}: {error}).",
-            'It says how images were prepared, such as {"background": "white", "sample_bits": null}.',
-        ) from error
+        return ImageRules.from_json(content)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}", mend) from error
 
 
 def warn_of_other_rules(rules: ImageRules, folder: Path) -> None:

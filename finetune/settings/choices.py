@@ -31,6 +31,7 @@ DEFAULT_BACKGROUND = "white"
 LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS = 8, 16
 DEFAULT_MAX_MEGAPIXELS = 90.0  # Converting an image of any kind takes less than 1 GiB.
 DEEP_PIXEL_COUNTS = 3  # Of 16 bits a sample; they take so much more memory.
+MOST_IMAGE_SIZE = 8192  # Pixels in height and width; no network's weights or activations fit a memory beyond.
 MOST_MEGAPIXELS = 500.0  # TensorFlow's decoders end at 2^29 pixels.
 
 ON_CORRUPT_HELP = (

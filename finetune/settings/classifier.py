@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from finetune.settings.choices import DEFAULT_BACKGROUND, LEAST_SAMPLE_BITS, MOST_SAMPLE_BITS
+from finetune.settings.choices import DEFAULT_BACKGROUND, LEAST_SAMPLE_BITS, MOST_IMAGE_SIZE, MOST_SAMPLE_BITS
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.trust import TRUST_CODE_HELP
 
@@ -29,7 +29,7 @@ class ClassifierSettings(CommandSettings):
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     image_size: int | None = flag(
-        None, above=0, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"
+        None, above=0, at_most=MOST_IMAGE_SIZE, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"
     )
     use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
     labels_offset: int | None = flag(

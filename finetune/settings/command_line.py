@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from finetune import __version__
 from finetune.errors import UserError, did_you_mean
 from finetune.settings import absl_flags
-from finetune.settings.flags import Flag, checked, dashed, expand_home, flags_of
+from finetune.settings.flags import Flag, check_path, checked, dashed, expand_home, flags_of
 from finetune.settings.settings_file import read_toml
 from finetune.settings.trust import TRUST_CODE, refuse_modules
 from finetune.settings.words import FALSE_WORDS, TRUE_WORDS, item_of_words, value_of_words
@@ -54,7 +54,7 @@ def parse_flags(
     words = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     absl_flags.set_absl_flags(words.pop(absl_flags.WORDS, ()))
     given = {name: checked(flags[name], value) for name, value in words.items() if name != "config"}
-    config = expand_home("--config", Path(words["config"])) if "config" in words else find_config(given)
+    config = _config_path(words["config"]) if "config" in words else find_config(given)
     if config is not None:
         of_file = read_toml(settings_class, config)
         if of_file.pop(TRUST_CODE, False):
@@ -65,6 +65,11 @@ def parse_flags(
     if missing:
         raise UserError(f"{prog} needs {' and '.join(missing)}.", f"See {prog} --help.")
     return settings_class(**given)
+
+
+def _config_path(text: str) -> Path:
+    check_path("--config", text)
+    return expand_home("--config", Path(text))
 
 
 def build_parser(settings_class: type, prog: str, description: str) -> argparse.ArgumentParser:

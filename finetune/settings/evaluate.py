@@ -7,6 +7,7 @@ from typing import ClassVar
 from finetune.errors import UserError
 from finetune.settings.choices import (
     MATCH_LABELS_HELP,
+    MOST_IMAGE_SIZE,
     ON_CORRUPT,
     ON_CORRUPT_HELP,
     PRECISIONS,
@@ -62,7 +63,7 @@ class EvalNetworkSettings(CommandSettings):
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     precision: str | None = flag(None, choices=PRECISIONS, help="type that layers compute in; not given: the run's")
     image_size: int | None = flag(
-        None, above=0, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"
+        None, above=0, at_most=MOST_IMAGE_SIZE, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"
     )
     use_grayscale: bool | None = flag(None, help="images of one channel; not given: as the run")
 

@@ -25,6 +25,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from finetune.errors import UserError, did_you_mean
+from finetune.whole_files import KEEP_BYTES
+
+MOST_NAME_BYTES = 255  # Of Linux's file systems.
+MOST_FLOAT = 3.4028234663852886e38  # Of float32, in which TensorFlow computes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +96,8 @@ def flag(
 ) -> Any:
     """A field of a settings class that is a flag.
 
-    The rules hold for each value of a list; numbers that are not finite are never allowed.
+    The rules hold for each value of a list; numbers that are not finite, or beyond float32, are never allowed, nor
+    what no file can be called where a path is expected.
 
     Args:
         default: The field's default; without one the flag must be given.
@@ -235,6 +240,26 @@ def expand_home(name: str, path: Any) -> Any:
     return type(path)(expanded)
 
 
+def check_path(name: str, path: Any) -> None:
+    """Refuses what no file or folder can be called, before anything is done with it.
+
+    Raises:
+        UserError: It is empty, holds a zero byte, or a part of it is longer than a name can be; `name` is the flag's.
+    """
+    text = str(path)
+    if not text:
+        raise UserError(f"{name} is '', but must be a path.", "Give . for the current folder.")
+    if "\0" in text:
+        raise UserError(f"{name} is {text!r}, but no path holds a zero byte.")
+    for part in text.split("/"):
+        num_bytes = len(part.encode("utf-8", KEEP_BYTES))
+        if num_bytes > MOST_NAME_BYTES:
+            raise UserError(
+                f"{name} is a path with a name of {num_bytes:,} bytes, {part[:40]}…; a file's or folder's has at most "
+                f"{MOST_NAME_BYTES}."
+            )
+
+
 def _checked_item(flag: Flag, value: Any) -> Any:
     converted = _of_kind(flag.kind, value)
     if converted is None:
@@ -246,9 +271,16 @@ def _checked_item(flag: Flag, value: Any) -> Any:
         )
     if isinstance(converted, float) and not math.isfinite(converted):
         raise UserError(f"{flag.option} is {converted}, but must be a finite number.")
+    if isinstance(converted, float) and abs(converted) > MOST_FLOAT:
+        raise UserError(
+            f"{flag.option} is {converted}, but must be a number of up to {MOST_FLOAT:g}, as float32 has it."
+        )
     if not all(holds(converted, bound) for holds, bound in _bounds(flag).values()):
         raise UserError(f"{flag.option} is {converted}, but must be {_range_of(flag)}.")
-    return expand_home(flag.option, converted) if flag.is_path or flag.kind is Path else converted
+    if not (flag.is_path or flag.kind is Path):
+        return converted
+    check_path(flag.option, value)  # Before a path makes a dot of nothing.
+    return expand_home(flag.option, converted)
 
 
 def _of_kind(kind: type, value: Any) -> Any:

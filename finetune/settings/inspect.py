@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from finetune.settings.choices import GRAYSCALE_STEMS
+from finetune.settings.choices import GRAYSCALE_STEMS, MOST_IMAGE_SIZE
 from finetune.settings.flags import CommandSettings, flag
 
 
@@ -19,7 +19,9 @@ class PlanSettings(CommandSettings):
     ignore_missing_vars: bool = flag(False, help="initialise what the checkpoint lacks")
     ema: bool = flag(True, help="restore moving averages where the checkpoint holds them")
     num_classes: int | None = flag(None, above=0, metavar="N", help="not given: the checkpoint's")
-    image_size: int | None = flag(None, above=0, metavar="PIXELS", help="not given: the network's")
+    image_size: int | None = flag(
+        None, above=0, at_most=MOST_IMAGE_SIZE, metavar="PIXELS", help="not given: the network's"
+    )
     use_grayscale: bool = flag(False, help="images of one channel")
     grayscale_stem: str = flag("same", choices=GRAYSCALE_STEMS, help="sum: the first kernel is summed over its colours")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError, did_you_mean
-from finetune.settings.flags import Flag, checked, flags_of, flat_values
+from finetune.settings.flags import Flag, checked, flags_of, flat_values, of_another_kind
 from finetune.settings.words import item_of_words, value_of_words
-from finetune.whole_files import read_text
+from finetune.whole_files import TextTooLongError, read_text
 
 # A run's settings, in its folder.
 CONFIG_FILE = "config.toml"
@@ -23,7 +23,11 @@ def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
         table = tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"--config: {path} can't be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise UserError(f"--config: {path} is not TOML of settings: its lists lie too deep in each other.") from error
+    except TextTooLongError as error:
+        raise UserError(f"--config: {error}: settings have a line each.") from error
+    except ValueError as error:  # TOML's own errors, and Python's of a number of thousands of digits.
         raise UserError(f"--config: {path} is not TOML: {error}.") from error
     flags = {name: flag for flag in flags_of(settings_class) for name in (flag.name, *flag.slim)}
     settings = {}
@@ -57,7 +61,14 @@ def plain_value(value: Any) -> Any:
 def _read_value(flag: Flag, path: Path, value: Any) -> Any:
     try:
         if flag.is_list and isinstance(value, list):
-            return checked(flag, [item_of_words(flag, str(item)) for item in value])
-        return checked(flag, value_of_words(flag, str(value)))
+            return checked(flag, [item_of_words(flag, _word(flag, item)) for item in value])
+        return checked(flag, value_of_words(flag, _word(flag, value)))
     except UserError as error:
         raise UserError(f"--config: {path}: {error}") from error
+
+
+def _word(flag: Flag, value: Any) -> str:
+    """A value as the command line has it; a table, a list in a list and a date are none."""
+    if not isinstance(value, str | bool | int | float):
+        raise of_another_kind(flag, value)
+    return str(value)

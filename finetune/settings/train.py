@@ -20,6 +20,7 @@ from finetune.settings.choices import (
     LABEL_KEY,
     LEAST_SEED,
     MATCH_LABELS_HELP,
+    MOST_IMAGE_SIZE,
     MOST_SEED,
     ON_CORRUPT,
     ON_CORRUPT_HELP,
@@ -72,7 +73,12 @@ class NetworkSettings(CommandSettings):
     )
     trust_code: bool = flag(False, help=TRUST_CODE_HELP, is_recorded=False)
     image_size: int | None = flag(
-        None, above=0, slim=["train_image_size"], metavar="PIXELS", help="not given: the network's"
+        None,
+        above=0,
+        at_most=MOST_IMAGE_SIZE,
+        slim=["train_image_size"],
+        metavar="PIXELS",
+        help="not given: the network's",
     )
     use_grayscale: bool = flag(False, help="images of one channel")
     checkpoint: Path | None = flag(

@@ -37,6 +37,8 @@ def item_of_words(flag: Flag, text: str) -> Any:
 
 
 def _read_path(text: str) -> Path:
+    if not text:  # A path would take it for the current folder.
+        raise ValueError("no path")
     path = Path(text)
     # What says that it is here is no home directory; a path forgets the dot.
     return path.absolute() if str(path).startswith("~") and not text.startswith("~") else path
@@ -56,4 +58,5 @@ _READERS: dict[type, Callable[[str], Any]] = {
 def _is_there(text: str) -> bool:
     """Whether there is such a path, or such a checkpoint."""
     path = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser fails where a user isn't known.
-    return Path(path).exists() or Path(f"{path}.index").exists()
+    # Path.exists fails where a name is too long.
+    return os.path.exists(path) or os.path.exists(f"{path}.index")  # noqa: PTH110

@@ -1,7 +1,6 @@
 """The loop around the training step: when to log, validate, save, and stop."""
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import numpy as np
 
 from finetune.errors import UserError
 from finetune.evaluation.metrics import NotFiniteError
+from finetune.json_files import Number, read_json_or_tell
 from finetune.model.checkpoint import (
     BEST_FILE,
     RUN_PREFIX,
@@ -31,6 +31,13 @@ from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 
 log = logging.getLogger("finetune")
+
+BEST_SHAPE = {
+    "checkpoint": str,
+    "step": Number(int, at_least=0),
+    "accuracy": Number(at_least=0, at_most=1),
+    "loss": Number(at_least=0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,12 +267,9 @@ def _find_best(run: RunFolder, first_step: int, eval_split: str) -> Best | None:
 
 
 def _read_best(run: RunFolder) -> Best | None:
-    """What best.json holds; None where there is none, or it is damaged."""
-    try:
-        said = json.loads((run.path / BEST_FILE).read_text(encoding="utf-8"))
-        return Best(str(said["checkpoint"]), int(said["step"]), float(said["accuracy"]), float(said["loss"]))
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
-        return None
+    """What best.json holds; None where there is none, or, which is told, it is damaged."""
+    content = read_json_or_tell(run.path / BEST_FILE, BEST_SHAPE, "The best is looked for in the run's metrics.")
+    return Best(**{name: content[name] for name in BEST_SHAPE}) if content is not None else None
 
 
 def _name(best: Best | None) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from finetune.errors import UserError
+from finetune.json_files import Number, read_json
 from finetune.progress import progress
 from finetune.types import Array, Tensor
 from finetune.whole_files import whole_folder, write_json
@@ -199,7 +201,7 @@ def _write(folder: Path, rows: Iterator[tuple[list[Array], Array, Array]], num_i
 def _read(folder: Path, key: str) -> Features | None:
     """The features in a folder; None where there are none, others, or not all of them."""
     try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        description = read_json(folder / DESCRIPTION_FILE, {"key": str, "sizes": {...: Number(int)}})
         if description["key"] != key:
             return None
         if any((folder / name).stat().st_size != size for name, size in description["sizes"].items()):
@@ -208,5 +210,5 @@ def _read(folder: Path, key: str) -> Features | None:
         num_tensors = len(set(description["sizes"]) - {LABELS_FILE, FINGERPRINTS_FILE})
         values = tuple(np.load(folder / f"{index}.npy", mmap_mode="r") for index in range(num_tensors))
         return Features(values, np.load(folder / LABELS_FILE), np.load(folder / FINGERPRINTS_FILE))
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, UserError):
         return None
