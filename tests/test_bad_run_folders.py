@@ -12,12 +12,12 @@ from finetune.commands import evaluate, export, predict, train
 from finetune.datasets.description import read_description, read_labels
 from finetune.errors import UserError
 from finetune.evaluation.report import _read_plan
+from finetune.files.whole_files import MOST_TEXT_BYTES
 from finetune.model.checkpoint import best_checkpoint, write_checkpoint
 from finetune.runs.provenance import read_provenance
 from finetune.runs.run_folder import METRICS_SHAPE, RunFolder, image_rules_of_run, settings_of_run
 from finetune.settings.settings_file import CONFIG_FILE
 from finetune.training.loop import BEST_SHAPE, _read_best
-from finetune.whole_files import MOST_TEXT_BYTES
 
 BEST = {"checkpoint": "model.ckpt-7", "step": 7, "accuracy": 0.5, "loss": 1.0}
 VARIABLE = {"name": "a", "shape": [3], "source": None, "is_trained": True, "is_statistic": False}

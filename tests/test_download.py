@@ -16,6 +16,7 @@ from PIL import Image
 
 from finetune.commands.download import download, main
 from finetune.errors import UserError
+from finetune.files.whole_files import sha256
 from finetune.nets import MODELS
 from finetune.published import archives, cache, http_download
 from finetune.published.archives import unpack
@@ -23,7 +24,6 @@ from finetune.published.cache import fetch
 from finetune.published.catalogue import catalogue, get_published
 from finetune.published.obtain import find_checkpoint
 from finetune.settings.download import DownloadSettings
-from finetune.whole_files import sha256
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 OTHER_CONTENT = CONTENT[::-1]

@@ -14,12 +14,12 @@ from tiny_runs import write_records, write_run
 import finetune
 from finetune.commands import convert, train
 from finetune.errors import UserError
-from finetune.folder_lock import sole_use
+from finetune.files.folder_lock import sole_use
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from finetune.folder_lock import sole_use
+from finetune.files.folder_lock import sole_use
 with sole_use(Path(sys.argv[1]), flag="--train-dir", program="finetune-train"):
     print("held", flush=True)
     time.sleep(600)

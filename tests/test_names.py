@@ -13,10 +13,10 @@ from image_files import encode, picture, write_file
 from tiny_runs import write_run
 
 from finetune.commands import convert, evaluate, export, predict, train
+from finetune.files.whole_files import KEEP_BYTES, printable, whole_file
 from finetune.runs.run_folder import RunFolder, settings_of_run
 from finetune.settings.settings_file import read_toml, to_toml_table
 from finetune.settings.train import TrainSettings
-from finetune.whole_files import KEEP_BYTES, printable, whole_file
 
 CAFE = os.fsdecode(b"caf\xe9")  # in Latin-1
 CLASSES = (CAFE, "向日葵", "plain")

@@ -10,9 +10,9 @@ from broken_server import serving
 from finetune.commands import command, download, predict
 from finetune.commands.conversion import Conversion, print_summary
 from finetune.commands.log_lines import logging_as_told
-from finetune.csv_cells import cells_of, text_of
 from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS
 from finetune.errors import visible
+from finetune.files.csv_cells import cells_of, text_of
 from finetune.model.checkpoint_table import tensors_table
 from finetune.prediction.writers import Guess, Prediction, write_csv
 

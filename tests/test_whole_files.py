@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune import whole_files
-from finetune.model.checkpoint import Checkpoint, write_checkpoint
-from finetune.runs.run_folder import RunFolder
-from finetune.whole_files import (
+from finetune.files import whole_files
+from finetune.files.whole_files import (
     append_line,
     complete_sets,
     make_writable,
@@ -30,6 +28,8 @@ from finetune.whole_files import (
     write_json,
     write_text,
 )
+from finetune.model.checkpoint import Checkpoint, write_checkpoint
+from finetune.runs.run_folder import RunFolder
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -173,7 +173,7 @@ def test_the_probe_leaves_nothing_and_tells_of_a_file_in_the_way(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from finetune.whole_files import whole_set, write_text
+from finetune.files.whole_files import whole_set, write_text
 
 number, folder = int(sys.argv[1]), Path(sys.argv[2])
 
@@ -197,7 +197,7 @@ with whole_set(folder, "set", last="index", replaced=[folder / "more"]) as stagi
 """
 
 NEW_FOLDER = """
-from finetune.whole_files import whole_folder
+from finetune.files.whole_files import whole_folder
 with whole_folder(folder) as partial:
     (partial / "file").write_text("new")
 """
@@ -206,7 +206,7 @@ with whole_folder(folder) as partial:
 def killed_at(step: int, folder: Path, code: str) -> bool:
     """Runs code in a process that is killed before one of its renames and waits for the disk; False: it had none."""
     words = [sys.executable, "-c", KILLED.format(code), str(step), str(folder)]
-    status = subprocess.run(words, cwd=Path(whole_files.__file__).parents[1], check=False).returncode
+    status = subprocess.run(words, cwd=Path(whole_files.__file__).parents[2], check=False).returncode
     assert status in (0, -signal.SIGKILL)
     return status != 0
 
@@ -304,7 +304,7 @@ def test_the_hash_is_that_of_sha256sum(tmp_path):
 
 
 def test_nothing_else_writes_files_in_their_places():
-    root = Path(whole_files.__file__).parent
+    root = Path(whole_files.__file__).parents[1]
     writing = re.compile(r"\.write_text\(|\.write_bytes\(|open\(\"[wax]b?\"|\.rename\(|\bos\.replace\(|shutil\.move\(")
     found = {
         str(path.relative_to(root)): writing.findall(path.read_text(encoding="utf-8"))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from finetune.errors import Interrupted, UserError, visible
+from finetune.files.whole_files import KEEP_BYTES
 from finetune.settings.command_line import parse_flags
-from finetune.whole_files import KEEP_BYTES
 
 Settings = TypeVar("Settings")
 

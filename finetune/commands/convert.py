@@ -31,6 +31,7 @@ from finetune.datasets.split_words import SPLITS
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import complete_conversion, files_to_replace, whole_dataset
 from finetune.errors import UserError
+from finetune.files.whole_files import write_json
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.choices import (
     DEFAULT_VALIDATION_FRACTION,
@@ -40,7 +41,6 @@ from finetune.settings.choices import (
     PUBLISHED_DATASETS,
 )
 from finetune.settings.convert import ConvertSettings
-from finetune.whole_files import write_json
 
 log = logging.getLogger("finetune")
 

@@ -23,6 +23,7 @@ from finetune.evaluation.result_files import (
     write_metrics,
     write_predictions,
 )
+from finetune.files.whole_files import gone_if_empty, make_writable
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
@@ -31,7 +32,6 @@ from finetune.runs.trained_network import (
     restore_weights,
 )
 from finetune.settings.evaluate import EvalSettings
-from finetune.whole_files import gone_if_empty, make_writable
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint

@@ -11,12 +11,12 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.exports.staged_output import staged_output
+from finetune.files.whole_files import write_json
 from finetune.prediction.classifier import restore_classifier
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.settings.choices import CALIBRATION_SPLIT
 from finetune.settings.export import ExportSettings
 from finetune.types import Array
-from finetune.whole_files import write_json
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset

@@ -15,8 +15,8 @@ import absl.logging
 from absl import flags
 
 from finetune.errors import UserError, visible
+from finetune.files.whole_files import KEEP_BYTES, gone_if_empty
 from finetune.settings.flags import expand_home
-from finetune.whole_files import KEEP_BYTES, gone_if_empty
 
 log = logging.getLogger("finetune")
 

@@ -17,12 +17,12 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError, visible
+from finetune.files.whole_files import whole_file
 from finetune.prediction.classifier import restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.writers import WRITERS, Prediction
 from finetune.progress import progress
 from finetune.settings.predict import PredictSettings
-from finetune.whole_files import whole_file
 
 EXIT_UNREADABLE_IMAGES = 4
 

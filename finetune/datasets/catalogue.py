@@ -10,8 +10,8 @@ from pathlib import Path
 from finetune.datasets.description import LABELS_FILE
 from finetune.datasets.split_words import canonical_split, is_split_word, split_words_in_words
 from finetune.errors import UserError, did_you_mean, nearest_siblings
+from finetune.files.whole_files import is_special, uncompleted_sets
 from finetune.notices import few, tell_once
-from finetune.whole_files import is_special, uncompleted_sets
 
 SUFFIX = r"\.(?:tfrecords?|tfrec|records?)(?:\.(?:gz|gzip|z|zlib))?"
 # STEM-00000-of-00005.tfrecord, STEM.tfrecord-00000-of-00005, and each without one of the two.

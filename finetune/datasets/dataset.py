@@ -37,9 +37,9 @@ from finetune.datasets.tfrecord import (
     salvage_records,
 )
 from finetune.errors import UserError
+from finetune.files.whole_files import is_special
 from finetune.notices import few, has_control, tell_once
 from finetune.published.known_datasets import KNOWN_DATASETS, KnownDataset
-from finetune.whole_files import is_special
 
 COPY_AGAIN = "Copy it again, or convert again."
 OR_SKIP = "Copy it again, or convert again; finetune-train and finetune-eval leave it out with --on-corrupt skip."

@@ -28,9 +28,9 @@ from typing import Any
 
 from finetune.datasets.image_rules import IMAGE_RULES_SHAPE, RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
-from finetune.json_files import MayLack, Number, read_json
+from finetune.files.json_files import MayLack, Number, read_json
+from finetune.files.whole_files import TextTooLongError, is_special, read_bytes, write_text
 from finetune.notices import has_control, on_one_line, tell_once
-from finetune.whole_files import TextTooLongError, is_special, read_bytes, write_text
 
 FILE_NAME = "dataset.json"
 LABELS_FILE = "labels.txt"

@@ -7,7 +7,7 @@ from pathlib import Path
 from finetune.datasets.folders import readable_name
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.images import pixel_hash
-from finetune.whole_files import sha256
+from finetune.files.whole_files import sha256
 
 # From the files of a split or a class, relative to the image folder, to the fingerprints of their images.
 Fingerprints = Mapping[str, bytes]

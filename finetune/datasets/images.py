@@ -20,8 +20,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from finetune.datasets import jpeg, png
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.datasets.jpeg import DamagedJpegError, RareSamplingError
+from finetune.files.whole_files import is_special
 from finetune.settings.choices import DEEP_PIXEL_COUNTS
-from finetune.whole_files import is_special
 
 # EPS and PDF would call another program, TGA has no mark to know it by: they are not read.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")

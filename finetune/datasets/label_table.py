@@ -21,8 +21,8 @@ from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
+from finetune.files.whole_files import is_special
 from finetune.notices import few
-from finetune.whole_files import is_special
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")

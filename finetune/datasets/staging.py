@@ -7,9 +7,9 @@ from pathlib import Path
 from finetune.datasets.catalogue import catalogue_shards
 from finetune.datasets.description import FILE_NAME, LABELS_FILE
 from finetune.errors import UserError
-from finetune.folder_lock import sole_use
+from finetune.files.folder_lock import sole_use
+from finetune.files.whole_files import complete_sets, gone_if_empty, uncompleted_sets, whole_set
 from finetune.notices import few
-from finetune.whole_files import complete_sets, gone_if_empty, uncompleted_sets, whole_set
 
 
 def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import google_crc32c
 
 from finetune.datasets.records import file_name_of
-from finetune.whole_files import flush_to_disk, sha256
+from finetune.files.whole_files import flush_to_disk, sha256
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")

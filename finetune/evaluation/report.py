@@ -14,14 +14,14 @@ from finetune.evaluation.calibration import calibration
 from finetune.evaluation.metrics import class_figures, confusion_matrix, most_confused, wilson_interval
 from finetune.evaluation.result_files import REPORT_FILE, EvalResult
 from finetune.evaluation.thumbnails import read_thumbnails
-from finetune.json_files import MayLack, Number, read_json_or_tell
+from finetune.files.json_files import MayLack, Number, read_json_or_tell
+from finetune.files.whole_files import printable, write_bytes, write_text
 from finetune.model.scopes import PlannedVariable, VariablePlan
 from finetune.runs.provenance import read_provenance, software_versions
 from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.settings.flags import flags_of
 from finetune.settings.train import TrainSettings
 from finetune.types import Array
-from finetune.whole_files import printable, write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

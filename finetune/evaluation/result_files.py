@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.csv_cells import cells_of
 from finetune.datasets.dataset import Dataset
 from finetune.evaluation.calibration import calibration
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.evaluation.seen_images import caution
-from finetune.whole_files import append_line, whole_file, write_json
+from finetune.files.csv_cells import cells_of
+from finetune.files.whole_files import append_line, whole_file, write_json
 
 if TYPE_CHECKING:
     from finetune.runs.trained_network import TrainedNetwork

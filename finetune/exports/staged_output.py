@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.errors import UserError, first_line
-from finetune.whole_files import whole_folder
+from finetune.files.whole_files import whole_folder
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from google.protobuf import text_format
 from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
 from finetune.errors import UserError, first_line
-from finetune.json_files import read_json
+from finetune.files.json_files import read_json
+from finetune.files.whole_files import read_text, whole_set, write_text
 from finetune.model.checkpoint_names import OBJECT_GRAPH, names_of_objects, take_off_prefix
 from finetune.model.scopes import Shape
 from finetune.model.tensorflow_paths import is_misread, plain_prefix
@@ -28,7 +29,6 @@ from finetune.model.weight_files import NOT_READ, file_kind, what_reads
 from finetune.notices import few
 from finetune.published.catalogue import catalogue
 from finetune.types import Array
-from finetune.whole_files import read_text, whole_set, write_text
 
 log = logging.getLogger("finetune")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune.datasets.image_walk import Reason, found_folder, is_system_name, walk_images
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.errors import UserError, nearest_siblings
-from finetune.whole_files import is_special
+from finetune.files.whole_files import is_special
 
 STANDARD_INPUT = "-"
 

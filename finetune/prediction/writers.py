@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TextIO
 
-from finetune.csv_cells import cells_of
+from finetune.files.csv_cells import cells_of
 from finetune.notices import on_one_line
 
 

@@ -5,9 +5,9 @@ import urllib.parse
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.files.whole_files import sha256, write_text
 from finetune.published.http_download import SCHEMES, download
 from finetune.published.known_hashes import SHA256
-from finetune.whole_files import sha256, write_text
 
 HASH_ENDING = ".sha256"
 

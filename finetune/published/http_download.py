@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
-from finetune.json_files import read_json
+from finetune.files.json_files import read_json
+from finetune.files.whole_files import partial_path, put_in_place, write_json
 from finetune.progress import progress
-from finetune.whole_files import partial_path, put_in_place, write_json
 
 CHUNK_BYTES = 1_000_000
 TIMEOUT_SECONDS = 30.0

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.files.whole_files import whole_folder
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch, forget
 from finetune.published.catalogue import get_published
 from finetune.published.known_datasets import KNOWN_DATASETS
-from finetune.whole_files import whole_folder
 
 # Where the downloaded files are kept, beside the unpacked ones.
 ARCHIVES_FOLDER = "archives"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.json_files import MayLack, Number, read_json
+from finetune.files.json_files import MayLack, Number, read_json
 from finetune.settings.choices import DECISIVE_SETTINGS
 from finetune.settings.flags import flags_of
 from finetune.settings.settings_file import plain_value

@@ -15,13 +15,9 @@ import tomli_w
 from finetune.datasets.description import LABELS_FILE, write_labels
 from finetune.datasets.image_rules import IMAGE_RULES_SHAPE, RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.errors import UserError
-from finetune.folder_lock import sole_use
-from finetune.json_files import MayLack, Number, read_json, read_json_lines
-from finetune.model.scopes import VariablePlan
-from finetune.notices import few, tell_once
-from finetune.settings.settings_file import CONFIG_FILE, read_toml
-from finetune.settings.train import TrainSettings
-from finetune.whole_files import (
+from finetune.files.folder_lock import sole_use
+from finetune.files.json_files import MayLack, Number, read_json, read_json_lines
+from finetune.files.whole_files import (
     append_line,
     complete_sets,
     gone_if_empty,
@@ -31,6 +27,10 @@ from finetune.whole_files import (
     write_json,
     write_text,
 )
+from finetune.model.scopes import VariablePlan
+from finetune.notices import few, tell_once
+from finetune.settings.settings_file import CONFIG_FILE, read_toml
+from finetune.settings.train import TrainSettings
 
 PLAN_FILE = "plan.json"
 METRICS_FILE = "metrics.jsonl"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from finetune.errors import UserError, did_you_mean
-from finetune.whole_files import KEEP_BYTES
+from finetune.files.whole_files import KEEP_BYTES
 
 MOST_NAME_BYTES = 255  # Of Linux's file systems.
 MOST_FLOAT = 3.4028234663852886e38  # Of float32, in which TensorFlow computes.

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError, did_you_mean
+from finetune.files.whole_files import TextTooLongError, read_text
 from finetune.settings.flags import Flag, checked, flags_of, flat_values, of_another_kind
 from finetune.settings.words import item_of_words, value_of_words
-from finetune.whole_files import TextTooLongError, read_text
 
 # A run's settings, in its folder.
 CONFIG_FILE = "config.toml"

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.errors import UserError
 from finetune.evaluation.metrics import NotFiniteError
-from finetune.json_files import Number, read_json_or_tell
+from finetune.files.json_files import Number, read_json_or_tell
 from finetune.model.checkpoint import (
     BEST_FILE,
     RUN_PREFIX,

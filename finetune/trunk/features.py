@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import UserError
-from finetune.json_files import Number, read_json
+from finetune.files.json_files import Number, read_json
+from finetune.files.whole_files import whole_folder, write_json
 from finetune.progress import progress
 from finetune.types import Array, Tensor
-from finetune.whole_files import whole_folder, write_json
 
 log = logging.getLogger("finetune")
 

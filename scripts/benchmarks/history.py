@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measuring import HERE, HISTORY, this_machine
 
-from finetune.whole_files import whole_file
+from finetune.files.whole_files import whole_file
 
 COLUMNS = ("date", "commit", "processor", "versions", "command", "what", "figure", "unit")
 # Rows that agree in these tell of the same thing.

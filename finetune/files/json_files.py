@@ -19,14 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.files.whole_files import MOST_TEXT_BYTES, TextTooLongError, read_text
 from finetune.notices import few, tell_once
-from finetune.whole_files import MOST_TEXT_BYTES, TextTooLongError, read_text
 
 MOST_LINE_BYTES = 2**20
 
 Shape = Any
 
-_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object", types.NoneType: "null"}
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+    types.NoneType: "null",
+}
 
 
 @dataclasses.dataclass(frozen=True)
