@@ -18,4 +18,4 @@ echo "== mypy"
 mypy
 echo "== pytest"
 # Groups of tests that share what takes long to make, the longest first: tests/conftest.py.
-python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"
+python -m pytest -n 2 --no-loadscope-reorder "$@"
