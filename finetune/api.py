@@ -28,7 +28,8 @@ from finetune.commands.convert import convert
 from finetune.commands.evaluate import evaluate
 from finetune.commands.export import ExportResult, export
 from finetune.commands.predict import predict
-from finetune.commands.train import TrainingInterrupted, TrainResult, Verification, plan, train, verify
+from finetune.commands.train import TrainingInterrupted, TrainResult, plan, train
+from finetune.commands.verification import Verification, verify
 from finetune.errors import UserError
 from finetune.evaluation.result_files import EvalResult
 from finetune.model.scopes import VariablePlan

@@ -11,8 +11,8 @@ import pytest
 from absl.logging import ABSL_LOGGING_PREFIX_REGEX
 
 from finetune import progress
-from finetune.commands import train
 from finetune.commands.command import run_command
+from finetune.commands.prepared_run import show_weights_and_plan
 from finetune.commands.verbs import VERBS
 from finetune.errors import Interrupted, UserError
 from finetune.model.scopes import plan_variables
@@ -266,7 +266,7 @@ def test_programs_that_set_no_level_have_their_bars(monkeypatch):
 
 def show_plan(settings):
     plan = plan_variables([], checkpoint_shapes=None, exclude_scopes=(), trainable_scopes=(), head_scopes=())
-    train._show_plan(plan, None)
+    show_weights_and_plan(plan, None)
 
 
 @pytest.mark.parametrize(("words", "is_shown"), [((), True), (("--verbosity=-1",), False)], ids=words_as_id)

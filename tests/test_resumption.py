@@ -265,7 +265,7 @@ def test_a_record_that_changes_while_the_run_trains_is_noticed(run, tmp_path, ca
     """As it would be where the hash of the data is taken from a dataset.json whose time is not older."""
     other = write_training_shards(shutil.copytree(data_of(run), tmp_path / "other"), changed=4)
     recorded = json.loads((run / "provenance.json").read_text())
-    monkeypatch.setattr("finetune.training.image_inputs.content_hash", lambda d: recorded_hash(recorded, d.split))
+    monkeypatch.setattr("finetune.training.training_data.content_hash", lambda d: recorded_hash(recorded, d.split))
     assert resume(run, "--max-steps=12", f"--dataset-dir={other}") == 2
     error = capsys.readouterr().err
     assert f"record 1 (counted from 0) of {other / 'tiny_train_00001-of-00003.tfrecord'} has changed since" in error

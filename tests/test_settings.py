@@ -78,7 +78,7 @@ def test_each_flag_stands_in_one_group():
 def test_no_library_function_takes_the_settings_of_a_whole_training():
     taken = []
     for path in (ROOT / "finetune").rglob("*.py"):
-        if path == ROOT / "finetune/commands/train.py":
+        if path.parent == ROOT / "finetune/commands":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.arg) and node.annotation and "TrainSettings" in ast.unparse(node.annotation):

@@ -250,6 +250,11 @@ class RunSettings(CommandSettings):
             if getattr(self, name) and not self.resume:
                 raise UserError(f"{dashed(name)} is of a run that there is already.", "Give --resume with it.")
 
+    @property
+    def resumed(self) -> Path | None:
+        """Folder of the run that goes on; None: a new one begins."""
+        return self.train_dir if self.resume else None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceSettings(CommandSettings):

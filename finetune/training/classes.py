@@ -13,7 +13,7 @@ from finetune.settings.train import DataSettings
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
     from finetune.nets.spec import NetSpec
-    from finetune.training.image_inputs import TrainingData
+    from finetune.training.training_data import TrainingData
 
 
 def match_to_run(settings: DataSettings, train_dir: Path, data: "TrainingData", spec: "NetSpec") -> "TrainingData":

@@ -2,60 +2,24 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.dataset import Dataset, content_hash
 from finetune.datasets.pipeline import ReadOptions, evaluation_batches, reading, training_batches, view_batches
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import inference_function, score
 from finetune.model.model import Outputs
-from finetune.preprocessing import Preprocessing
 from finetune.training.run_log import NUM_SAMPLE_IMAGES
 from finetune.training.state import TrainingState
+from finetune.training.training_data import TrainingData
 from finetune.types import Tensor
 
 # Two small batches of the validation split are scored before the first step.
 REHEARSAL_BATCHES = 2
 REHEARSAL_BATCH_SIZE = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingData:
-    """The splits and how their images are prepared.
-
-    Attributes:
-        training: The split to train on.
-        validation: None where there is no such split.
-        preprocessing: Of both.
-        class_names: By label, as the run keeps them; None: they aren't known.
-    """
-
-    training: Dataset
-    validation: Dataset | None
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...] | None
-
-    @property
-    def eval_split(self) -> str:
-        """Name of the validation split; empty where there is none."""
-        return self.validation.split if self.validation is not None else ""
-
-    @property
-    def num_skipped(self) -> dict[str, int]:
-        """How many records of each split are left out since they can't be read, by its name."""
-        datasets = [dataset for dataset in (self.training, self.validation) if dataset is not None]
-        return {dataset.split: dataset.num_skipped for dataset in datasets}
-
-    @functools.cached_property
-    def hashes(self) -> dict[str, str]:
-        """Of each split's bytes, by its name; to be had once, since without dataset.json all of them are read."""
-        datasets = [dataset for dataset in (self.training, self.validation) if dataset is not None]
-        return {dataset.split: content_hash(dataset) for dataset in datasets}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,25 @@
 """A run that goes on: what isn't what it was when its last step was made, refused or said."""
 
+import dataclasses
 import logging
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
 from finetune.notices import few
-from finetune.runs.provenance import Change, Facts, changes_between
+from finetune.runs.provenance import Change, Facts, changes_between, read_provenance
+from finetune.runs.run_folder import RunFolder, settings_of_run
+from finetune.settings.flags import dashed, flags_of, flat_values
+from finetune.settings.settings_file import plain_value
+from finetune.settings.train import NetworkSettings, StageSettings
 from finetune.training.seen_records import SeenRecords
 
 log = logging.getLogger("finetune")
 
 MOST_NAMED_RECORDS = 3
+# What a run is begun from, which doesn't matter where it is resumed.
+RESTORING = ("checkpoint", "checkpoint_prefix", "exclude_scopes", "ignore_missing_vars", "ema", "grayscale_stem")
 
 
 def check_changes(
@@ -86,3 +94,33 @@ def _in_words(change: Change, before: Facts, now: Facts, seen: SeenRecords) -> s
 
 def _num_records(facts: Facts) -> Any:
     return facts["data"].get("num_examples")
+
+
+def as_begun(settings: NetworkSettings, train_dir: Path) -> NetworkSettings:
+    """With what a run was begun from as it was: where it is resumed, all values come from the run."""
+    run = settings_of_run(train_dir)
+    if run is None:
+        return settings
+    given = flat_values(settings)
+    as_begun = {flag.name: run.get(flag.name, flag.default) for flag in flags_of(NetworkSettings)}
+    begun = {name: as_begun[name] for name in RESTORING if as_begun[name] != given[name]}
+    if begun:
+        log.info("--resume: all values come from the run; not followed: %s.", ", ".join(map(dashed, begun)))
+    return dataclasses.replace(settings, **begun)
+
+
+def recorded_facts(run: RunFolder) -> Facts:
+    """What the run says of itself; of an older run config.toml has the settings."""
+    recorded, settings = read_provenance(run.path) or {}, settings_of_run(run.path)
+    if "settings" in recorded or settings is None:
+        return recorded
+    return {**recorded, "settings": {name: plain_value(value) for name, value in settings.items()}}
+
+
+def cached_as_before(stage: StageSettings, recorded: Facts) -> StageSettings:
+    """What --cache-features auto came to holds for all of a run: other inputs would come in another order."""
+    num_views = recorded.get("cached_views")
+    if num_views is None or stage.cache.cache_features != "auto":
+        return stage
+    log.info("--cache-features auto: as the run was begun, %s.", f"{num_views} views" if num_views else "none")
+    return dataclasses.replace(stage, cache=dataclasses.replace(stage.cache, cache_features=str(num_views or "off")))

@@ -1,0 +1,314 @@
+"""A run before its next step: all that a step needs, built from the settings."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from finetune.datasets.pipeline import ReadOptions, reading
+from finetune.model.checkpoint import Checkpoint
+from finetune.model.model import Model, variable_name
+from finetune.model.plan_table import plan_text
+from finetune.model.recognise import image_size_at, other_model
+from finetune.model.scopes import Purpose, VariablePlan, check_scopes, in_scope, plan_variables
+from finetune.nets import get_spec
+from finetune.runs.provenance import Change, Facts, changes_between, describe_run, facts_at
+from finetune.runs.run_folder import warn_of_other_rules
+from finetune.settings.settings_file import to_toml_table
+from finetune.settings.train import (
+    DeviceSettings,
+    ScheduleSettings,
+    StageSettings,
+    TrainSettings,
+    parse_multipliers,
+)
+from finetune.training import training_data
+from finetune.training.classes import match_to_restored_head
+from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
+from finetune.training.image_inputs import TrainingImages, TrainingInputs
+from finetune.training.inputs import make_inputs
+from finetune.training.loss_scaling import LossScale
+from finetune.training.losses import TrainingLoss
+from finetune.training.moving_averages import MovingAverages
+from finetune.training.optimizers import Optimizer
+from finetune.training.precision import measure_step, resolve_precision, supported_precisions
+from finetune.training.resumption import cached_as_before, check_changes
+from finetune.training.schedules import Schedule, make_schedule
+from finetune.training.seen_records import SeenRecords
+from finetune.training.starting_weights import step_of
+from finetune.training.state import TrainingState
+from finetune.training.step import TrainingStep
+from finetune.training.training_data import TrainingData, num_outputs, refuse_large_batch
+from finetune.types import Variable
+
+log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedRun:
+    """A run before its next step.
+
+    Attributes:
+        settings: As resolved.
+        facts: Of the part of the run that begins.
+        changes: What isn't what it was, where it goes on.
+        data: Its splits.
+        plan: Which variables it trains.
+        images: Of the splits.
+        state: All that changes.
+        inputs: What it is given.
+        batches: What its steps are given, from the next one on.
+        training_step: Makes an update.
+        schedule: Learning rate by step.
+        first_step: Number of updates made.
+        images_per_step: Of all devices.
+    """
+
+    settings: TrainSettings
+    facts: Facts
+    changes: list[Change]
+    data: TrainingData
+    plan: VariablePlan
+    images: TrainingImages
+    state: TrainingState
+    inputs: TrainingInputs
+    batches: Iterator[Any]
+    training_step: TrainingStep
+    schedule: Schedule
+    first_step: int
+    images_per_step: int
+
+
+def prepare(
+    settings: TrainSettings,
+    data: TrainingData,
+    strategy: Any,
+    source: Checkpoint | None,
+    features: Path,
+    history: Facts | None,
+    compared_step: int | None = None,
+) -> PreparedRun:
+    """Builds all that a step needs.
+
+    Args:
+        settings: Of the run.
+        data: Its splits.
+        strategy: Its devices.
+        source: Where its weights are; None: it begins from scratch.
+        features: Folder of features.
+        history: What the run says of itself; None: it begins.
+        compared_step: Whose facts those of now are compared with, to make steps up to it again; None: that of the
+            weights, to go on from there.
+
+    Raises:
+        UserError: What the user can mend: a scope, the checkpoint, the data; what has changed and isn't allowed to.
+    """
+    stage = settings.stage
+    with strategy.scope():
+        model, plan, data = _restored_model(settings, data, source)
+        images = _training_images(settings, model, data)
+        trained = [model.model_variables[variable.name] for variable in plan.trained]
+        optimizer = Optimizer(stage.update, trained, _multipliers(stage.schedule, plan))
+        settings = _with_precision(settings, model, trained, images)
+        seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
+        averages = _make_averages(stage, model, plan)
+        state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen)
+        first_step = _resume(state, source) if settings.run.resume and source is not None else 0
+        facts = _describe(settings, data, first_step)
+        changes, recorded = [], facts_at(history or {}, compared_step or first_step)
+        if history is not None:
+            argument = "--resume" if compared_step is None else "--verify"
+            changes = check_changes(recorded, facts, seen, allowed=settings.run.allow_changed, argument=argument)
+            if any(change.makes_another_run for change in changes_between(facts_at(history, first_step), recorded)):
+                seen.accept_other_data()  # With it the run went on from here.
+        inputs = make_inputs(cached_as_before(stage, recorded), images, state, plan, features)
+        with reading(data.training, settings.data.labels_offset):
+            batches = seen.watched(inputs.batches, first_step)
+        images_per_step = stage.batch_size * strategy.num_replicas_in_sync
+        steps_per_epoch = data.training.num_examples / images_per_step
+        return PreparedRun(
+            settings=settings,
+            facts={**facts, "cached_views": inputs.num_views},
+            changes=changes,
+            data=data,
+            plan=plan,
+            images=images,
+            state=state,
+            inputs=inputs,
+            batches=batches,
+            training_step=_make_step(settings, inputs, state),
+            schedule=make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
+            first_step=first_step,
+            images_per_step=images_per_step,
+        )
+
+
+def _restored_model(
+    settings: TrainSettings, data: TrainingData, source: Checkpoint | None
+) -> tuple[Model, VariablePlan, TrainingData]:
+    """The network with its weights and its frozen layers; and the data, its labels in the order of a restored head."""
+    model = make_model(settings, data)
+    plan = make_plan(settings, model, source)
+    show_weights_and_plan(plan, source)
+    if source is not None and not settings.run.resume:
+        data = match_to_restored_head(settings.data, data, plan, source, model.spec)
+    model.freeze(plan, settings.stage.batch_norm)
+    model.initialise(variable.name for variable in plan.initialised)
+    if source is not None:
+        warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
+        model.restore(source, plan)
+    return model, plan, data
+
+
+def show_weights_and_plan(plan: VariablePlan, source: Checkpoint | None) -> None:
+    """Says what a run begins from, and what becomes of each variable."""
+    log.info("Weights: %s", source.prefix if source is not None else "from scratch, no --checkpoint is given")
+    log.info("%s", plan_text(plan))
+
+
+def _describe(settings: TrainSettings, data: TrainingData, first_step: int) -> Facts:
+    return describe_run(
+        data.training,
+        data.validation,
+        data.hashes,
+        settings=to_toml_table(settings),
+        machine=describe_machine(on_cpu=settings.devices.clone_on_cpu),
+        first_step=first_step,
+    )
+
+
+def find_data(settings: TrainSettings) -> TrainingData:
+    """The splits to train and to validate on.
+
+    Raises:
+        UserError: There is no such split; the run that is resumed has other classes.
+    """
+    spec = get_spec(settings.network.model)
+    return training_data.find_data(settings.data, spec, settings.stage.augmentation, resumed=settings.run.resumed)
+
+
+def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:
+    """The strategy over the devices that the settings ask for, of which each takes a batch of a step.
+
+    Raises:
+        UserError: There are fewer; a step takes more images than there are.
+    """
+    devices = settings.devices
+    if devices.deterministic:
+        make_deterministic(on_cpu=devices.clone_on_cpu)
+    strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
+    refuse_large_batch(settings.stage.batch_size * strategy.num_replicas_in_sync, data.training)
+    return strategy
+
+
+def make_model(settings: TrainSettings, data: TrainingData) -> Model:
+    """The network of the settings, for the classes of the data, its variables not yet drawn."""
+    network = settings.network
+    return Model(
+        get_spec(network.model),
+        num_outputs(settings.data, data),
+        image_size=network.image_size,
+        channels=1 if network.use_grayscale else None,
+        seed=settings.run.seed,
+        initialise=False,
+    )
+
+
+def make_plan(settings: TrainSettings, model: Model, source: Checkpoint | None) -> VariablePlan:
+    """Which variables are restored, initialised, trained and frozen.
+
+    Raises:
+        UserError: A scope names no variable; the checkpoint lacks one, or has it in another shape.
+    """
+    network, is_resumed = settings.network, settings.run.resume
+    return plan_variables(
+        model.network_variables(),
+        checkpoint_shapes=source.shapes if source is not None else None,
+        exclude_scopes=() if is_resumed else network.exclude_scopes,
+        trainable_scopes=settings.stage.trainable_scopes,
+        head_scopes=model.spec.head_scopes,
+        ignore_missing=network.ignore_missing_vars,
+        use_moving_averages=network.ema and not is_resumed,
+        sum_colours=network.grayscale_stem == "sum" and not is_resumed,
+        purpose=Purpose(
+            command="resume" if is_resumed else "train",
+            checkpoint=source.prefix if source is not None else "",
+            name_prefix=source.name_prefix if source is not None else "",
+            is_grayscale=network.use_grayscale,
+            is_object_based=source is not None and source.is_object_based,
+            find_model=other_model(network.model),
+            find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
+        ),
+    )
+
+
+def _multipliers(settings: ScheduleSettings, plan: VariablePlan) -> dict[str, float]:
+    """The learning-rate multiplier of each trained variable that has one: that of the longest scope around it."""
+    by_scope = parse_multipliers(settings.learning_rate_multipliers)
+    names = [variable.name for variable in plan.trained]
+    check_scopes("--learning-rate-multipliers", tuple(by_scope), names)
+    by_length = sorted(by_scope, key=len)
+    return {name: by_scope[scope] for scope in by_length for name in names if in_scope(name, scope)}
+
+
+def _training_images(settings: TrainSettings, model: Model, data: TrainingData) -> TrainingImages:
+    options = ReadOptions(
+        data.preprocessing,
+        model.image_size,
+        model.channels,
+        labels_offset=settings.data.labels_offset,
+        num_parallel_calls=settings.data.num_preprocessing_threads,
+        num_readers=settings.data.num_readers,
+    )
+    return TrainingImages(data, options, settings.stage.batch_size, settings.run.seed)
+
+
+def _with_precision(
+    settings: TrainSettings, model: Model, trained: Sequence[Variable], images: TrainingImages
+) -> TrainSettings:
+    """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
+
+    def measure(precision: str) -> Any:
+        with reading(images.data.training, images.options.labels_offset):
+            return measure_step(model, trained, images.first_batch(images.batch_size), precision)
+
+    devices = settings.devices
+    supported = supported_precisions(on_cpu=devices.clone_on_cpu)
+    precision = resolve_precision(devices.precision, supported, measure)
+    model.compute_dtype = tf.as_dtype(precision)
+    return dataclasses.replace(settings, devices=dataclasses.replace(devices, precision=precision))
+
+
+def _make_averages(settings: StageSettings, model: Model, plan: VariablePlan) -> MovingAverages | None:
+    if settings.moving_average_decay is None:
+        return None
+    changing = {v.name: model.model_variables[v.name] for v in plan.variables if v.is_trained or v.is_statistic}
+    return MovingAverages(changing, settings.moving_average_decay)
+
+
+def _make_loss_scale(settings: DeviceSettings) -> LossScale | None:
+    return LossScale() if settings.precision == "float16" else None
+
+
+def _resume(state: TrainingState, source: Checkpoint) -> int:
+    state.restore({name: source.read(name) for name in source.shapes}, source.prefix)
+    step = step_of(source)
+    log.info("Going on from step %d.", step)
+    return step
+
+
+def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> TrainingStep:
+    stage, devices = settings.stage, settings.devices
+    decayed = [v for v in state.optimizer.variables if variable_name(v) in state.model.decayed_names]
+    return TrainingStep(
+        inputs.forward,
+        TrainingLoss(stage.label_smoothing, stage.weight_decay, decayed),
+        state.optimizer,
+        averages=state.averages,
+        loss_scale=state.loss_scale,
+        seed=settings.run.seed,
+        use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=devices.num_clones),
+    )

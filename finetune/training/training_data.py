@@ -1,0 +1,116 @@
+"""The splits that a run trains and validates on."""
+
+import dataclasses
+import functools
+import logging
+from pathlib import Path
+
+from finetune.datasets.dataset import Dataset, content_hash, find_dataset, find_splits
+from finetune.datasets.pipeline import without_undecodable
+from finetune.errors import UserError
+from finetune.nets.spec import NetSpec
+from finetune.preprocessing import Preprocessing, get_preprocessing
+from finetune.settings.train import DataSettings
+from finetune.training.classes import match_to_run
+
+log = logging.getLogger("finetune")
+
+DEFAULT_EVAL_SPLIT = "validation"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The splits and how their images are prepared.
+
+    Attributes:
+        training: The split to train on.
+        validation: None where there is no such split.
+        preprocessing: Of both.
+        class_names: By label, as the run keeps them; None: they aren't known.
+    """
+
+    training: Dataset
+    validation: Dataset | None
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+
+    @property
+    def eval_split(self) -> str:
+        """Name of the validation split; empty where there is none."""
+        return self.validation.split if self.validation is not None else ""
+
+    @property
+    def num_skipped(self) -> dict[str, int]:
+        """How many records of each split are left out since they can't be read, by its name."""
+        datasets = [dataset for dataset in (self.training, self.validation) if dataset is not None]
+        return {dataset.split: dataset.num_skipped for dataset in datasets}
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """Of each split's bytes, by its name; to be had once, since without dataset.json all of them are read."""
+        datasets = [dataset for dataset in (self.training, self.validation) if dataset is not None]
+        return {dataset.split: content_hash(dataset) for dataset in datasets}
+
+
+def find_data(settings: DataSettings, spec: NetSpec, augmentation: str, *, resumed: Path | None) -> TrainingData:
+    """The splits of the settings.
+
+    Args:
+        settings: Which they are, and how they are read.
+        spec: The network's, for its own preprocessing.
+        augmentation: Of the training images.
+        resumed: Folder of the run that goes on, whose labels' order theirs becomes; None: a new one begins.
+
+    Raises:
+        UserError: There is no such split; the run that is resumed has other classes.
+    """
+    preprocessing = get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation)
+    training = _find_split(settings, settings.split)
+    validation = None
+    eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
+    if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
+        log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
+    else:
+        validation = _find_split(settings, eval_split)
+    data = TrainingData(training, validation, preprocessing, training.class_names)
+    return data if resumed is None else match_to_run(settings, resumed, data, spec)
+
+
+def without_corrupt(settings: DataSettings, data: TrainingData) -> TrainingData:
+    """The data without the records whose images can't be decoded, where these are to be left out."""
+    if settings.on_corrupt != "skip":
+        return data
+    training = without_undecodable(data.training, settings.labels_offset)
+    validation = data.validation and without_undecodable(data.validation, settings.labels_offset)
+    return dataclasses.replace(data, training=training, validation=validation)
+
+
+def _find_split(settings: DataSettings, split: str) -> Dataset:
+    return find_dataset(
+        settings.dataset_dir,
+        settings.dataset_name,
+        split,
+        labels_offset=settings.labels_offset,
+        image_key=settings.image_key,
+        label_key=settings.label_key,
+        on_corrupt=settings.on_corrupt,
+    )
+
+
+def refuse_large_batch(images_per_step: int, dataset: Dataset) -> None:
+    """Training takes each image once before it takes one again.
+
+    Raises:
+        UserError: A step takes more images than there are.
+    """
+    if images_per_step > dataset.num_examples:
+        raise UserError(
+            f"--batch-size: a step takes {images_per_step} images, but the split {dataset.split} has "
+            f"{dataset.num_examples}.",
+            f"Give --batch-size {dataset.num_examples} or less.",
+        )
+
+
+def num_outputs(settings: DataSettings, data: TrainingData) -> int:
+    """How many classes the network has to tell apart."""
+    return data.training.num_classes - settings.labels_offset
