@@ -16,6 +16,8 @@ ruff check .
 ruff format --check .
 echo "== mypy"
 mypy
+echo "== pip-audit"
+python scripts/audit.py
 echo "== pytest"
 # Groups of tests that share what takes long to make, the longest first: tests/conftest.py.
 python -m pytest -n 2 --no-loadscope-reorder "$@"

@@ -120,6 +120,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         max_steps=settings.stage.max_steps,
         images_per_step=ready.images_per_step,
         seconds_between_summaries=settings.run.save_summaries_seconds,
+        training_split=data.training.split,
         num_skipped=data.num_skipped if settings.data.on_corrupt == "skip" else {},
     )
     occasions = Occasions(

@@ -29,6 +29,7 @@ from finetune.files.whole_files import (
 )
 from finetune.model.scopes import VariablePlan
 from finetune.notices import few, tell_once
+from finetune.runs.provenance import PROVENANCE_FILE
 from finetune.settings.settings_file import CONFIG_FILE, read_toml
 from finetune.settings.train import TrainSettings
 
@@ -36,17 +37,7 @@ PLAN_FILE = "plan.json"
 METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
-# Those that are written beside their places, of this module and others.
-_OWN_FILES = (
-    CONFIG_FILE,
-    PLAN_FILE,
-    METRICS_FILE,
-    IMAGES_FILE,
-    LABELS_FILE,
-    "best.json",
-    "checkpoint",
-    "provenance.json",
-)
+_SETTINGS_FILES = (CONFIG_FILE, PLAN_FILE, METRICS_FILE, IMAGES_FILE, LABELS_FILE, PROVENANCE_FILE)
 
 METRICS_SHAPE = {
     "step": Number(int, at_least=0),
@@ -108,9 +99,11 @@ class RunFolder:
 
     def _clear_up(self) -> None:
         """After a program that was killed."""
+        from finetune.model.checkpoint import BEST_FILE, STATE_FILE  # TensorFlow is loaded late.
+
         complete_sets(self.path)
         unfinished = [
-            *map(partial_path, (self.path / name for name in _OWN_FILES)),
+            *map(partial_path, (self.path / name for name in (*_SETTINGS_FILES, BEST_FILE, STATE_FILE))),
             *self.path.glob(".model.ckpt-*.partial"),
             *(self.path / FEATURES_FOLDER).glob("*.partial"),
         ]

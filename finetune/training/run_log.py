@@ -9,7 +9,6 @@ metrics.jsonl, and TensorBoard's scalars, which lack `step`:
     learning_rate        of the step
     images_per_second    since the row before
     data_chain           a hash over what all steps so far were given; two runs with the same one saw the same
-
     num_skipped          records of the split that can't be read and are left out; with `--on-corrupt skip` alone
 
 A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `num_examples`, and `loss`: cross-entropy alone.
@@ -71,6 +70,7 @@ class RunLog:
         max_steps: int | None,
         images_per_step: int,
         seconds_between_summaries: float,
+        training_split: str = "",
         num_skipped: Mapping[str, int] | None = None,
     ) -> None:
         """Opens a TensorBoard event file in the run's folder.
@@ -80,12 +80,13 @@ class RunLog:
             max_steps: Step that it stops at; None: never.
             images_per_step: Of all devices.
             seconds_between_summaries: TensorBoard scalars of training are at least so far apart.
-            num_skipped: By split, that of training the first, how many of its records are left out; None or none: it
-                isn't told.
+            training_split: Name of the split that is trained on.
+            num_skipped: By split how many of its records are left out; None or none: it isn't told.
         """
         self.run = run
         self._max_steps = max_steps
         self.images_per_step = images_per_step
+        self._training_split = training_split
         self._num_skipped = dict(num_skipped or {})
         self._seconds_between_summaries = seconds_between_summaries
         self._writer = tf.summary.create_file_writer(os.fsencode(run.path), flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
@@ -149,7 +150,7 @@ class RunLog:
             "images_per_second": self._rate_of_rows.take(step),
         }
         chain = {"data_chain": data_chain} if data_chain else {}
-        self.run.write_metrics(step, {**figures, **chain, **self._skipped(next(iter(self._num_skipped), None))})
+        self.run.write_metrics(step, {**figures, **chain, **self._skipped(self._training_split)})
         if time.monotonic() - self._last_summary >= self._seconds_between_summaries:
             self._last_summary = time.monotonic()
             self._write_scalars("training", step, figures)
@@ -180,7 +181,7 @@ class RunLog:
         """Writes out what is buffered."""
         self._writer.close()
 
-    def _skipped(self, split: str | None) -> dict[str, int]:
+    def _skipped(self, split: str) -> dict[str, int]:
         return {"num_skipped": self._num_skipped[split]} if split in self._num_skipped else {}
 
     def _time_left(self, step: int, images_per_second: float) -> str:
