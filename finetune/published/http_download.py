@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import logging
-import re
 import time
 import urllib.error
 import urllib.parse
@@ -222,13 +221,6 @@ def _strong_version(response: Any) -> str | None:
     """What tells versions of a file apart byte for byte, in the form that If-Range takes (RFC 9110, 13.1.5)."""
     etag: str | None = response.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-
-
-def _parse_content_length(text: str | None) -> int | None:
-    """Number of bytes that a server announces; None where it doesn't."""
-    if text is not None and not re.fullmatch("[0-9]{1,18}", text.strip()):
-        raise http.client.HTTPException(f"it announces {text!r} bytes")
-    return None if text is None else int(text)
 
 
 def _parse_content_range(text: str) -> tuple[int, int | None]:
