@@ -261,16 +261,6 @@ def test_what_can_not_be_downloaded_says_what_to_do(name, mend):
         get_published(name)
 
 
-BASE_URLS = ["foo", "", "file:///etc/passwd", "ftp://host/a", "http://", "http://host:abc/", "http://a\nb", "data:,a"]
-
-
-@pytest.mark.parametrize("address", BASE_URLS)
-def test_mirror_is_an_address_of_http(tmp_path, capsys, address):
-    assert main(["mobilenet_v1", "--output-dir", str(tmp_path / "new"), f"--base-url={address}"]) == 2
-    assert "must be the address of a mirror" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
-
-
 @pytest.mark.parametrize(
     ("length", "message"),
     [

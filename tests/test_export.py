@@ -153,7 +153,8 @@ def test_an_accuracy_on_the_images_that_trained_it_is_called_so(tmp_path, record
 
     run = write_run(tmp_path / "run")
     sha256 = content_hash(find_dataset(records, None, "train"))
-    (run / PROVENANCE_FILE).write_text(json.dumps({"data": {"split": "train", "sha256": sha256}}))
+    data = {"name": "tiny", "split": "train", "num_examples": 12, "sha256": sha256}
+    (run / PROVENANCE_FILE).write_text(json.dumps({"data": data}))
     words = ["--format=tflite", f"--dataset-dir={records}"]
     assert run_export(run, tmp_path / "train", *words, "--split=train") == 0
     description, _ = read_description(tmp_path / "train")

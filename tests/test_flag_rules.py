@@ -202,6 +202,8 @@ def test_what_a_training_refuses(words, message, records, tmp_path, capsys):
         ("download", {"base_url": "http://h:x"}, "no address of a server"),
         ("download", {"base_url": "file:///etc"}, "no address of a server"),
         ("download", {"base_url": "ftp://h"}, "no address of a server"),
+        ("download", {"base_url": "data:,a"}, "no address of a server"),
+        ("download", {"base_url": "http://a\nb"}, "no address of a server"),
         ("download", {"base_url": "http://h/\n"}, "no address of a server"),
         ("export", {"quantize": ("int8",), "format": "tflite"}, "needs images to calibrate on"),
         ("export", {"quantize": ("int8",), "format": "onnx"}, "--quantize is for --format tflite"),

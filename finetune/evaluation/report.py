@@ -17,7 +17,7 @@ from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.files.json_files import MayLack, Number, read_json_or_tell
 from finetune.files.whole_files import printable, write_bytes, write_text
 from finetune.model.scopes import PlannedVariable, VariablePlan
-from finetune.runs.provenance import read_provenance, software_versions
+from finetune.runs.provenance import read_provenance_or_tell, software_versions
 from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.settings.flags import flags_of
 from finetune.settings.train import TrainSettings
@@ -94,7 +94,7 @@ def _content(result: EvalResult) -> dict[str, Any]:
         "pairs": _pairs(result),
         "mistakes": _mistakes(result),
         "versions": list(software_versions().items()),
-        "provenance": read_provenance(Path(result.checkpoint).parent),
+        "provenance": read_provenance_or_tell(Path(result.checkpoint).parent),
         **_pictures(result),
         **_run_content(Path(result.checkpoint).parent),
     }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.runs.provenance import parts_of, read_provenance
+from finetune.runs.provenance import parts_of, read_provenance_or_tell
 from finetune.runs.run_folder import RunFolder
 
 
@@ -14,7 +14,7 @@ def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | N
         checkpoint_name: Its name there.
         data_sha256: Hash of the split that scored it.
     """
-    provenance = read_provenance(run_folder) or {}
+    provenance = read_provenance_or_tell(run_folder)
     validation = provenance.get("validation")
     if any(part["data"]["sha256"] == data_sha256 for part in parts_of(provenance) if "data" in part):
         return "these images trained it: expect less on new ones"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune.errors import UserError
 from finetune.files.whole_files import sha256, write_text
-from finetune.published.http_download import SCHEMES, download
+from finetune.published.http_download import download
 from finetune.published.known_hashes import SHA256
 
 HASH_ENDING = ".sha256"
@@ -28,8 +28,6 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
     Raises:
         UserError: It can't be downloaded, or it isn't the file that was published, or downloaded first.
     """
-    if base_url is not None:
-        _check_base_url(base_url)
     parts = urllib.parse.urlsplit(url)
     path = folder / Path(parts.path).name
     published = SHA256.get(url)
@@ -58,18 +56,6 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
             f"If the file was changed for good reason, remove {_hash_path(path)}.",
         )
     return path
-
-
-def _check_base_url(base_url: str) -> None:
-    try:
-        parts = urllib.parse.urlsplit(base_url)
-        is_address = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_address = False
-    if not is_address or not base_url.isprintable() or " " in base_url:
-        raise UserError(
-            f"--base-url is {base_url!r}, but must be the address of a mirror.", "Such as https://mirror.example/files."
-        )
 
 
 def forget(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.files.json_files import MayLack, Number, read_json
+from finetune.files.json_files import MayLack, Number, read_json, read_json_or_tell
 from finetune.settings.choices import DECISIVE_SETTINGS
 from finetune.settings.flags import flags_of
 from finetune.settings.settings_file import plain_value
@@ -118,6 +118,12 @@ def read_provenance(run_folder: Path) -> Facts | None:
     """
     path = run_folder / PROVENANCE_FILE
     return read_json(path, PROVENANCE_SHAPE, _MEND) if path.is_file() else None
+
+
+def read_provenance_or_tell(run_folder: Path) -> Facts:
+    """As `read_provenance`; empty where there is no such file, or, which is told, a damaged one."""
+    without = "What the run was trained with isn't known."
+    return read_json_or_tell(run_folder / PROVENANCE_FILE, PROVENANCE_SHAPE, without) or {}
 
 
 def with_history(now: Facts, recorded: Facts | None) -> Facts:

@@ -31,7 +31,8 @@ def refuse_modules(found: Mapping[str, Any], given: Mapping[str, Any], source: P
     named = {given.get(name) for name in _NAMES_OF_CODE}
     for name in _NAMES_OF_CODE:
         value = found.get(name)
-        if isinstance(value, str) and ":" in value and given.get(name) is None and value not in named:
+        is_code = isinstance(value, str) and all(value.partition(":"))  # Else no module can be meant.
+        if is_code and given.get(name) is None and value not in named:
             raise UserError(
                 f"{source} names {value!r} as {dashed(name)}: that is code, which would be imported and run.",
                 f"If you know where it comes from, say {dashed(name)} {value} yourself, or --trust-code.",

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import finetune
+
 Result = TypeVar("Result")
 
 
@@ -236,8 +238,9 @@ def describe_machine() -> list[str]:
 
 def this_machine() -> Machine:
     """The one that the benchmark runs on."""
-    packages = {"finetune": "finetune", "TensorFlow": "tensorflow", "Keras": "keras"}
-    versions = [f"{name} {importlib.metadata.version(package)}" for name, package in packages.items()]
+    packages = {"TensorFlow": "tensorflow", "Keras": "keras"}
+    versions = [f"finetune {finetune.__version__}"]
+    versions += [f"{name} {importlib.metadata.version(package)}" for name, package in packages.items()]
     versions.append(f"Python {platform.python_version()}")
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
