@@ -22,6 +22,7 @@ from finetune.runs.provenance import (
     describe_run,
     facts_at,
     read_provenance,
+    same_validation_since,
     with_history,
 )
 from finetune.runs.run_folder import (
@@ -364,7 +365,8 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     if any(change.name == "validation" for change in ready.changes):
         run.forget_best()
     run.forget_metrics_after(first_step)  # First, for it may refuse what it finds.
-    run.write_json(PROVENANCE_FILE, with_history(ready.facts, read_provenance(run.path)))
+    recorded = with_history(ready.facts, read_provenance(run.path))
+    run.write_json(PROVENANCE_FILE, recorded)
     run.write_settings(to_toml_table(settings), ready.plan, data.class_names)
     run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
     run_log = RunLog(
@@ -376,6 +378,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     )
     occasions = Occasions(
         first_step=first_step,
+        same_validation_since=same_validation_since(recorded),
         max_steps=stage.max_steps,
         eval_every=_eval_every(settings, steps_per_epoch),
         log_every=settings.run.log_every,

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ _OWN_FILES = (
     "checkpoint",
     "provenance.json",
 )
+_DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {
     "step": Number(int, at_least=0),
@@ -113,9 +115,19 @@ class RunFolder:
             *map(partial_path, (self.path / name for name in _OWN_FILES)),
             *self.path.glob(".model.ckpt-*.partial"),
             *(self.path / FEATURES_FOLDER).glob("*.partial"),
+            *self._halves_of_checkpoints(),
         ]
         for path in unfinished:
             _remove(path)
+
+    def _halves_of_checkpoints(self) -> list[Path]:
+        """Data of checkpoints that a program was killed in deleting: without the index nothing reads them."""
+        halves = []
+        for path in self.path.glob("*.data-*"):
+            match = _DATA_OF_CHECKPOINT.fullmatch(path.name)
+            if match and not (self.path / f"{match[1]}.index").exists():
+                halves.append(path)
+        return halves
 
     def _content(self) -> list[str]:
         """What lies in the folder and isn't a run's to take over: hidden files and features don't count."""
@@ -131,7 +143,8 @@ class RunFolder:
         if self._has_checkpoint():
             mend = "Go on with that run by --resume, or give another --train-dir."
         elif CONFIG_FILE in found:
-            mend = "That run ended before its first checkpoint: remove the folder, or give another --train-dir."
+            kept = f" but for {FEATURES_FOLDER}/" if (self.path / FEATURES_FOLDER).exists() else ""
+            mend = f"That run ended before its first checkpoint: remove the folder{kept}, or give another --train-dir."
         else:
             mend = "Give another --train-dir."
         raise UserError(f"--train-dir: {self.path} is not empty: it holds {few(found)}.", mend)
