@@ -182,7 +182,7 @@ def resume_and_tell(folder: str) -> int:
 
 @pytest.fixture(scope="module")
 def begun_run(training, tmp_path_factory):
-    """Checkpoints of two steps, the first of them the best, and the metrics of the third step, before its checkpoint."""
+    """Checkpoints of two steps, the first of them the best, and metrics of a third one, which is to be the best."""
     from finetune.model.checkpoint import save_run_checkpoint
 
     run = tmp_path_factory.mktemp("kills") / "run"

@@ -114,9 +114,9 @@ class TrainingInterrupted(Interrupted):
     """
 
     def __init__(self, result: TrainResult, signal_number: int) -> None:
-        command = shlex.join(["finetune-train", "--resume", "--train-dir", str(result.train_dir)])
         super().__init__(
-            f"stopped after step {result.step}, kept in {result.checkpoint}\n  Go on by {command}", signal_number
+            f"stopped after step {result.step}, kept in {result.checkpoint}\n  {_how_to_go_on(result.train_dir)}",
+            signal_number,
         )
         self.result = result
 
@@ -151,6 +151,12 @@ def train(settings: TrainSettings) -> TrainResult:
     run = RunFolder(settings.run.train_dir)
     with run.begun(resume=settings.run.resume):
         return _train_in(run, settings, data, strategy)
+
+
+def _how_to_go_on(train_dir: Path) -> str:
+    if RunFolder(train_dir).has_checkpoint():
+        return "Go on by " + shlex.join(["finetune-train", "--resume", "--train-dir", str(train_dir)])
+    return "There is no checkpoint yet: begin by the same command again."
 
 
 def verify(settings: TrainSettings) -> Verification:
@@ -420,6 +426,15 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 
 def _train_and_print(settings: TrainSettings) -> None:
+    try:
+        _train_or_verify(settings)
+    except TrainingInterrupted:
+        raise
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}\n  {_how_to_go_on(settings.run.train_dir)}", stop.signal_number) from stop
+
+
+def _train_or_verify(settings: TrainSettings) -> None:
     start_tensorflow()
     if settings.run.verify:
         _print_verification(verify(settings), settings.run.train_dir)

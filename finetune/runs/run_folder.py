@@ -92,14 +92,14 @@ class RunFolder:
                 try:
                     yield
                 except BaseException:
-                    if not self._has_checkpoint():
+                    if not self.has_checkpoint():
                         self._remove_all_but(found)
                     raise
 
     def _find_content(self, *, resume: bool) -> list[str]:
         """What lies in the folder, where a run may be begun, or resumed, with that in it."""
         found = self._content()
-        if resume and not self._has_checkpoint():
+        if resume and not self.has_checkpoint():
             elsewhere = ", in another --train-dir" if found else ""
             raise UserError(
                 f"--resume: {self.path} holds no whole checkpoint.", f"Start the run anew, without --resume{elsewhere}."
@@ -136,11 +136,12 @@ class RunFolder:
         names = sorted(path.name for path in self.path.iterdir())
         return [name for name in names if not name.startswith(".") and name != FEATURES_FOLDER]
 
-    def _has_checkpoint(self) -> bool:
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from, whole or not."""
         return any(self.path.glob("*.index")) or bool(uncompleted_sets(self.path))
 
     def _refuse(self, found: Sequence[str]) -> None:
-        if self._has_checkpoint():
+        if self.has_checkpoint():
             mend = "Go on with that run by --resume, or give another --train-dir."
         elif CONFIG_FILE in found:
             kept = f" but for {FEATURES_FOLDER}/" if (self.path / FEATURES_FOLDER).exists() else ""

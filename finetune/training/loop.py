@@ -21,10 +21,10 @@ from finetune.model.checkpoint import (
     save_run_checkpoint,
 )
 from finetune.runs.run_folder import RunFolder
+from finetune.signals import stop_request
 from finetune.training.background_writer import BackgroundWriter
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
-from finetune.training.interruption import stop_request
 from finetune.training.run_log import RunLog
 from finetune.training.schedules import Schedule
 from finetune.training.state import TrainingState
