@@ -12,6 +12,7 @@
 import gc
 import logging
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ def small_network(published_network: ReferenceModel) -> ReferenceModel:
 def fresh_logger() -> None:
     """Our logger shows what commands show."""
     logging.getLogger("finetune").setLevel(logging.INFO)
+
+
+@pytest.fixture
+def signals_of_a_terminal() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end programs, where they would be ignored too, as in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
 
 
 @pytest.hookimpl(wrapper=True)

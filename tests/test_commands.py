@@ -353,6 +353,7 @@ def test_a_log_level_means_what_it_means_to_tensorflow(level, is_silent):
 HEAD = ["--exclude-scopes=CifarNet/logits", "--trainable-scopes=CifarNet/logits"]
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 def test_a_command_stopped_by_ctrl_c_in_a_shell(dataset_dir, trained, tmp_path):
     """Features of several views and of a validation are computed: TensorFlow complained of a trunk traced for each."""
     run = tmp_path / "run [1] of mine"
@@ -402,6 +403,7 @@ class Signals:
         monkeypatch.setattr(TrainingLoop, "_make_steps", make_and_signal)
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_training_with_its_status_and_the_command_that_is_said_goes_on(
     dataset_dir, trained, tmp_path, monkeypatch, capsys, number, status
@@ -418,6 +420,7 @@ def test_a_signal_ends_training_with_its_status_and_the_command_that_is_said_goe
     assert read_metrics(run)[0] == read_metrics(trained)[0]
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 def test_a_second_signal_stops_at_once_and_nothing_refuses_the_next_try(dataset_dir, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         Signals(patch, signal.SIGINT, signal.SIGINT, after=2)
@@ -427,6 +430,7 @@ def test_a_second_signal_stops_at_once_and_nothing_refuses_the_next_try(dataset_
     assert run_train(dataset_dir, tmp_path / "run", "--max-steps=4") == 0
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 def test_from_python_a_stopped_training_stops_what_comes_after_it(dataset_dir, tmp_path, monkeypatch):
     Signals(monkeypatch, signal.SIGINT, after=2)
     settings = TrainSettings(dataset_dir=dataset_dir, train_dir=tmp_path / "run", model="cifarnet", batch_size=8)

@@ -437,7 +437,10 @@ def test_a_failure_leaves_the_old_as_it_was(tmp_path):
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize(("signal_number", "is_clean"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
+@pytest.mark.usefixtures("signals_of_a_terminal")
+@pytest.mark.parametrize(
+    ("signal_number", "is_clean"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGKILL, False)]
+)
 def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean):
     images_dir = write_class_folders(tmp_path / "images", a=10, b=10)
     large = write_file(images_dir / "a/large_0.png", encode(Image.new("L", (2000, 2000)), "PNG"))
@@ -446,11 +449,8 @@ def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean
     out = tmp_path / "out"
     # Of many shards a worker that has lost its parent writes but one to its end.
     argv = [f"--images-dir={images_dir}", f"--dataset-dir={out}", "--workers=2", "--num-shards=100"]
-    # As a terminal does, the signal is sent to all processes of the group. Where the tests run in the background a
-    # shell has Ctrl-C ignored, and what is ignored here is ignored by processes started here.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As a terminal does, the signal is sent to all processes of the group.
     process = subprocess.Popen([sys.executable, SCRIPT, *argv], stderr=subprocess.PIPE, start_new_session=True)
-    signal.signal(signal.SIGINT, previous)
     deadline = time.monotonic() + 300
     while not list(out.glob(".out.partial/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -458,7 +458,7 @@ def test_a_stopped_run_leaves_no_half_data_set(tmp_path, signal_number, is_clean
     message = process.communicate(timeout=300)[1].decode()
     assert "Traceback" not in message
     if is_clean:
-        assert process.returncode == 130
+        assert process.returncode == 128 + signal_number
         assert not out.exists()
         return
     assert {path.name for path in out.iterdir()} == {".out.partial", ".lock"}

@@ -7,6 +7,7 @@ import lzma
 import struct
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from finetune.commands.download import download, main
 from finetune.errors import UserError
 from finetune.files.whole_files import sha256
 from finetune.nets import MODELS
-from finetune.published import archives, cache, http_download
+from finetune.published import archives, cache, http_download, obtain
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch
 from finetune.published.catalogue import catalogue, get_published
@@ -253,6 +254,21 @@ def test_every_published_checkpoint_can_be_had_by_name():
     assert {name: get_published(name).urls for name in published} == {name: (url,) for name, url in published.items()}
     archives = [Path(url).name for entry in catalogue().values() for url in entry.urls if entry.name in published]
     assert len(set(archives)) == len(archives)
+
+
+@pytest.mark.parametrize("names", [("mobilenet_v1", "mobilenet_v1"), ("mobilenet_v1", "mobilenet_v1_slow")])
+def test_downloads_at_once_of_one_archive_fetch_it_once(server, tmp_path, monkeypatch, names):
+    published = get_published("mobilenet_v1")
+    monkeypatch.setattr(obtain, "get_published", lambda name: published)
+    server.files[MOBILENET], server.etags[MOBILENET] = tar_of(**{"net.ckpt.index": CONTENT}), '"first"'
+    server.break_off_after = 20_000
+    with ThreadPoolExecutor(len(names)) as executor:
+        made = list(executor.map(lambda name: obtain.obtain(name, tmp_path, server.url), names))
+    assert made == [tmp_path / name / "net.ckpt" for name in names]
+    assert all(path.with_suffix(".ckpt.index").read_bytes() == CONTENT for path in made)
+    assert [wanted for _, wanted in server.requests].count(None) == 1
+    assert names_in(tmp_path) == sorted({"archives", *names})
+    assert names_in(tmp_path / "archives") == ["mobilenet_v1_1.0_224.tgz", "mobilenet_v1_1.0_224.tgz.sha256"]
 
 
 @pytest.mark.parametrize(("name", "mend"), [("vgg_a", "from scratch"), ("imagenet", "--images-dir")])

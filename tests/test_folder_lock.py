@@ -1,10 +1,15 @@
 """Two programs at work in one folder: the second is refused, and a crash leaves nothing that refuses the next."""
 
+import contextlib
 import errno
 import fcntl
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,9 +17,9 @@ from image_files import write_class_folders
 from tiny_runs import write_records, write_run
 
 import finetune
-from finetune.commands import convert, train
+from finetune.commands import convert, evaluate, export, import_weights, predict, train
 from finetune.errors import UserError
-from finetune.files.folder_lock import sole_use
+from finetune.files.folder_lock import sole_use, sole_writer
 
 HOLD = """
 import sys, time
@@ -24,6 +29,23 @@ with sole_use(Path(sys.argv[1]), flag="--train-dir", program="finetune-train"):
     print("held", flush=True)
     time.sleep(600)
 """
+
+
+@contextlib.contextmanager
+def written_by_another(path: Path, seconds: float):
+    """Another program writes a file for so long."""
+    held = threading.Event()
+
+    def write():
+        with sole_writer(path, flag="--output", program="another"):
+            held.set()
+            time.sleep(seconds)
+
+    with ThreadPoolExecutor(1) as executor:
+        writing = executor.submit(write)
+        held.wait()
+        yield
+        writing.result()
 
 
 def locked(folder: Path):
@@ -83,3 +105,27 @@ def test_what_cannot_be_written_is_told(tmp_path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match="can't be written"), locked(tmp_path):
         pass
+
+
+def test_a_second_writer_of_the_same_export_predictions_or_weights_is_refused(run, records, tmp_path, capsys):
+    out = tmp_path / "made" / "for" / "it"
+    commands = {
+        export: [f"--checkpoint={run}", f"--output-dir={out}"],
+        predict: [f"--checkpoint={run}", f"--output={out}", "--format=csv", str(records / "images")],
+        import_weights: ["--model=mobilenet_v2", f"--output={out}", "weights.npz"],
+    }
+    for module, words in commands.items():
+        with sole_writer(out, flag="--output", program="the first"):
+            assert module.main(words) == 2
+        assert re.search(rf"--output(-dir)?: another finetune-\w+ is writing {out}", capsys.readouterr().err)
+        assert list(out.parent.iterdir()) == []
+
+
+def test_of_two_evaluations_into_one_folder_the_second_writes_when_the_first_has(run, records, tmp_path, capsys):
+    words = [f"--checkpoint={run}", f"--dataset-dir={records}", f"--output-dir={tmp_path}", "--no-report"]
+    with written_by_another(tmp_path / "metrics", seconds=3):
+        assert evaluate.main(words) == 0
+        assert "waiting for its end" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("confusion_matrix.csv", "metrics.json", "predictions.csv"),
+    ]

@@ -23,7 +23,7 @@ from finetune.model.checkpoint import GLOBAL_STEP, Checkpoint, write_checkpoint
 from finetune.model.checkpoint_names import DATA_CHAIN, RECORD_FINGERPRINTS
 from finetune.model.recognise import kind_of, variable_shapes
 from finetune.runs.mean_checkpoint import MeanCheckpoint
-from finetune.runs.provenance import changes_between, facts_at, read_provenance, with_history
+from finetune.runs.provenance import changes_between, facts_at, read_provenance, same_validation_since, with_history
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.settings_file import read_toml
 from finetune.settings.train import TrainSettings
@@ -274,6 +274,8 @@ def test_a_record_that_changes_while_the_run_trains_is_noticed(run, tmp_path, ca
 def test_other_validation_images_begin_another_search_for_the_best(run, tmp_path, capsys):
     other = write_records(shutil.copytree(data_of(run), tmp_path / "other"), num_images=9)
     (run / "best.json").write_text('{"checkpoint": "model.ckpt-5", "step": 5, "accuracy": 1.0, "loss": 0.0}')
+    figures = {"split": "validation", "accuracy": 1.0, "top_5_accuracy": 1.0, "loss": 0.0, "num_examples": 6}
+    RunFolder(run).write_metrics(7, figures)  # Of the images before.
     assert resume(run, "--max-steps=8", f"--dataset-dir={other}") == 0
     error = capsys.readouterr().err
     assert "The validation images aren't those before" in error
@@ -281,6 +283,17 @@ def test_other_validation_images_begin_another_search_for_the_best(run, tmp_path
     assert json.loads((run / "best.json").read_text())["step"] == 8
     recorded = json.loads((run / "provenance.json").read_text())
     assert [part["validation"]["num_examples"] for part in [*recorded["before"], recorded]] == [6, 6, 9]
+    assert resume(run, "--max-steps=9") == 0  # As before, but for what was validated long ago.
+    assert json.loads((run / "best.json").read_text())["step"] in (8, 9)
+
+
+def test_a_run_at_its_end_is_not_validated_twice_unless_on_other_images(run, tmp_path):
+    before = RunFolder(run).read_metrics()
+    assert resume(run) == 0
+    assert RunFolder(run).read_metrics() == before
+    other = write_records(shutil.copytree(data_of(run), tmp_path / "other"), num_images=9)
+    assert resume(run, f"--dataset-dir={other}") == 0
+    assert [line["num_examples"] for line in RunFolder(run).read_metrics()[len(before) :]] == [9]
 
 
 def data_of(run):
@@ -480,6 +493,18 @@ def test_facts_are_those_of_the_part_that_made_the_step():
     third = {"first_step": 9, "data": "c"}
     assert with_history(third, recorded)["before"] == [first, second]
     assert [facts_at(recorded, step)["data"] for step in (1, 5, 6, 9)] == ["a", "a", "b", "b"]
+
+
+def test_validations_count_from_the_step_on_since_which_they_are_on_the_same_images():
+    def part(first_step, sha256):
+        return {"first_step": first_step, "data": {"sha256": "d"}, "validation": {"sha256": sha256}}
+
+    old, new, newer = part(0, "a"), part(5, "b"), part(9, "b")
+    assert same_validation_since(old) == 0
+    assert same_validation_since({**newer, "before": [old, new]}) == 5
+    assert same_validation_since({**part(9, "a"), "before": [old, new]}) == 9
+    assert same_validation_since({**newer, "before": [{"versions": {}}]}) == 0  # An older run doesn't say.
+    assert same_validation_since({**newer, "before": [{"data": {"sha256": "d"}}]}) == 9  # It had none.
 
 
 @pytest.mark.parametrize(

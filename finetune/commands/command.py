@@ -14,13 +14,13 @@ from typing import Any, TextIO, TypeVar
 from finetune.errors import Interrupted, UserError, visible
 from finetune.files.whole_files import KEEP_BYTES
 from finetune.settings.command_line import parse_flags
+from finetune.signals import EXIT_BY_SIGNAL, ended_by_signals
 
 Settings = TypeVar("Settings")
 
 EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
-EXIT_BY_SIGNAL = 128  # and the signal's number, as shells have it
 
 log = logging.getLogger("finetune")
 
@@ -64,7 +64,7 @@ def _run(
     _take_all_letters()
     try:
         words = sys.argv[1:] if argv is None else argv
-        with standard_output():
+        with ended_by_signals(), standard_output():
             settings = parse_flags(settings_class, words, prog=prog, description=description, find_config=find_config)
             from finetune.commands.log_lines import logging_as_told  # Its absl isn't needed by --help.
 

@@ -1,5 +1,7 @@
 """`finetune-eval`: the accuracy of a checkpoint on a split, each image counted once."""
 
+import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,8 @@ from finetune.errors import UserError
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.metrics import Scores, wilson_interval
 from finetune.evaluation.result_files import (
+    COMPARISON_FILE,
+    METRICS_FILE,
     REPORT_FILE,
     EvalResult,
     append_to_history,
@@ -23,7 +27,8 @@ from finetune.evaluation.result_files import (
     write_metrics,
     write_predictions,
 )
-from finetune.files.whole_files import gone_if_empty, make_writable
+from finetune.files.folder_lock import sole_writer
+from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
@@ -108,8 +113,9 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
     with gone_if_empty(output_dir):
         _make_writable(output_dir)
         comparison = Comparison(first.score(), second.score())
-    write_comparison(output_dir, [first.checkpoint.prefix, second.checkpoint.prefix], comparison)
-    write_differences(output_dir, first.class_names, comparison)
+        with _whole_results(output_dir, last=COMPARISON_FILE) as staging:
+            write_comparison(staging, [first.checkpoint.prefix, second.checkpoint.prefix], comparison)
+            write_differences(staging, first.class_names, comparison)
     return comparison, output_dir
 
 
@@ -172,20 +178,19 @@ class _Evaluator:
         output_dir = self._settings.output_dir or Path(prefix).parent / f"eval_{self._settings.split}"
         with gone_if_empty(output_dir):
             _make_writable(output_dir)
-            scores = self.score()
-        result = EvalResult(
-            checkpoint=prefix,
-            checkpoint_name=_name(self.checkpoint),
-            step=self.checkpoint.step(),
-            network=self._network,
-            tta=self._settings.tta,
-            dataset=self._dataset,
-            data_sha256=self._data_sha256,
-            scores=scores,
-            class_names=self.class_names,
-            output_dir=output_dir,
-        )
-        _write_files(result, with_report=self._settings.report)
+            result = EvalResult(
+                checkpoint=prefix,
+                checkpoint_name=_name(self.checkpoint),
+                step=self.checkpoint.step(),
+                network=self._network,
+                tta=self._settings.tta,
+                dataset=self._dataset,
+                data_sha256=self._data_sha256,
+                scores=self.score(),
+                class_names=self.class_names,
+                output_dir=output_dir,
+            )
+            _write_files(result, with_report=self._settings.report)
         return result
 
     def score(self) -> Scores:
@@ -295,13 +300,26 @@ def _new_checkpoints(folder: Path, timeout_seconds: float, name_prefix: str) -> 
 
 
 def _write_files(result: EvalResult, *, with_report: bool) -> None:
-    write_metrics(result)
-    write_predictions(result)
-    write_confusion_matrix(result)
-    if with_report:
-        from finetune.evaluation.report import write_report
+    with _whole_results(result.output_dir, last=METRICS_FILE) as staging:
+        staged = dataclasses.replace(result, output_dir=staging)
+        write_metrics(staged)
+        write_predictions(staged)
+        write_confusion_matrix(staged)
+        if with_report:
+            from finetune.evaluation.report import write_report
 
-        write_report(result)
+            write_report(staged)
+
+
+@contextlib.contextmanager
+def _whole_results(output_dir: Path, *, last: str) -> Iterator[Path]:
+    """A folder for files that appear together, and after those of an evaluation that is just writing its own there."""
+    name = Path(last).stem
+    with (
+        sole_writer(output_dir / name, flag="--output-dir", program="finetune-eval", wait=True),
+        whole_set(output_dir, name, last=last) as staging,
+    ):
+        yield staging
 
 
 def _make_writable(folder: Path) -> None:

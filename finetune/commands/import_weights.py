@@ -14,6 +14,7 @@ from finetune.commands.command import run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
+from finetune.files.folder_lock import sole_writer
 from finetune.model.scopes import in_any_scope
 from finetune.nets import get_spec
 from finetune.nets.spec import NetSpec
@@ -59,6 +60,11 @@ def import_weights(settings: ImportSettings) -> ImportResult:
     Raises:
         UserError: The file can't be read or is not of this network: names, shapes or logits differ.
     """
+    with sole_writer(settings.output, flag="--output", program="finetune-import"):
+        return _import_weights(settings)
+
+
+def _import_weights(settings: ImportSettings) -> ImportResult:
     from finetune.foreign_weights import open_weights
     from finetune.model.checkpoint import count_not_finite, write_checkpoint
     from finetune.model.model import Model

@@ -17,6 +17,7 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError, visible
+from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import whole_file
 from finetune.prediction.classifier import restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
@@ -129,7 +130,10 @@ def _open_output(path: Path | None) -> Iterator[TextIO]:
             yield cast(TextIO, _Terminal(file)) if file.isatty() else file
         return
     try:
-        with whole_file(path, newline="") as file:
+        with (
+            sole_writer(path, flag="--output", program="finetune-predict"),
+            whole_file(path, newline="") as file,
+        ):
             yield file
     except OSError as error:
         raise UserError(f"--output: {path} can't be written: {error.strerror}.") from error

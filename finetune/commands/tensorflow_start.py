@@ -39,14 +39,14 @@ def _is_silence_wanted(level: str) -> bool:
 
 @contextlib.contextmanager
 def silent_standard_error() -> Iterator[None]:
-    """Holds back what is written to the standard error's descriptor; shows it if an exception leaves the context."""
+    """Holds back what is written to the standard error's descriptor; shows it if an error leaves the context."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held_back:
         os.dup2(held_back.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             os.dup2(kept, 2)
             held_back.seek(0)
             sys.stderr.write(held_back.read().decode("utf-8", "replace"))

@@ -12,7 +12,7 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.commands.verification import print_verification, verify
 from finetune.errors import Interrupted, UserError
-from finetune.runs.provenance import PROVENANCE_FILE, read_provenance, with_history
+from finetune.runs.provenance import PROVENANCE_FILE, read_provenance, same_validation_since, with_history
 from finetune.runs.run_folder import FEATURES_FOLDER, IMAGES_FILE, RunFolder
 from finetune.settings.settings_file import CONFIG_FILE, to_toml_table
 from finetune.settings.train import TrainSettings
@@ -53,9 +53,9 @@ class TrainingInterrupted(Interrupted):
     """
 
     def __init__(self, result: TrainResult, signal_number: int) -> None:
-        command = shlex.join(["finetune-train", "--resume", "--train-dir", str(result.train_dir)])
         super().__init__(
-            f"stopped after step {result.step}, kept in {result.checkpoint}\n  Go on by {command}", signal_number
+            f"stopped after step {result.step}, kept in {result.checkpoint}\n  {_how_to_go_on(result.train_dir)}",
+            signal_number,
         )
         self.result = result
 
@@ -97,6 +97,12 @@ def train(settings: TrainSettings) -> TrainResult:
         return _train_in(run, settings, data, strategy)
 
 
+def _how_to_go_on(train_dir: Path) -> str:
+    if RunFolder(train_dir).has_checkpoint():
+        return "Go on by " + shlex.join(["finetune-train", "--resume", "--train-dir", str(train_dir)])
+    return "There is no checkpoint yet: begin by the same command again."
+
+
 def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
     from finetune.commands.prepared_run import prepare
     from finetune.datasets.pipeline import reading
@@ -112,7 +118,8 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     if any(change.name == "validation" for change in ready.changes):
         run.forget_best()
     run.forget_metrics_after(first_step)  # First, for it may refuse what it finds.
-    run.write_json(PROVENANCE_FILE, with_history(ready.facts, read_provenance(run.path)))
+    recorded = with_history(ready.facts, read_provenance(run.path))
+    run.write_json(PROVENANCE_FILE, recorded)
     run.write_settings(to_toml_table(settings), ready.plan, data.class_names)
     run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
     run_log = RunLog(
@@ -125,6 +132,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     )
     occasions = Occasions(
         first_step=first_step,
+        same_validation_since=same_validation_since(recorded),
         max_steps=settings.stage.max_steps,
         eval_every=_eval_every(settings, data.training.num_examples / ready.images_per_step),
         log_every=settings.run.log_every,
@@ -168,6 +176,15 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 
 def _train_and_print(settings: TrainSettings) -> None:
+    try:
+        _train_or_verify(settings)
+    except TrainingInterrupted:
+        raise
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}\n  {_how_to_go_on(settings.run.train_dir)}", stop.signal_number) from stop
+
+
+def _train_or_verify(settings: TrainSettings) -> None:
     start_tensorflow()
     if settings.run.verify:
         print_verification(verify(settings), settings.run.train_dir)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.errors import UserError, first_line
+from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import whole_folder
 
 
@@ -18,16 +19,18 @@ def staged_output(output_dir: Path, mark: str, *, overwrite: bool) -> Iterator[P
         overwrite: Replace what is in `output_dir`, all of it.
 
     Raises:
-        UserError: `output_dir` holds something that may not be replaced, or can't be written.
+        UserError: `output_dir` holds something that may not be replaced, or can't be written; another export is writing
+            it.
     """
     output_dir = output_dir.absolute()
-    _refuse_to_replace(output_dir, mark, overwrite)
-    try:
-        with whole_folder(output_dir) as staging:
-            yield staging
-    except OSError as error:
-        why = error.strerror or first_line(error)
-        raise UserError(f"--output-dir: {output_dir} can't be written: {why}.") from error
+    with sole_writer(output_dir, flag="--output-dir", program="finetune-export"):
+        _refuse_to_replace(output_dir, mark, overwrite)
+        try:
+            with whole_folder(output_dir) as staging:
+                yield staging
+        except OSError as error:
+            why = error.strerror or first_line(error)
+            raise UserError(f"--output-dir: {output_dir} can't be written: {why}.") from error
 
 
 def _refuse_to_replace(output_dir: Path, mark: str, overwrite: bool) -> None:

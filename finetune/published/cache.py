@@ -5,6 +5,7 @@ import urllib.parse
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import sha256, write_text
 from finetune.published.http_download import download
 from finetune.published.known_hashes import SHA256
@@ -28,16 +29,22 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
     Raises:
         UserError: It can't be downloaded, or it isn't the file that was published, or downloaded first.
     """
-    parts = urllib.parse.urlsplit(url)
-    path = folder / Path(parts.path).name
+    path = folder / Path(urllib.parse.urlsplit(url).path).name
+    # Several names may have one archive, and several programs one folder.
+    with sole_writer(path, flag="--output-dir", program="finetune-download", wait=True):
+        _fetch(url, path, base_url)
+    return path
+
+
+def _fetch(url: str, path: Path, base_url: str | None) -> None:
     published = SHA256.get(url)
     recorded = published or _recorded_hash(path)
     if path.exists() and sha256(path) == recorded:
-        return path
+        return
     if path.exists():
         log.info("%s is not as it was downloaded: downloading it again.", path)
         path.unlink()
-    source = url if base_url is None else f"{base_url.rstrip('/')}{parts.path}"
+    source = url if base_url is None else f"{base_url.rstrip('/')}{urllib.parse.urlsplit(url).path}"
     log.info("Downloading %s", source)
     download(source, path)
     found = sha256(path)
@@ -55,7 +62,6 @@ def fetch(url: str, folder: Path, base_url: str | None = None) -> Path:
             f"{source} gives another file than at the first download: sha256 {found}, at first {recorded}.",
             f"If the file was changed for good reason, remove {_hash_path(path)}.",
         )
-    return path
 
 
 def forget(path: Path) -> None:

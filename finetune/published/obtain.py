@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import whole_folder
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch, forget
@@ -42,15 +43,21 @@ def obtain(name: str, folder: Path, base_url: str | None = None) -> Path:
     published = get_published(name)
     unpacked = folder / name
     if not unpacked.exists():
-        files = [fetch(url, folder / ARCHIVES_FOLDER, base_url) for url in published.urls]
-        try:
-            with _appearing_whole(unpacked) as partial:
-                _unpack(name, files, partial)
-        except UserError:
-            for file in files:
-                forget(file)
-            raise
+        with sole_writer(unpacked, flag="--output-dir", program="finetune-download", wait=True):
+            if not unpacked.exists():  # Another program may just have made it.
+                _fetch_and_unpack(name, unpacked, folder / ARCHIVES_FOLDER, base_url)
     return _only_folder(unpacked) if published.is_dataset else find_checkpoint(unpacked)
+
+
+def _fetch_and_unpack(name: str, unpacked: Path, archives: Path, base_url: str | None) -> None:
+    files = [fetch(url, archives, base_url) for url in get_published(name).urls]
+    try:
+        with _appearing_whole(unpacked) as partial:
+            _unpack(name, files, partial)
+    except UserError:
+        for file in files:
+            forget(file)
+        raise
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -76,16 +83,17 @@ def unpacked_for_now(name: str, files: Sequence[Path], folder: Path) -> Iterator
         folder: Where the images are unpacked.
 
     Raises:
-        UserError: A file is damaged, or there is no room.
+        UserError: A file is damaged, or there is no room; another program does the same.
     """
     unpacked = folder / f".{name}.unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)  # What a killed run left.
-    try:
-        with _appearing_whole(unpacked, "--dataset-dir") as partial:
-            _unpack(name, files, partial)
-        yield _only_folder(unpacked)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+    with sole_writer(unpacked, flag="--dataset-dir", program="finetune-convert"):
+        shutil.rmtree(unpacked, ignore_errors=True)  # What a killed run left.
+        try:
+            with _appearing_whole(unpacked, "--dataset-dir") as partial:
+                _unpack(name, files, partial)
+            yield _only_folder(unpacked)
+        finally:
+            shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def find_published_files(name: str, folder: Path) -> list[Path]:

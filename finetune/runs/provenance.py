@@ -142,6 +142,17 @@ def facts_at(recorded: Facts, step: int) -> Facts:
     return next((part for part in reversed(parts) if part.get("first_step", 0) < step), parts[0])
 
 
+def same_validation_since(recorded: Facts) -> int:
+    """Number of updates made before the first validation on the images that the last part of a run validates on."""
+    *before, since = parts_of(recorded)
+    images = _validation_hash(since)
+    for part in reversed(before):
+        if "data" in part and _validation_hash(part) != images:
+            break
+        since = part
+    return int(since.get("first_step", 0))
+
+
 def changes_between(before: Facts, now: Facts) -> list[Change]:
     """What differs of what both say, compared by name."""
     then, today = _by_name(before), _by_name(now)
@@ -158,7 +169,7 @@ def _by_name(facts: Facts) -> Facts:
     named |= facts.get("machine", {})
     if "data" in facts:
         named["data"] = facts["data"]["sha256"]
-        named["validation"] = facts.get("validation", {}).get("sha256")
+        named["validation"] = _validation_hash(facts)
     return named | (_settings_by_name(facts["settings"]) if "settings" in facts else {})
 
 
@@ -171,6 +182,11 @@ def _settings_by_name(settings: Mapping[str, Any]) -> Facts:
         for flag in flags_of(TrainSettings)
         if flag.name in of_steps
     }
+
+
+def _validation_hash(facts: Facts) -> str | None:
+    sha256: str | None = facts.get("validation", {}).get("sha256")
+    return sha256
 
 
 def _short(sha256: str | None) -> str:

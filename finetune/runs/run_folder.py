@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
 _SETTINGS_FILES = (CONFIG_FILE, PLAN_FILE, METRICS_FILE, IMAGES_FILE, LABELS_FILE, PROVENANCE_FILE)
+_DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {
     "step": Number(int, at_least=0),
@@ -81,14 +83,14 @@ class RunFolder:
                 try:
                     yield
                 except BaseException:
-                    if not self._has_checkpoint():
+                    if not self.has_checkpoint():
                         self._remove_all_but(found)
                     raise
 
     def _find_content(self, *, resume: bool) -> list[str]:
         """What lies in the folder, where a run may be begun, or resumed, with that in it."""
         found = self._content()
-        if resume and not self._has_checkpoint():
+        if resume and not self.has_checkpoint():
             elsewhere = ", in another --train-dir" if found else ""
             raise UserError(
                 f"--resume: {self.path} holds no whole checkpoint.", f"Start the run anew, without --resume{elsewhere}."
@@ -106,9 +108,19 @@ class RunFolder:
             *map(partial_path, (self.path / name for name in (*_SETTINGS_FILES, BEST_FILE, STATE_FILE))),
             *self.path.glob(".model.ckpt-*.partial"),
             *(self.path / FEATURES_FOLDER).glob("*.partial"),
+            *self._halves_of_checkpoints(),
         ]
         for path in unfinished:
             _remove(path)
+
+    def _halves_of_checkpoints(self) -> list[Path]:
+        """Data of checkpoints that a program was killed in deleting: without the index nothing reads them."""
+        halves = []
+        for path in self.path.glob("*.data-*"):
+            match = _DATA_OF_CHECKPOINT.fullmatch(path.name)
+            if match and not (self.path / f"{match[1]}.index").exists():
+                halves.append(path)
+        return halves
 
     def _content(self) -> list[str]:
         """What lies in the folder and isn't a run's to take over: hidden files and features don't count."""
@@ -117,14 +129,16 @@ class RunFolder:
         names = sorted(path.name for path in self.path.iterdir())
         return [name for name in names if not name.startswith(".") and name != FEATURES_FOLDER]
 
-    def _has_checkpoint(self) -> bool:
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from, whole or not."""
         return any(self.path.glob("*.index")) or bool(uncompleted_sets(self.path))
 
     def _refuse(self, found: Sequence[str]) -> None:
-        if self._has_checkpoint():
+        if self.has_checkpoint():
             mend = "Go on with that run by --resume, or give another --train-dir."
         elif CONFIG_FILE in found:
-            mend = "That run ended before its first checkpoint: remove the folder, or give another --train-dir."
+            kept = f" but for {FEATURES_FOLDER}/" if (self.path / FEATURES_FOLDER).exists() else ""
+            mend = f"That run ended before its first checkpoint: remove the folder{kept}, or give another --train-dir."
         else:
             mend = "Give another --train-dir."
         raise UserError(f"--train-dir: {self.path} is not empty: it holds {few(found)}.", mend)

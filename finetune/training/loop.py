@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +21,10 @@ from finetune.model.checkpoint import (
     save_run_checkpoint,
 )
 from finetune.runs.run_folder import RunFolder
+from finetune.signals import stop_request
 from finetune.training.background_writer import BackgroundWriter
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
-from finetune.training.interruption import stop_request
 from finetune.training.run_log import RunLog
 from finetune.training.schedules import Schedule
 from finetune.training.state import TrainingState
@@ -56,6 +56,7 @@ class Occasions:
 
     Attributes:
         first_step: Number of updates made before.
+        same_validation_since: Number of updates after which validations were on the images of now.
         max_steps: Number of updates at which it ends; None: never.
         eval_every: Steps between validations; 0: at the end only.
         log_every: Steps between figures.
@@ -64,6 +65,7 @@ class Occasions:
     """
 
     first_step: int
+    same_validation_since: int
     max_steps: int | None
     eval_every: int
     log_every: int
@@ -102,7 +104,8 @@ class TrainingLoop:
             occasions: When to do what between steps.
         """
         self.step = occasions.first_step
-        self.best = _find_best(run_log.run, occasions.first_step, inputs.eval_split)
+        validations = _read_validations(run_log.run, inputs.eval_split, occasions.same_validation_since)
+        self.best = _find_best(run_log.run, occasions.first_step, validations)
         self.stopped_by: int | None = None
         self._run = run_log.run
         self._run_log = run_log
@@ -117,7 +120,8 @@ class TrainingLoop:
         self._is_traced = False
         self._unchecked: list[Any] = []
         self._saved_step: int | None = None
-        self._validated_step: int | None = None
+        # A run that was at its end, or was killed there, is not validated once more when it is resumed.
+        self._validated_step = max((validation.step for validation in validations), default=None)
         self._last_save = time.monotonic()
 
     def run(self) -> str:
@@ -233,7 +237,16 @@ class TrainingLoop:
         return prefix
 
 
-def _find_best(run: RunFolder, first_step: int, eval_split: str) -> Best | None:
+def _read_validations(run: RunFolder, eval_split: str, after_step: int) -> list[Best]:
+    """What the run's validations after a step came to, by its metrics."""
+    return [
+        Best(f"{RUN_PREFIX}-{line['step']}", line["step"], line["accuracy"], line["loss"])
+        for line in run.read_metrics()
+        if line.get("split") == eval_split and line["step"] > after_step
+    ]
+
+
+def _find_best(run: RunFolder, first_step: int, validations: Sequence[Best]) -> Best | None:
     """The best checkpoint up to the step that a run goes on from, by best.json and by the validations in metrics.jsonl.
 
     The two differ where the program was killed after it had saved the best checkpoint and before it wrote best.json,
@@ -243,11 +256,6 @@ def _find_best(run: RunFolder, first_step: int, eval_split: str) -> Best | None:
         None where no validation's checkpoint is there and whole.
     """
     named = _read_best(run)
-    validations = [
-        Best(f"{RUN_PREFIX}-{line['step']}", line["step"], line["accuracy"], line["loss"])
-        for line in run.read_metrics()
-        if line.get("split") == eval_split
-    ]
     candidates = {best.checkpoint: best for best in (*validations, *([named] if named else []))}
     there = {Path(prefix).name for prefix in checkpoints_by_step(run.path)}
     # A checkpoint after the first step was passed over, for it is damaged.
