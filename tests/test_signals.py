@@ -56,7 +56,7 @@ def stopped_at(monkeypatch, capsys):
     "function",
     [
         "finetune.model.model.Model.freeze",
-        "finetune.training.inputs.make_inputs",
+        "finetune.commands.prepared_run.make_inputs",
         "finetune.trunk.features._rows",
         "finetune.trunk.features.write_json",
         "finetune.runs.run_folder.RunFolder.write_settings",
