@@ -14,13 +14,16 @@ import logging
 import os
 import struct
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import keras
 import numpy as np
+import tensorflow as tf
 from hypothesis import strategies as st
 from image_files import encode, picture, write_file
 from tiny_runs import CLASSES
@@ -35,10 +38,13 @@ from finetune.datasets.schema import find_schema
 from finetune.datasets.tfrecord import RecordFileError, RecordWriter, count_records, hash_content, read_records
 from finetune.errors import UserError
 from finetune.evaluation.report import _read_plan
+from finetune.foreign_weights.frozen_graph import FrozenGraph
+from finetune.foreign_weights.keras_weights import KerasFile
 from finetune.foreign_weights.named_arrays import open_npz
 from finetune.model.checkpoint import Checkpoint, best_checkpoint, newest_checkpoint, newest_whole, write_checkpoint
 from finetune.model.checkpoint_names import names_of_objects
 from finetune.model.weight_files import file_kind
+from finetune.nets import get_spec
 from finetune.prediction.find_images import find_images
 from finetune.published.archives import unpack
 from finetune.published.cifar10_mnist import write_mnist
@@ -73,13 +79,16 @@ class Target:
     cost: float = 1.0
 
 
+CHANGES = st.lists(
+    st.tuples(st.integers(0, 2**16), st.sampled_from(("set", "cut", "insert", "drop")), st.binary(max_size=9)),
+    max_size=6,
+)
+
+
 def changed(sound: bytes | Callable[[], bytes]) -> st.SearchStrategy[bytes]:
     """The bytes of a sound file with a few changes, cut off, or others altogether."""
     return st.one_of(
-        st.lists(
-            st.tuples(st.integers(0, 2**16), st.sampled_from(("set", "cut", "insert", "drop")), st.binary(max_size=9)),
-            max_size=6,
-        ).map(lambda changes: _change(sound() if callable(sound) else sound, changes)),
+        CHANGES.map(lambda changes: _change(sound() if callable(sound) else sound, changes)),
         st.binary(max_size=200),
     )
 
@@ -251,6 +260,53 @@ def _npz() -> bytes:
 def _read_npz(content: bytes, folder: Path) -> None:
     (folder / "a.npz").write_bytes(content)
     open_npz(folder / "a.npz")
+
+
+@functools.cache
+def _frozen_graph() -> bytes:
+    """A head alone: it is read and run as a whole network is."""
+    with tf.Graph().as_default() as graph:
+        images = tf.compat.v1.placeholder(tf.float32, [1, 2, 2, 1], name="input")
+        arrays = [tf.constant(np.ones(shape, np.float32), name=name) for name, shape in HEAD.items()]
+        tf.nn.bias_add(tf.reshape(images, [1, 4]) @ arrays[0], arrays[1])
+    return graph.as_graph_def().SerializeToString()
+
+
+HEAD = {"LeNet/fc4/weights": (4, 3), "LeNet/fc4/biases": (3,)}
+
+
+def _read_frozen_graph(content: bytes, folder: Path) -> None:
+    path = folder / "graph.pb"
+    path.write_bytes(content)
+    graph, spec = FrozenGraph(path), get_spec("lenet")
+    graph.num_classes(spec)
+    graph.find_weights(spec, HEAD)
+    graph.image_size()
+    graph.logits(np.zeros([1, 2, 2, 1], np.float32))
+
+
+@functools.cache
+def _keras_model() -> Any:
+    return keras.Sequential([keras.Input([4]), keras.layers.Dense(3, name="head")])
+
+
+@functools.cache
+def _keras_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.weights.h5"
+        _keras_model().save_weights(path)
+        return path.read_bytes()
+
+
+def _read_keras_file(changes: list[tuple[int, str, bytes]], folder: Path) -> None:
+    path = folder / "a.weights.h5"
+    path.write_bytes(_change(_keras_file(), changes))
+    file = KerasFile(path)
+    with (
+        mock.patch("finetune.foreign_weights.keras_weights.build_application", lambda *_: _keras_model()),
+        mock.patch("finetune.foreign_weights.keras_weights.pair_variables", lambda *_: {}),
+    ):
+        file.find_weights(get_spec("mobilenet_v2"), {"MobilenetV2/Logits/Conv2d_1c_1x1/biases": (3,)})
 
 
 def _idx(*shape: int) -> bytes:
@@ -496,6 +552,8 @@ TARGETS = {
         cost=2,
     ),
     ".npz": Target(changed(_npz), _read_npz),
+    "frozen graphs": Target(changed(_frozen_graph), _read_frozen_graph, cost=6),
+    "Keras files": Target(CHANGES, _read_keras_file, cost=6),
     "MNIST": Target(st.tuples(changed(_idx(2, 3, 3)), changed(_idx(2))), _read_mnist, cost=2),
     "state of checkpoints": Target(changed(STATE), of_file("checkpoint", _read_state)),
     "checkpoints": Target(
