@@ -1,0 +1,50 @@
+"""Training for long takes no more memory and no more open files than training for a while."""
+
+import json
+import os
+import statistics
+from pathlib import Path
+
+import pytest
+from fork_server import TRAINING, ForkServer
+from tiny_runs import write_records
+
+NUM_STEPS = 2000
+STEPS_BETWEEN_VALIDATIONS = 100
+
+
+def train_and_measure(words: list[str], measured: str) -> int:
+    """Trains, and after each validation appends the step, the bytes in memory, and the number of open files."""
+    from finetune.commands import train
+    from finetune.training.run_log import RunLog
+
+    validation = RunLog.validation
+
+    def validate_and_measure(run_log, step, split, scores):
+        validation(run_log, step, split, scores)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        row = [step, pages * os.sysconf("SC_PAGE_SIZE"), sum(1 for _ in Path("/proc/self/fd").iterdir())]
+        with Path(measured).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    RunLog.validation = validate_and_measure
+    return train.main(words)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_and_open_files_stay_what_they_are_after_a_while(tmp_path):
+    data = write_records(tmp_path / "data", num_images=24)
+    write_records(data, num_images=24, split="train")
+    words = [f"--dataset-dir={data}", f"--train-dir={tmp_path / 'run'}", "--model=lenet", "--image-size=8"]
+    words += ["--batch-size=4", f"--eval-every={STEPS_BETWEEN_VALIDATIONS}", f"--max-steps={NUM_STEPS}"]
+    words += ["--moving-average-decay=0.9", "--save-interval-seconds=2", "--log-every=20", "--max-to-keep=2"]
+    measured = tmp_path / "measured"
+    with ForkServer(TRAINING) as server:
+        status = server.run("test_memory:train_and_measure", words, str(measured), output=tmp_path / "log")
+    assert status == 0, (tmp_path / "log").read_text()
+    rows = [json.loads(line) for line in measured.read_text().splitlines()]
+    assert [step for step, _, _ in rows] == list(range(STEPS_BETWEEN_VALIDATIONS, NUM_STEPS + 1, 100))
+    early, late = (statistics.median(num_bytes for _, num_bytes, _ in some) for some in (rows[1:4], rows[-3:]))
+    assert late <= 1.03 * early, rows
+    assert len({num_files for *_, num_files in rows[1:]}) == 1, rows
