@@ -65,8 +65,8 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
 
 def _predict_and_write(settings: PredictSettings) -> int:
     write = WRITERS[_choose_format(settings)]
-    if settings.output is not None and settings.output.is_dir():
-        raise UserError(f"--output: {settings.output} is a folder.", "Name a file in it.")
+    if settings.output is not None:
+        _refuse_no_file(settings.output)
     find_images(settings.images)  # What isn't there is told before TensorFlow has started.
     start_tensorflow()
     predictions = predict(settings)
@@ -77,6 +77,13 @@ def _predict_and_write(settings: PredictSettings) -> int:
         log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
+
+
+def _refuse_no_file(output: Path) -> None:
+    if output.is_dir():
+        raise UserError(f"--output: {output} is a folder.", "Name a file in it.")
+    if not output.parent.is_dir():
+        raise UserError(f"--output: {output} can't be written: there is no folder {output.parent}.", "Make it first.")
 
 
 def _choose_format(settings: PredictSettings) -> str:
