@@ -264,6 +264,23 @@ def test_the_history_holds_commands_as_they_are_recorded(shared_code, monkeypatc
         assert shared_code(sys.argv[0].removesuffix(".py")).parse_arguments().command == command
 
 
+def test_what_a_kill_costs_is_counted_by_the_images_of_the_final_weights(shared_code):
+    kills = shared_code("kills")
+    unbroken = kills.Outcome([[0, 1], [2, 3], [1, 0]], {"w": np.float32([1, 2]), "step": np.int64(3)}, 0)
+    assert set(kills.compare(unbroken, unbroken, num_images=5).values()) == {3, 0}
+    killed = kills.Outcome([[0, 1], [1, 2], [2, 3], [3, 3]], {"w": np.float32([1, 2.5]), "step": np.int64(4)}, 1)
+    assert list(kills.compare(unbroken, killed, num_images=5).values()) == [4, 3, 2, 3, 1, 0.5, 1]
+
+
+def test_of_an_update_that_was_made_twice_the_last_one_counts(shared_code, tmp_path):
+    kills = shared_code("kills")
+    code = "import sys; open(sys.argv[1], 'a').write('[0, [1]]\\n[1, [2]]\\n[0, [3]]\\n')"
+    words = [sys.executable, "-c", code, tmp_path / "run" / "seen"]
+    program = kills.Program("echo", lambda folder: words, lambda folder: {})
+    assert kills.train(program, tmp_path / "run", []).updates == [[3], [2]]
+    assert kills.start([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "none", 0) == -9
+
+
 @pytest.mark.slow
 def test_conversion_is_measured(history, tmp_path):
     images = write_class_folders(tmp_path / "images", blue=6, red=6)
