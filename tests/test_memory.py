@@ -3,11 +3,15 @@
 import json
 import os
 import statistics
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fork_server import TRAINING, ForkServer
 from tiny_runs import write_records
+
+from finetune.commands import tensorflow_start
 
 NUM_STEPS = 2000
 STEPS_BETWEEN_VALIDATIONS = 100
@@ -29,6 +33,19 @@ def train_and_measure(words: list[str], measured: str) -> int:
 
     RunLog.validation = validate_and_measure
     return train.main(words)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+@pytest.mark.parametrize(("given", "is_limited"), [(None, True), ("8", False)])
+def test_heaps_are_as_many_as_cores_unless_the_user_says_otherwise(monkeypatch, given, is_limited):
+    calls = []
+    library = SimpleNamespace(mallopt=lambda *words: calls.append(words))
+    monkeypatch.setattr(tensorflow_start.ctypes, "CDLL", lambda name: library)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    if given is not None:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", given)
+    tensorflow_start._limit_heaps()
+    assert calls == ([(-8, len(os.sched_getaffinity(0)))] if is_limited else [])
 
 
 @pytest.mark.slow
