@@ -3,8 +3,8 @@
     python scripts/benchmarks/keras_backup.py FOLDER --backup-dir B --seen FILE --weights W.npz
 
 FOLDER holds class folders. A seed for all, deterministic operations, and a tf.data pipeline that shuffles anew in each
-epoch, from a seed; a backup every `save_freq` batches, and the one before kept beside it. Started again after a kill it
-goes on as Keras goes on; at the end the weights are written.
+epoch, from a seed; a backup every so many batches, or every epoch, and the one before kept beside it. Started again
+after a kill it goes on as Keras goes on; at the end the weights are written.
 
 What each update was given is noted in a file, a line of JSON: the update's number, and the numbers of the images.
 """
@@ -63,10 +63,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seen", type=Path, required=True, help="file that gets a line for each update")
     parser.add_argument("--weights", type=Path, required=True, help="file that the final weights are written to")
     parser.add_argument("--epochs", type=int, default=4, help="of training")
-    parser.add_argument("--save-freq", type=int, default=5, help="batches between backups")
+    parser.add_argument("--save-freq", type=save_freq, default=5, help='batches between backups, or "epoch"')
     parser.add_argument("--image-size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--batch-size", type=int, default=20, help="images in a step")
     return parser.parse_args()
+
+
+def save_freq(text: str) -> int | str:
+    """As BackupAndRestore takes it."""
+    return text if text == "epoch" else int(text)
 
 
 def read_images(folder: Path, size: int) -> tuple[Any, Any]:

@@ -109,7 +109,7 @@ def main() -> None:
     print_table(
         f"After {len(kills)} kills in {arguments.epochs} epochs of {num_images} images",
         ["in the final weights", *found],
-        [[fact, *(f"{of_program[fact]:.3g}" for of_program in found.values())] for fact in facts],
+        [[fact, *(f"{of_program[fact]:,g}" for of_program in found.values())] for fact in facts],
     )
     record(arguments, [Figure(f"{name}, {UPDATES}", facts[UPDATES], "updates") for name, facts in found.items()])
 
@@ -120,7 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=10, help="in one run")
     parser.add_argument("--epochs", type=int, default=4, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--save-freq", type=int, default=5, help="batches between Keras's backups")
+    parser.add_argument("--save-freq", default="5", help='batches between Keras\'s backups, or "epoch"')
     parser.add_argument("--save-seconds", type=float, default=0.1, help="between our checkpoints")
     return parse(parser)
 
@@ -148,7 +148,7 @@ def finetune(records: Path, num_steps: int, save_seconds: float) -> Program:
     return Program("finetune", words, weights)
 
 
-def keras(photographs: Path, epochs: int, save_freq: int) -> Program:
+def keras(photographs: Path, epochs: int, save_freq: str) -> Program:
     """The peer."""
 
     def words(folder: Path) -> list[str]:
