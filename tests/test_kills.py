@@ -20,8 +20,11 @@ from tiny_runs import write_records, write_run
 from finetune.model.checkpoint import Checkpoint
 from finetune.runs.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("FINETUNE_KILL_SEED", random.randrange(10**6)))
 NUM_KILLS = 20
+NUM_SHARDS = 20
 # A start has some 25 calls that change names or wait for the disk, a step with its checkpoint some 17.
 MOST_CALLS = 110
 MOST_SECONDS = 0.3
@@ -129,7 +132,6 @@ def assert_alike(killed: Path, unbroken: Path) -> None:
             np.testing.assert_array_equal(values[tensor], value, err_msg=f"{name} {tensor}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("options", "num_kills"), [(AVERAGES, NUM_KILLS), (FEATURES, 6)], ids=["images", "features"])
 def test_a_run_killed_again_and_again_is_the_unbroken_one_to_the_bit(training, data, tmp_path, options, num_kills):
     print(f"FINETUNE_KILL_SEED={SEED}")
@@ -227,7 +229,6 @@ def conversion():
         yield server
 
 
-@pytest.mark.slow
 def test_a_conversion_killed_before_any_call_leaves_the_old_set_or_the_new_one(conversion, tmp_path):
     print(f"FINETUNE_KILL_SEED={SEED}")
     images, log = write_class_folders(tmp_path / "images", a=3, b=3), tmp_path / "log"
@@ -257,22 +258,23 @@ def test_a_conversion_killed_before_any_call_leaves_the_old_set_or_the_new_one(c
     assert contents(folder) == new
 
 
-@pytest.mark.slow
 def test_conversions_killed_at_random_moments_end_in_the_same_bytes(conversion, tmp_path):
     print(f"FINETUNE_KILL_SEED={SEED}")
     moments = random.Random(SEED)
     images, log = write_class_folders(tmp_path / "images", a=300, b=300), tmp_path / "log"
-    words = [f"--images-dir={images}", "--dataset-name=tiny", "--workers=2", "--num-shards=20"]
+    words = [f"--images-dir={images}", "--dataset-name=tiny", "--workers=2", f"--num-shards={NUM_SHARDS}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    start = time.monotonic()
     assert conversion.run(CONVERT, [*words, f"--dataset-dir={whole}"], output=log) == 0, log.read_text()
-    seconds = time.monotonic() - start
-    for _ in range(6):
+    for _ in range(5):
+        num_shards = moments.randrange(NUM_SHARDS - 4)
         process = conversion.start(CONVERT, [*words, f"--dataset-dir={killed}"], output=log)
-        time.sleep(moments.uniform(0, 0.9 * seconds))
+        deadline = time.monotonic() + 60
+        while sum(1 for _ in killed.glob(".tiny.partial/*.tfrecord")) < num_shards and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
         os.kill(process, signal.SIGKILL)
         assert conversion.wait() == -signal.SIGKILL
-        assert not list(killed.glob("*.tfrecord")) or (killed / ".tiny.partial" / ".renames.json").exists()
+        assert not list(killed.glob("*.tfrecord"))
     status = conversion.run(CONVERT, [*words, f"--dataset-dir={killed}", "--overwrite"], output=log)
     assert status == 0, log.read_text()
     assert contents(killed) == contents(whole)
