@@ -168,14 +168,14 @@ def save_and_name_best(folder: str) -> int:
 def resume_and_tell(folder: str) -> int:
     """What is there for a resumption: its step and weights, and the best, as JSON."""
     from finetune.model.checkpoint import newest_whole
-    from finetune.training.loop import _find_best, _read_validations
+    from finetune.training.loop import find_best, read_validations
 
     run = RunFolder(Path(folder))
     with run.begun(resume=True):
         newest = newest_whole(run.path)
         step = newest.step()
         run.forget_metrics_after(step)
-        best = _find_best(run, step, _read_validations(run, "validation", 0))
+        best = find_best(run, step, read_validations(run, "validation", 0, step))
         (run.path / "told.json").write_text(json.dumps([step, newest.read("weights").tolist(), best.step]))
     return 0
 
