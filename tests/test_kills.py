@@ -160,7 +160,7 @@ def save_and_name_best(folder: str) -> int:
     from finetune.training.loop import Best
 
     run = RunFolder(Path(folder))
-    save_run_checkpoint(run.path, 3, {"weights": np.full([4], 3, np.float32)}, max_to_keep=1)
+    save_run_checkpoint(run.path, 3, {"weights": np.full([4], 3, np.float32)}, max_to_keep=1, make_room=lambda: False)
     run.write_json("best.json", dataclasses.asdict(Best("model.ckpt-3", 3, 0.7, 1.0)))
     return 0
 
@@ -188,7 +188,9 @@ def begun_run(training, tmp_path_factory):
     run = tmp_path_factory.mktemp("kills") / "run"
     for step, accuracy in ((1, 0.5), (2, 0.4), (3, 0.7)):
         if step < 3:
-            save_run_checkpoint(run, step, {"weights": np.full([4], step, np.float32)}, max_to_keep=2)
+            save_run_checkpoint(
+                run, step, {"weights": np.full([4], step, np.float32)}, max_to_keep=2, make_room=lambda: False
+            )
         RunFolder(run).write_metrics(step, {"split": "validation", "accuracy": accuracy, "loss": 1.0})
     RunFolder(run).write_json("best.json", {"checkpoint": "model.ckpt-1", "step": 1, "accuracy": 0.5, "loss": 1.0})
     return run
