@@ -162,7 +162,7 @@ def save_and_name_best(folder: str) -> int:
     from finetune.training.loop import Best
 
     run = RunFolder(Path(folder))
-    save_run_checkpoint(run.path, 3, {"weights": np.full([4], 3, np.float32)}, max_to_keep=1)
+    save_run_checkpoint(run.path, 3, {"weights": np.full([4], 3, np.float32)}, max_to_keep=1, make_room=lambda: False)
     run.write_json("best.json", dataclasses.asdict(Best("model.ckpt-3", 3, 0.7, 1.0)))
     return 0
 
@@ -170,14 +170,14 @@ def save_and_name_best(folder: str) -> int:
 def resume_and_tell(folder: str) -> int:
     """What is there for a resumption: its step and weights, and the best, as JSON."""
     from finetune.model.checkpoint import newest_whole
-    from finetune.training.loop import _find_best, _read_validations
+    from finetune.training.loop import find_best, read_validations
 
     run = RunFolder(Path(folder))
     with run.begun(resume=True):
         newest = newest_whole(run.path)
         step = newest.step()
         run.forget_metrics_after(step)
-        best = _find_best(run, step, _read_validations(run, "validation", 0))
+        best = find_best(run, step, read_validations(run, "validation", 0, step))
         (run.path / "told.json").write_text(json.dumps([step, newest.read("weights").tolist(), best.step]))
     return 0
 
@@ -190,7 +190,9 @@ def begun_run(training, tmp_path_factory):
     run = tmp_path_factory.mktemp("kills") / "run"
     for step, accuracy in ((1, 0.5), (2, 0.4), (3, 0.7)):
         if step < 3:
-            save_run_checkpoint(run, step, {"weights": np.full([4], step, np.float32)}, max_to_keep=2)
+            save_run_checkpoint(
+                run, step, {"weights": np.full([4], step, np.float32)}, max_to_keep=2, make_room=lambda: False
+            )
         RunFolder(run).write_metrics(step, {"split": "validation", "accuracy": accuracy, "loss": 1.0})
     RunFolder(run).write_json("best.json", {"checkpoint": "model.ckpt-1", "step": 1, "accuracy": 0.5, "loss": 1.0})
     return run

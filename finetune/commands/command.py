@@ -13,6 +13,7 @@ from typing import Any, TextIO, TypeVar
 
 from finetune.errors import Interrupted, UserError, visible
 from finetune.files.whole_files import KEEP_BYTES
+from finetune.files.write_errors import is_write_error, write_errors_told
 from finetune.settings.command_line import parse_flags
 from finetune.signals import EXIT_BY_SIGNAL, ended_by_signals
 
@@ -64,7 +65,7 @@ def _run(
     _take_all_letters()
     try:
         words = sys.argv[1:] if argv is None else argv
-        with ended_by_signals(), standard_output():
+        with write_errors_told(), ended_by_signals(), standard_output():
             settings = parse_flags(settings_class, words, prog=prog, description=description, find_config=find_config)
             from finetune.commands.log_lines import logging_as_told  # Its absl isn't needed by --help.
 
@@ -73,35 +74,49 @@ def _run(
                 return function(settings) or EXIT_DONE
         return EXIT_DONE
     except UserError as error:
-        print(visible(f"{prog}: {error}"), file=sys.stderr)
+        _complain(f"{prog}: {error}")
         return EXIT_USER_ERROR
     except OSError as error:
         # A name that fits may be too long with an ending, such as a checkpoint's .index.
         if error.errno != errno.ENAMETOOLONG:
             raise
-        print(f"{prog}: {error.filename}: the name is too long, with its ending, for the file system.", file=sys.stderr)
+        _complain(f"{prog}: {error.filename}: the name is too long, with its ending, for the file system.")
         return EXIT_USER_ERROR
     except Interrupted as stop:
-        print(visible(f"{prog}: {stop}"), file=sys.stderr)
+        _complain(f"{prog}: {stop}")
         return EXIT_BY_SIGNAL + stop.signal_number
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        _complain(f"{prog}: interrupted")
         return EXIT_BY_SIGNAL + signal.SIGINT
 
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Standard output to write to; the context ends, without an error, where its reader has seen enough, as `head`."""
+    """Standard output to write to; the context ends, without an error, where its reader has seen enough, as `head`.
+
+    Raises:
+        OSError: It can't be written, such as to a file on a full disk.
+    """
     try:
         yield sys.stdout
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end.
+    except OSError as error:
+        if error.filename is None and is_write_error(error):  # Files of ours are named where they are written.
+            error.filename = "Standard output"
+        raise
 
 
 def say(line: str = "") -> None:
     """Prints a line to standard output; on a terminal, control characters in names are escapes."""
     print(visible(line) if sys.stdout.isatty() else line, flush=True)
+
+
+def _complain(line: str) -> None:
+    """Prints to standard error; where that can't be written either, the exit status says what there is to say."""
+    with contextlib.suppress(OSError):
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> None:

@@ -29,6 +29,7 @@ from finetune.evaluation.result_files import (
 )
 from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
+from finetune.files.write_errors import write_errors_told
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
@@ -83,7 +84,8 @@ def watch(settings: EvalSettings) -> Iterator[EvalResult]:
         else:
             evaluator.restore(checkpoint)
         result = evaluator.evaluate()
-        append_to_history(result)
+        with write_errors_told():
+            append_to_history(result)
         yield result
     if evaluator is None:
         raise UserError(
@@ -110,7 +112,7 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
     first = _Evaluator(settings, checkpoints[0])
     second = _Evaluator(settings, checkpoints[1], class_names=first.class_names)
     output_dir = settings.output_dir or Path(second.checkpoint.prefix).parent / f"compare_{settings.split}"
-    with gone_if_empty(output_dir):
+    with gone_if_empty(output_dir), write_errors_told():
         _make_writable(output_dir)
         comparison = Comparison(first.score(), second.score())
         with _whole_results(output_dir, last=COMPARISON_FILE) as staging:
@@ -176,7 +178,7 @@ class _Evaluator:
         """Scores the split and writes the files."""
         prefix = self.checkpoint.prefix
         output_dir = self._settings.output_dir or Path(prefix).parent / f"eval_{self._settings.split}"
-        with gone_if_empty(output_dir):
+        with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
             result = EvalResult(
                 checkpoint=prefix,

@@ -15,6 +15,7 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.files.folder_lock import sole_writer
+from finetune.files.write_errors import write_errors_told
 from finetune.model.scopes import in_any_scope
 from finetune.nets import get_spec
 from finetune.nets.spec import NetSpec
@@ -60,7 +61,7 @@ def import_weights(settings: ImportSettings) -> ImportResult:
     Raises:
         UserError: The file can't be read or is not of this network: names, shapes or logits differ.
     """
-    with sole_writer(settings.output, flag="--output", program="finetune-import"):
+    with write_errors_told(), sole_writer(settings.output, flag="--output", program="finetune-import"):
         return _import_weights(settings)
 
 

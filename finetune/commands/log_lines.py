@@ -67,9 +67,32 @@ class _Handler(absl.logging.PythonHandler):
         self._file = self.stream
         self._file.reconfigure(errors=KEEP_BYTES)  # Names of files are bytes.
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line; where the log file takes no more, which is said, it goes to standard error, as all after it.
+
+        The work that is logged goes on: nothing but lines is lost, and the file holds those up to there.
+        """
+        super().emit(record)
+        if self._file is not None and self.stream is self._file:
+            try:
+                self._file.flush()  # absl's own, which came before, says nothing.
+            except OSError as error:
+                file, self._file = self._file, None
+                self.setStream(sys.stderr)
+                with contextlib.suppress(OSError):
+                    file.close()
+                line = f"The log file {file.name} can't be written: {error.strerror}. Its lines come here from now on."
+                super().emit(log.makeRecord(log.name, logging.WARNING, __file__, 0, line, (), None))
+                super().emit(record)
+
     def format(self, record: logging.LogRecord) -> str:
         line = visible(super().format(record))
         return absl.logging.get_absl_log_prefix(record) + line if self.stream is self._file else line
+
+    def close(self) -> None:
+        """Closes the log file; what can't be written then was told before, or is told on standard error."""
+        with contextlib.suppress(OSError):
+            super().close()
 
     def tell_end(self, error: BaseException) -> None:
         """Logs why a command ended into the file; standard error is told by the command itself."""

@@ -19,6 +19,7 @@ from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError, visible
 from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import whole_file
+from finetune.files.write_errors import write_errors_told
 from finetune.prediction.classifier import restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.writers import WRITERS, Prediction
@@ -139,6 +140,7 @@ def _open_output(path: Path | None) -> Iterator[TextIO]:
     try:
         with (
             sole_writer(path, flag="--output", program="finetune-predict"),
+            write_errors_told(),
             whole_file(path, newline="") as file,
         ):
             yield file

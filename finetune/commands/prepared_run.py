@@ -124,7 +124,9 @@ def prepare(
             changes = check_changes(recorded, facts, seen, allowed=settings.run.allow_changed, argument=argument)
             if any(change.makes_another_run for change in changes_between(facts_at(history, first_step), recorded)):
                 seen.accept_other_data()  # With it the run went on from here.
-        inputs = make_inputs(cached_as_before(stage, recorded), images, state, plan, features)
+        were_cached = bool(recorded.get("cached_views"))
+        stage = cached_as_before(stage, recorded)
+        inputs = make_inputs(stage, images, state, plan, features, were_cached=were_cached)
         with reading(data.training, settings.data.labels_offset):
             batches = seen.watched(inputs.batches, first_step)
         images_per_step = stage.batch_size * strategy.num_replicas_in_sync

@@ -12,12 +12,14 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.commands.verification import print_verification, verify
 from finetune.errors import Interrupted, UserError
-from finetune.runs.provenance import PROVENANCE_FILE, read_provenance, same_validation_since, with_history
+from finetune.files.write_errors import with_room, write_errors_told
+from finetune.runs.provenance import PROVENANCE_FILE, Facts, read_provenance, same_validation_since, with_history
 from finetune.runs.run_folder import FEATURES_FOLDER, IMAGES_FILE, RunFolder
 from finetune.settings.settings_file import CONFIG_FILE, to_toml_table
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
+    from finetune.commands.prepared_run import PreparedRun
     from finetune.model.scopes import VariablePlan
     from finetune.training.training_data import TrainingData
 
@@ -93,7 +95,10 @@ def train(settings: TrainSettings) -> TrainResult:
     data = without_corrupt(settings.data, find_data(settings))
     strategy = choose_devices(settings, data)
     run = RunFolder(settings.run.train_dir)
-    with run.begun(resume=settings.run.resume):
+    with (
+        write_errors_told(lambda: f"Make room there. {_how_to_go_on(run.path)}"),
+        run.begun(resume=settings.run.resume),
+    ):
         return _train_in(run, settings, data, strategy)
 
 
@@ -106,22 +111,27 @@ def _how_to_go_on(train_dir: Path) -> str:
 def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
     from finetune.commands.prepared_run import prepare
     from finetune.datasets.pipeline import reading
-    from finetune.training.loop import Occasions, TrainingLoop
+    from finetune.runs.spare_files import delete_spare_files
+    from finetune.training.loop import Occasions, TrainingLoop, find_best, read_validations
     from finetune.training.resumption import recorded_facts
     from finetune.training.run_log import RunLog
     from finetune.training.starting_weights import open_weights
 
-    source = open_weights(settings.network, resumed=settings.run.resumed)
+    def make_room(num_kept: int) -> bool:
+        return delete_spare_files(run.path, num_kept, ready.inputs.features)
+
     history = recorded_facts(run) if settings.run.resume else None
+    # The weights are closed once they are read: a file that is open takes its room on the disk, deleted or not.
+    source = open_weights(settings.network, resumed=settings.run.resumed)
     ready = prepare(settings, data, strategy, source, run.path / FEATURES_FOLDER, history)
+    del source
     settings, data, first_step = ready.settings, ready.data, ready.first_step
     if any(change.name == "validation" for change in ready.changes):
         run.forget_best()
-    run.forget_metrics_after(first_step)  # First, for it may refuse what it finds.
     recorded = with_history(ready.facts, read_provenance(run.path))
-    run.write_json(PROVENANCE_FILE, recorded)
-    run.write_settings(to_toml_table(settings), ready.plan, data.class_names)
-    run.write_json(IMAGES_FILE, data.training.image_rules.to_json())
+    validations = read_validations(run, ready.inputs.eval_split, same_validation_since(recorded), first_step)
+    best = find_best(run, first_step, validations)  # Before room is made, which spares it.
+    with_room(lambda: _describe_in(run, ready, recorded), lambda: make_room(settings.run.max_to_keep))
     run_log = RunLog(
         run,
         max_steps=settings.stage.max_steps,
@@ -132,7 +142,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     )
     occasions = Occasions(
         first_step=first_step,
-        same_validation_since=same_validation_since(recorded),
+        validated_step=max((validation.step for validation in validations), default=None),
         max_steps=settings.stage.max_steps,
         eval_every=_eval_every(settings, data.training.num_examples / ready.images_per_step),
         log_every=settings.run.log_every,
@@ -140,7 +150,15 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         max_to_keep=settings.run.max_to_keep,
     )
     loop = TrainingLoop(
-        run_log, ready.state, ready.training_step, ready.schedule, ready.inputs, ready.batches, occasions
+        run_log,
+        ready.state,
+        ready.training_step,
+        ready.schedule,
+        ready.inputs,
+        ready.batches,
+        occasions,
+        best,
+        make_room,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:
@@ -151,6 +169,14 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     if loop.stopped_by is not None:
         raise TrainingInterrupted(result, loop.stopped_by)
     return result
+
+
+def _describe_in(run: RunFolder, ready: "PreparedRun", recorded: Facts) -> None:
+    """Writes what is known of the run before its next step."""
+    run.forget_metrics_after(ready.first_step)
+    run.write_json(PROVENANCE_FILE, recorded)
+    run.write_settings(to_toml_table(ready.settings), ready.plan, ready.data.class_names)
+    run.write_json(IMAGES_FILE, ready.data.training.image_rules.to_json())
 
 
 def plan(settings: TrainSettings) -> "VariablePlan":

@@ -148,8 +148,8 @@ def _write_in_processes(
         num_shown = 0
         while pending:
             done, pending = wait(pending, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()  # Its error, if any, at once.
+            while done:
+                done.pop().result()  # Its error, if any, at once.
             now_done = num_done.value
             on_progress(now_done - num_shown)
             num_shown = now_done
@@ -163,6 +163,8 @@ def _write_in_processes(
     finally:
         is_cancelled.set()
         executor.shutdown(cancel_futures=True)
+        # An error holds these variables, and they it: what the processes share would outlive the program's end.
+        futures, pending, done = {}, set(), set()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from finetune.datasets.description import FILE_NAME, LABELS_FILE
 from finetune.errors import UserError
 from finetune.files.folder_lock import sole_use
 from finetune.files.whole_files import complete_sets, gone_if_empty, uncompleted_sets, whole_set
+from finetune.files.write_errors import write_errors_told
 from finetune.notices import few
 
 
@@ -68,11 +69,12 @@ def whole_dataset(dataset_dir: Path, name: str, *, overwrite: bool) -> Iterator[
     """
     with gone_if_empty(dataset_dir):
         try:
-            dataset_dir.mkdir(parents=True, exist_ok=True)
-            with _sole_use(dataset_dir):
-                replaced = files_to_replace(dataset_dir, name, overwrite=overwrite)
-                with whole_set(dataset_dir, name, last=FILE_NAME, replaced=replaced) as staging:
-                    yield staging
+            with write_errors_told():
+                dataset_dir.mkdir(parents=True, exist_ok=True)
+                with _sole_use(dataset_dir):
+                    replaced = files_to_replace(dataset_dir, name, overwrite=overwrite)
+                    with whole_set(dataset_dir, name, last=FILE_NAME, replaced=replaced) as staging:
+                        yield staging
         except OSError as error:
             raise UserError(f"Converting into {dataset_dir} failed: {error}.") from error
 

@@ -19,6 +19,7 @@ import google_crc32c
 
 from finetune.datasets.records import file_name_of
 from finetune.files.whole_files import flush_to_disk, sha256
+from finetune.files.write_errors import naming
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
@@ -82,7 +83,8 @@ class RecordWriter:
         """Appends one record."""
         length = struct.pack("<Q", len(data))
         for part in (length, FOOTER.pack(masked_crc(length)), data, FOOTER.pack(masked_crc(data))):
-            self._file.write(part)
+            with naming(self._path):
+                self._file.write(part)
             self._hash.update(part)
             self.num_bytes += len(part)
         self.num_records += 1
@@ -97,7 +99,8 @@ class RecordWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         if kind is None:
             flush_to_disk(self._path)  # Here, beside other processes' work: it is on the disk by the time all are done.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.errors import UserError, first_line
 from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import whole_folder
+from finetune.files.write_errors import write_errors_told
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def staged_output(output_dir: Path, mark: str, *, overwrite: bool) -> Iterator[P
     with sole_writer(output_dir, flag="--output-dir", program="finetune-export"):
         _refuse_to_replace(output_dir, mark, overwrite)
         try:
-            with whole_folder(output_dir) as staging:
+            with write_errors_told(), whole_folder(output_dir) as staging:
                 yield staging
         except OSError as error:
             why = error.strerror or first_line(error)

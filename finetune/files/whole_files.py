@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from finetune.files.write_errors import naming
+
 # Name of an error handler: bytes that are no text stay what they were, letters that an encoding lacks become escapes.
 KEEP_BYTES = "finetune-keep-bytes"
 
@@ -99,20 +101,34 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds a line to a UTF-8 file, in a single write, which a kill doesn't cut."""
-    with path.open("ab", buffering=0) as file:
-        file.write(f"{line}\n".encode("utf-8", KEEP_BYTES))
+    """Adds a line to a UTF-8 file, in a single write, which a kill doesn't cut; a full disk leaves none of it.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    content = f"{line}\n".encode("utf-8", KEEP_BYTES)
+    with naming(path), path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            num_written = file.write(content)
+            if num_written < len(content):  # There was room for a part: the rest says why.
+                file.write(content[num_written:])
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 @contextlib.contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():  # A pipe or a device: nothing is to take its place.
-        yield path
+        with naming(path):
+            yield path
         return
     partial = partial_path(path)
     try:
-        yield partial
-        put_in_place(partial, path)
+        with naming(path, partial):
+            yield partial
+            put_in_place(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -212,7 +228,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         source.rename(folder)
         _tell_completed(folder)
     shutil.rmtree(replaced, ignore_errors=True)
-    with gone_if_empty(folder), _fresh_folder(partial):
+    with gone_if_empty(folder), naming(folder, partial), _fresh_folder(partial):
         yield partial
         with _fresh_folder(replaced):
             old = [(folder, replaced / folder.name)] if folder.exists() else []
@@ -240,7 +256,7 @@ def whole_set(folder: Path, name: str, *, last: str, replaced: Sequence[Path] = 
     """
     staging = folder / f".{name}{_STAGING_ENDING}"
     _complete(staging)
-    with gone_if_empty(folder), _fresh_folder(staging):
+    with gone_if_empty(folder), naming(folder, staging), _fresh_folder(staging):
         yield staging
         new = {path.name for path in staging.iterdir()}
         old = {file for file in new.union(path.name for path in replaced) if os.path.lexists(folder / file)}

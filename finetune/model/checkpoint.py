@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -22,6 +22,7 @@ from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 from finetune.errors import UserError, first_line
 from finetune.files.json_files import read_json
 from finetune.files.whole_files import read_text, whole_set, write_text
+from finetune.files.write_errors import is_write_error, naming, with_room
 from finetune.model.checkpoint_names import OBJECT_GRAPH, names_of_objects, take_off_prefix
 from finetune.model.scopes import Shape
 from finetune.model.tensorflow_paths import is_misread, plain_prefix
@@ -245,13 +246,17 @@ def write_checkpoint(prefix: Path | str, values: Mapping[str, Any]) -> None:
         values: Arrays or tensors by name.
 
     Raises:
-        UserError: The folder can't be written; an earlier checkpoint is still there.
+        OSError: There is no room for it, or its folder is read-only; an earlier checkpoint is still there.
+        UserError: Something else is in the way, likewise.
     """
     prefix = Path(prefix)
     names = sorted(values)
     replaced = _files_of(str(prefix))
     try:
-        with whole_set(prefix.parent, prefix.name, last=f"{prefix.name}.index", replaced=replaced) as folder:
+        with (
+            whole_set(prefix.parent, prefix.name, last=f"{prefix.name}.index", replaced=replaced) as folder,
+            naming(prefix, folder),
+        ):
             tf.raw_ops.SaveV2(
                 prefix=os.fsencode(folder / prefix.name),
                 tensor_names=names,
@@ -259,24 +264,48 @@ def write_checkpoint(prefix: Path | str, values: Mapping[str, Any]) -> None:
                 tensors=[tf.convert_to_tensor(values[name]) for name in names],
             )
     except (OSError, tf.errors.OpError) as error:
+        if is_write_error(error):
+            raise
         raise UserError(f"The checkpoint {prefix} can't be written: {first_line(error)}") from error
 
 
-def save_run_checkpoint(train_dir: Path, step: int, values: Mapping[str, Any], *, max_to_keep: int) -> str:
+def save_run_checkpoint(
+    train_dir: Path, step: int, values: Mapping[str, Any], *, max_to_keep: int, make_room: Callable[[], bool]
+) -> str:
     """Writes `model.ckpt-STEP`, names it the newest, and deletes the oldest beyond `max_to_keep`, never the best.
+
+    Args:
+        train_dir: Folder of the run.
+        step: Number of updates made.
+        values: Arrays or tensors by name.
+        max_to_keep: How many are kept, beside the best.
+        make_room: Removes what can be done without, where there is no room; returns whether there was such.
 
     Returns:
         The prefix written.
+
+    Raises:
+        OSError, UserError: As `write_checkpoint`.
     """
     prefix = str(train_dir / f"{RUN_PREFIX}-{step}")
-    write_checkpoint(prefix, {**values, GLOBAL_STEP: np.int64(step)})
-    kept = checkpoints_by_step(train_dir)
-    best = best_checkpoint(train_dir)
-    for old in kept[: max(0, len(kept) - max_to_keep)]:
-        if old not in (best, prefix):
-            delete_checkpoint(old)
+    with_room(lambda: write_checkpoint(prefix, {**values, GLOBAL_STEP: np.int64(step)}), make_room)
+    delete_oldest(train_dir, max_to_keep, sparing=[prefix])
     _write_state(train_dir, prefix)
     return prefix
+
+
+def delete_oldest(train_dir: Path, max_to_keep: int, *, sparing: Collection[str]) -> list[str]:
+    """Deletes the oldest checkpoints of a run beyond `max_to_keep`, never the best, nor those of `sparing`.
+
+    Returns:
+        The prefixes deleted.
+    """
+    by_step = checkpoints_by_step(train_dir)
+    spared = {*sparing, best_checkpoint(train_dir)}
+    deleted = [prefix for prefix in by_step[: max(0, len(by_step) - max_to_keep)] if prefix not in spared]
+    for prefix in deleted:
+        delete_checkpoint(prefix)
+    return deleted
 
 
 def delete_checkpoint(prefix: str) -> None:

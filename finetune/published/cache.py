@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.errors import UserError
 from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import sha256, write_text
+from finetune.files.write_errors import write_errors_told
 from finetune.published.http_download import download
 from finetune.published.known_hashes import SHA256
 
@@ -55,7 +56,8 @@ def _fetch(url: str, path: Path, base_url: str | None) -> None:
             "Name another mirror with --base-url, or leave the flag out.",
         )
     if _recorded_hash(path) is None:
-        write_text(_hash_path(path), f"{found}  {path.name}\n")
+        with write_errors_told():
+            write_text(_hash_path(path), f"{found}  {path.name}\n")
     elif found != recorded:
         path.unlink()
         raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 from finetune.errors import UserError
 from finetune.files.json_files import read_json
 from finetune.files.whole_files import partial_path, put_in_place, write_json
+from finetune.files.write_errors import naming, write_errors_told
 from finetune.progress import progress
 
 CHUNK_BYTES = 1_000_000
@@ -118,11 +119,16 @@ class _Partial:
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
         try:
-            yield
+            with write_errors_told(_how_to_go_on), naming(self._path, self._content):
+                yield
         except OSError as error:
             raise UserError(
                 f"{self._path} can't be written: {error.strerror}.", "Choose another --output-dir."
             ) from error
+
+
+def _how_to_go_on() -> str:
+    return "Make room there and give the command again, which goes on where it stopped, or choose another --output-dir."
 
 
 def _fetch_rest(url: str, partial: _Partial) -> bool:

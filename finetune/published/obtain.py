@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune.errors import UserError
 from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import whole_folder
+from finetune.files.write_errors import write_errors_told
 from finetune.published.archives import unpack
 from finetune.published.cache import fetch, forget
 from finetune.published.catalogue import get_published
@@ -51,13 +52,13 @@ def obtain(name: str, folder: Path, base_url: str | None = None) -> Path:
 
 def _fetch_and_unpack(name: str, unpacked: Path, archives: Path, base_url: str | None) -> None:
     files = [fetch(url, archives, base_url) for url in get_published(name).urls]
-    try:
-        with _appearing_whole(unpacked) as partial:
+    with _appearing_whole(unpacked) as partial:
+        try:
             _unpack(name, files, partial)
-    except UserError:
-        for file in files:
-            forget(file)
-        raise
+        except UserError:  # They are damaged; where there is no room for what is in them they stay.
+            for file in files:
+                forget(file)
+            raise
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -110,7 +111,7 @@ def find_published_files(name: str, folder: Path) -> list[Path]:
 def _appearing_whole(folder: Path, flag_name: str = "--output-dir") -> Iterator[Path]:
     """Another folder to write in, which becomes this one at the end; after an error there is neither."""
     try:
-        with whole_folder(folder) as partial:
+        with write_errors_told(), whole_folder(folder) as partial:
             yield partial
     except OSError as error:
         raise UserError(f"{folder} can't be written: {error.strerror}.", f"Choose another {flag_name}.") from error

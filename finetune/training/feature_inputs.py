@@ -58,7 +58,7 @@ def feature_inputs(
         cache_bytes: How much may be kept in memory.
 
     Raises:
-        OSError: The disk is full, or can't be written. No features are left on it.
+        OSError: The disk is full, or can't be written. Features that are whole stay there.
     """
     data, split = images.data, views.split
     evaluation_split = split.of_evaluation() if data.validation is not None else None
@@ -70,15 +70,10 @@ def feature_inputs(
         _refuse_full_disk(kept_in, num_bytes)
     store = _FeatureStore(kept_in, images, split)
     validate = None
-    try:
-        if data.validation is not None and evaluation_split is not None:
-            features = store.validation(data.validation, evaluation_split)
-            validate = validation(images, state, _scores_of(features, evaluation_split, images.batch_size))
-        kept = store.views(views)
-    except OSError:
-        if kept_in is not None:  # Checkpoints need the room.
-            shutil.rmtree(kept_in, ignore_errors=True)
-        raise
+    if data.validation is not None and evaluation_split is not None:
+        features = store.validation(data.validation, evaluation_split)
+        validate = validation(images, state, _scores_of(features, evaluation_split, images.batch_size))
+    kept = store.views(views)
     return TrainingInputs(
         forward=split.head,
         batches=lambda first_step: feature_batches(
@@ -88,13 +83,19 @@ def feature_inputs(
         eval_split=data.eval_split,
         steps_per_call=STEPS_PER_CALL if split.num_bytes <= SMALL_FEATURES_BYTES else 1,
         num_views=views.num_views,
+        features=tuple(store.names),
     )
 
 
 class _FeatureStore:
-    """Computes a run's features into memory, where `folder` is None, or takes them up from files that it keeps."""
+    """Computes a run's features into memory, where `folder` is None, or takes them up from files that it keeps.
+
+    Attributes:
+        names: Of the folders of these files.
+    """
 
     def __init__(self, folder: Path | None, images: TrainingImages, split: SplitModel) -> None:
+        self.names: list[str] = []
         self._folder = folder
         self._images = images
         self._dependencies = self._find_dependencies(split) if folder is not None else {}
@@ -122,6 +123,7 @@ class _FeatureStore:
         folder, key = None, ""
         if self._folder is not None:
             folder = self._folder / name
+            self.names.append(name)
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
             data = self._images.data.hashes[dataset.split]
             key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
@@ -149,7 +151,7 @@ def _refuse_full_disk(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder.parent).free + held
     if num_bytes > free:
         sizes = f"{num_bytes / MIB:,.0f} MiB are needed, {free / MIB:,.0f} MiB are free"
-        raise OSError(errno.ENOSPC, f"No space left on device: {sizes}")
+        raise OSError(errno.ENOSPC, f"No space left on device: {sizes}", str(folder))
 
 
 def _scores_of(features: Features, split: SplitModel, batch_size: int) -> Callable[[], Scores]:

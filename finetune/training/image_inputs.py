@@ -75,6 +75,7 @@ class TrainingInputs:
         eval_split: Name of the validation split; empty where there is none.
         steps_per_call: How many steps are made in one call, where nothing is to be done between them.
         num_views: Of each training image, whose features are kept; 0: none are.
+        features: Names of the folders of features that are read from files.
     """
 
     forward: Callable[[Any, Tensor], Outputs]
@@ -83,6 +84,7 @@ class TrainingInputs:
     eval_split: str
     steps_per_call: int = 1
     num_views: int = 0
+    features: tuple[str, ...] = ()
 
 
 def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs:

@@ -1,6 +1,7 @@
 """What a training step and a validation are given: images, or features that were computed once; and why."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import tensorflow as tf
@@ -20,7 +21,13 @@ AUTO_VIEWS = 4
 
 
 def make_inputs(
-    stage: StageSettings, images: TrainingImages, state: TrainingState, plan: VariablePlan, folder: Path
+    stage: StageSettings,
+    images: TrainingImages,
+    state: TrainingState,
+    plan: VariablePlan,
+    folder: Path,
+    *,
+    were_cached: bool,
 ) -> TrainingInputs:
     """Cached features where settings and plan allow it and it pays, else images; says which, and why.
 
@@ -30,15 +37,20 @@ def make_inputs(
         state: Of the run, its model frozen by the plan.
         plan: Which variables training changes.
         folder: Where features go that are too large for memory.
+        were_cached: Whether the run goes on from steps that were given features.
 
     Raises:
         UserError: Features are asked for that can't be cached; the data is damaged.
+        OSError: The features of a run that goes on can't be written: images would come in another order.
     """
     views, why = _choose(stage, images, state, plan)
     if views is not None:
         try:
             inputs = feature_inputs(images, state, views, folder, stage.cache.cache_memory * MIB)
         except OSError as error:
+            if were_cached:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)  # Checkpoints need the room.
             why = f"the features can't be written to {folder}: {error.strerror or error}"
         else:
             log.info("Features: %s", _description(views, images))

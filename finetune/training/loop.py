@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,7 +56,7 @@ class Occasions:
 
     Attributes:
         first_step: Number of updates made before.
-        same_validation_since: Number of updates after which validations were on the images of now.
+        validated_step: The last that was validated on the images of now; None: none was.
         max_steps: Number of updates at which it ends; None: never.
         eval_every: Steps between validations; 0: at the end only.
         log_every: Steps between figures.
@@ -65,7 +65,7 @@ class Occasions:
     """
 
     first_step: int
-    same_validation_since: int
+    validated_step: int | None
     max_steps: int | None
     eval_every: int
     log_every: int
@@ -91,6 +91,8 @@ class TrainingLoop:
         inputs: TrainingInputs,
         batches: Iterator[Any],
         occasions: Occasions,
+        best: Best | None,
+        make_room: Callable[[int], bool],
     ) -> None:
         """Sets the loop up.
 
@@ -102,10 +104,12 @@ class TrainingLoop:
             inputs: What validations are given, and how many steps are made at once.
             batches: What steps are given, from the first one that is to be made.
             occasions: When to do what between steps.
+            best: The best checkpoint so far, as `find_best` gives it.
+            make_room: Removes from the run's folder what it can do without, of its checkpoints all but so many and the
+                best; returns whether there was such.
         """
         self.step = occasions.first_step
-        validations = _read_validations(run_log.run, inputs.eval_split, occasions.same_validation_since)
-        self.best = _find_best(run_log.run, occasions.first_step, validations)
+        self.best = best
         self.stopped_by: int | None = None
         self._run = run_log.run
         self._run_log = run_log
@@ -115,13 +119,14 @@ class TrainingLoop:
         self._inputs = inputs
         self._batches = batches
         self._when = occasions
+        self._make_room = make_room
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
         self._unchecked: list[Any] = []
         self._saved_step: int | None = None
         # A run that was at its end, or was killed there, is not validated once more when it is resumed.
-        self._validated_step = max((validation.step for validation in validations), default=None)
+        self._validated_step = occasions.validated_step
         self._last_save = time.monotonic()
 
     def run(self) -> str:
@@ -132,6 +137,7 @@ class TrainingLoop:
 
         Raises:
             UserError: A loss, a weight or a validation's logit isn't finite. The last good checkpoint stays the newest.
+            OSError: There is no room for a file of the run, likewise.
             Interrupted: The user asked a second time to stop.
         """
         # The request holds until all is written: a first Ctrl-C in the meantime mustn't cut the last checkpoint off.
@@ -230,23 +236,31 @@ class TrainingLoop:
         if damaged:
             self._refuse_to_go_on(f"{next(iter(damaged))} is not finite after step {self.step}.")
         step, max_to_keep = self.step, self._when.max_to_keep
-        self._writer.submit(lambda: save_run_checkpoint(self._run.path, step, values, max_to_keep=max_to_keep))
+        self._writer.submit(
+            lambda: save_run_checkpoint(
+                self._run.path,
+                step,
+                values,
+                max_to_keep=max_to_keep,
+                make_room=lambda: self._make_room(max_to_keep - 1),  # The one that is written makes them complete.
+            )
+        )
         self._saved_step = step
         self._last_save = time.monotonic()
         self._run_log.restart_clock(self.step)
         return prefix
 
 
-def _read_validations(run: RunFolder, eval_split: str, after_step: int) -> list[Best]:
-    """What the run's validations after a step came to, by its metrics."""
+def read_validations(run: RunFolder, eval_split: str, after_step: int, last_step: int) -> list[Best]:
+    """What the run's validations after a step, and up to another one, came to, by its metrics."""
     return [
         Best(f"{RUN_PREFIX}-{line['step']}", line["step"], line["accuracy"], line["loss"])
         for line in run.read_metrics()
-        if line.get("split") == eval_split and line["step"] > after_step
+        if line.get("split") == eval_split and after_step < line["step"] <= last_step
     ]
 
 
-def _find_best(run: RunFolder, first_step: int, validations: Sequence[Best]) -> Best | None:
+def find_best(run: RunFolder, first_step: int, validations: Sequence[Best]) -> Best | None:
     """The best checkpoint up to the step that a run goes on from, by best.json and by the validations in metrics.jsonl.
 
     The two differ where the program was killed after it had saved the best checkpoint and before it wrote best.json,

@@ -14,6 +14,7 @@ metrics.jsonl, and TensorBoard's scalars, which lack `step`:
 A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `num_examples`, and `loss`: cross-entropy alone.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -25,6 +26,7 @@ from typing import Any
 import tensorflow as tf
 
 from finetune.evaluation.metrics import Scores
+from finetune.files.write_errors import naming
 from finetune.progress import SECONDS_BETWEEN_LINES, format_seconds
 from finetune.runs.run_folder import RunFolder
 from finetune.types import Tensor
@@ -89,7 +91,9 @@ class RunLog:
         self._training_split = training_split
         self._num_skipped = dict(num_skipped or {})
         self._seconds_between_summaries = seconds_between_summaries
-        self._writer = tf.summary.create_file_writer(os.fsencode(run.path), flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
+        with self._naming():
+            folder = os.fsencode(run.path)
+            self._writer = tf.summary.create_file_writer(folder, flush_millis=MILLISECONDS_BETWEEN_FLUSHES)
         self._rate_of_rows = _Rate(images_per_step)
         self._rate_of_lines = _Rate(images_per_step)
         self._seconds_between_lines = (
@@ -174,12 +178,21 @@ class RunLog:
         """Shows TensorBoard some images as the network gets them, [B,H,W,C], stretched to the range of a picture."""
         images = images[:NUM_SAMPLE_IMAGES]
         low, high = tf.reduce_min(images), tf.reduce_max(images)
-        with self._writer.as_default():
+        with self._naming(), self._writer.as_default():
             tf.summary.image("training/images", (images - low) / (high - low), step, max_outputs=NUM_SAMPLE_IMAGES)
 
     def close(self) -> None:
-        """Writes out what is buffered."""
-        self._writer.close()
+        """Writes out what is buffered.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        with self._naming():
+            self._writer.close()
+
+    def _naming(self) -> contextlib.AbstractContextManager[None]:
+        """TensorFlow alone knows the file's whole name, and tells it of some errors only."""
+        return naming(self.run.path / "events.out.tfevents")
 
     def _skipped(self, split: str) -> dict[str, int]:
         return {"num_skipped": self._num_skipped[split]} if split in self._num_skipped else {}
@@ -191,7 +204,7 @@ class RunLog:
         return f"  {format_seconds(seconds)} left"
 
     def _write_scalars(self, group: str, step: int, figures: dict[str, Any]) -> None:
-        with self._writer.as_default():
+        with self._naming(), self._writer.as_default():
             for name, value in figures.items():
                 if value is not None:
                     tf.summary.scalar(f"{group}/{name}", value, step)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -192,8 +193,10 @@ def _write(folder: Path, rows: Iterator[tuple[list[Array], Array, Array]], num_i
     finally:
         for file in files:
             file.close()
-    np.save(folder / LABELS_FILE, np.concatenate(labels))
-    np.save(folder / FINGERPRINTS_FILE, np.concatenate(fingerprints))
+    for name, parts in ((LABELS_FILE, labels), (FINGERPRINTS_FILE, fingerprints)):
+        content = io.BytesIO()
+        np.save(content, np.concatenate(parts))
+        (folder / name).write_bytes(content.getvalue())  # NumPy's own write doesn't say that the disk is full.
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     write_json(folder / DESCRIPTION_FILE, {"key": key, "sizes": sizes})
 
