@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from fork_server import TRAINING, ForkServer
 from tiny_runs import write_records
 
-from finetune.commands import tensorflow_start
+from finetune.commands import tensorflow_start, train
+from finetune.errors import UserError
+from finetune.evaluation.scoring import score
 
 NUM_STEPS = 2000
 STEPS_BETWEEN_VALIDATIONS = 100
@@ -33,6 +37,26 @@ def train_and_measure(words: list[str], measured: str) -> int:
 
     RunLog.validation = validate_and_measure
     return train.main(words)
+
+
+def too_large(*_, **__):
+    raise tf.errors.ResourceExhaustedError(None, None, "{{function_node a}} OOM when allocating tensor with shape[9]")
+
+
+def test_a_step_that_finds_no_memory_says_what_mends_it(tmp_path, monkeypatch, capsys):
+    data = write_records(tmp_path / "data", num_images=4, split="train")
+    monkeypatch.setattr("finetune.training.step.TrainingStep.__call__", too_large)
+    words = [f"--dataset-dir={data}", f"--train-dir={tmp_path / 'run'}", "--model=lenet", "--image-size=8"]
+    assert train.main([*words, "--batch-size=4", "--max-steps=1"]) == 2
+    error = capsys.readouterr().err
+    assert "There is not enough memory for 4 images at once: OOM when allocating tensor" in error
+    assert "--batch-size below 4" in error
+
+
+def test_scoring_that_finds_no_memory_says_what_mends_it():
+    batches = [(np.zeros([2, 8, 8, 1], np.float32), np.zeros(2, np.int64), np.array([b"a", b"b"]))]
+    with pytest.raises(UserError, match="not enough memory for 2 images"):
+        score(too_large, batches)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")

@@ -9,6 +9,7 @@ import tensorflow as tf
 from finetune.errors import UserError
 from finetune.evaluation.metrics import Scores, join_scores, score_batch
 from finetune.model.model import Model
+from finetune.model.out_of_memory import out_of_memory_told
 from finetune.types import Tensor
 
 
@@ -49,7 +50,9 @@ def score(
     parts = []
     for images, labels, filenames in batches:
         names = [name.decode("utf-8", "surrogateescape") for name in np.asarray(filenames)]
-        parts.append(score_batch(np.asarray(infer(images)), np.asarray(labels), names, keep_logits=keep_logits))
+        with out_of_memory_told(len(names)):
+            logits = np.asarray(infer(images))
+        parts.append(score_batch(logits, np.asarray(labels), names, keep_logits=keep_logits))
         on_batch(len(names))
     if not parts:
         raise UserError("There are no images to evaluate: the split is empty.")
