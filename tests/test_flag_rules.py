@@ -161,6 +161,10 @@ def test_every_number_has_its_bounds_and_every_default_keeps_to_them(command, fl
         (["--batch-size=99999999999999999999"], "but the split train has 8"),
         (["--num-clones=99999999"], "--num-clones is 99999999, but there"),
         (["--model=lenet", "--image-size=1"], "1 pixels are too few for lenet"),
+        (
+            ["--model=lenet", "--image-size=8", "--learning-rate-multipliers=LeNet/conv1=0"],
+            "Freeze it instead: --trainable-scopes LeNet/conv2,LeNet/fc3,LeNet/fc4",
+        ),
     ],
 )
 def test_what_a_training_refuses(words, message, records, tmp_path, capsys):
@@ -176,9 +180,9 @@ def test_what_a_training_refuses(words, message, records, tmp_path, capsys):
         ("train", {"cache_features": "often"}, "--cache-features is 'often', but must be auto, off or a number"),
         ("train", {"cache_features": "0"}, "--cache-features is '0'"),
         ("train", {"learning_rate_multipliers": ("a",)}, "'a' is not SCOPE=FACTOR"),
-        ("train", {"learning_rate_multipliers": ("a=-1",)}, "factor of 0 or more"),
-        ("train", {"learning_rate_multipliers": ("a=nan",)}, "factor of 0 or more"),
-        ("train", {"learning_rate_multipliers": ("a=inf",)}, "factor of 0 or more"),
+        ("train", {"learning_rate_multipliers": ("a=-1",)}, "factor above 0"),
+        ("train", {"learning_rate_multipliers": ("a=nan",)}, "factor above 0"),
+        ("train", {"learning_rate_multipliers": ("a=inf",)}, "factor above 0"),
         ("train", {"image_size": 100_000}, "--image-size is 100000, but must be above 0 and at most 8192"),
         ("train", {"learning_rate": 1e300}, "--learning-rate is 1e+300, but must be a number of up to 3.40282e+38"),
         ("train", {"batch_size": True}, "--batch-size is True, but must be a whole number"),

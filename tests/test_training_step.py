@@ -9,10 +9,11 @@ from finetune.model.model import Model
 from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
 from finetune.settings.choices import OPTIMIZERS
-from finetune.settings.train import OptimizerSettings
+from finetune.settings.train import OptimizerSettings, ScheduleSettings
 from finetune.training.devices import choose_strategy
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
+from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
@@ -31,17 +32,18 @@ def plan_for(model, scopes):
     return plan_variables(model.network_variables(), checkpoint_shapes=shapes, trainable_scopes=scopes)
 
 
-def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages_decay=None):
+def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages_decay=None, schedule=None):
     plan = plan_for(model, scopes)
     model.freeze(plan, batch_norm)
     trained = [model.model_variables[variable.name] for variable in plan.trained]
     decayed = [model.model_variables[v.name] for v in plan.trained if v.name in model.decayed_names]
     changing = {variable.name: model.model_variables[variable.name] for variable in plan.trained}
     averages = MovingAverages(changing, averages_decay) if averages_decay else None
+    multipliers = rate_multipliers(schedule, plan, model.spec.layer_groups) if schedule else {}
     step = TrainingStep(
         lambda images, seed: model(images, is_training=True, seed=seed),
         TrainingLoss(weight_decay=0.01, decayed=decayed),
-        Optimizer(OptimizerSettings(optimizer), trained, {}),
+        Optimizer(OptimizerSettings(optimizer), trained, multipliers),
         averages=averages,
     )
     return step, plan, averages
@@ -99,6 +101,25 @@ def test_weight_decay_and_gradients_are_of_trained_variables_alone():
     losses = step(make_batch(64), 0, 0.0).numpy()
     weights = model.model_variables["MobilenetV1/Logits/Conv2d_1c_1x1/weights"].numpy()
     assert losses[1] == pytest.approx(0.01 * np.sum(weights**2) / 2, rel=1e-5)
+
+
+def test_each_groups_change_is_its_multiplier_times_the_plain_one():
+    def changes(schedule, scopes=()):
+        model = Model(get_spec("lenet"), NUM_CLASSES, dropout_keep_prob=1.0)
+        step, _, _ = make_step(model, scopes, optimizer="sgd", schedule=schedule)
+        before = values_of(model)
+        step(make_batch(28, channels=1), 0, 0.5)
+        return {name: value - before[name] for name, value in values_of(model).items()}
+
+    plain = changes(ScheduleSettings())
+    slowed = changes(ScheduleSettings(layer_decay=0.5, learning_rate_multipliers=("LeNet/fc3=0.1",)))
+    expected = {"LeNet/conv1": 0.125, "LeNet/conv2": 0.25, "LeNet/fc3": 0.05, "LeNet/fc4": 1.0}
+    for name, change in slowed.items():
+        factor = expected[name.rpartition("/")[0]]
+        assert np.any(plain[name])
+        np.testing.assert_allclose(change, factor * plain[name], rtol=1e-5, atol=1e-7, err_msg=name)
+    head = changes(ScheduleSettings(layer_decay=0.5), ["LeNet/fc4"])  # No gradient, and no weight decay, of the others.
+    assert {name for name, change in head.items() if np.any(change)} == {"LeNet/fc4/weights", "LeNet/fc4/biases"}
 
 
 @pytest.mark.parametrize("batch_norm", ["plan", "frozen"])
@@ -186,10 +207,12 @@ def test_moving_averages_follow_slims_formula_and_can_stand_in():
     assert variable.numpy() == 8.0
 
 
-def test_a_state_is_restored_to_the_bit():
+@pytest.mark.parametrize("layer_decay", [1.0, 0.7])
+def test_a_state_is_restored_to_the_bit(layer_decay):
     def make():
         model = Model(get_spec("lenet"), NUM_CLASSES, seed=5)
-        step, _, averages = make_step(model, [], optimizer="adam", averages_decay=0.9)
+        schedule = ScheduleSettings(layer_decay=layer_decay)
+        step, _, averages = make_step(model, [], optimizer="adam", averages_decay=0.9, schedule=schedule)
         return step, TrainingState(model, step._optimizer, averages)
 
     batch = make_batch(28, channels=1)
@@ -210,6 +233,7 @@ def test_several_steps_in_one_call_are_the_same_to_the_bit():
     random = np.random.default_rng(0)
     batches = [(random.normal(size=[4, 6]).astype(np.float32), np.array([0, 1, 2, 1])) for _ in range(7)]
     rates = [0.1 / (1 + number) for number in range(7)]
+    multipliers = {"weights": 0.3}
 
     class Head:
         auxiliary_logits = None
@@ -222,7 +246,7 @@ def test_several_steps_in_one_call_are_the_same_to_the_bit():
         step = TrainingStep(
             lambda inputs, seed: Head(tf.nn.experimental.stateless_dropout(inputs, 0.3, seed, "philox"), weights),
             TrainingLoss(weight_decay=0.01, decayed=[weights]),
-            Optimizer(OptimizerSettings("rmsprop", opt_epsilon=0.1), [weights], {}),
+            Optimizer(OptimizerSettings("rmsprop", opt_epsilon=0.1), [weights], multipliers),
         )
         losses, first = [], 0
         for count in calls:

@@ -13,18 +13,12 @@ from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Model, variable_name
 from finetune.model.plan_table import plan_text
 from finetune.model.recognise import image_size_at, other_model
-from finetune.model.scopes import Purpose, VariablePlan, check_scopes, in_scope, plan_variables
+from finetune.model.scopes import Purpose, VariablePlan, plan_variables
 from finetune.nets import get_spec
 from finetune.runs.provenance import Change, Facts, changes_between, describe_run, facts_at
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.settings.settings_file import to_toml_table
-from finetune.settings.train import (
-    DeviceSettings,
-    ScheduleSettings,
-    StageSettings,
-    TrainSettings,
-    parse_multipliers,
-)
+from finetune.settings.train import DeviceSettings, StageSettings, TrainSettings
 from finetune.training import training_data
 from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
@@ -33,6 +27,7 @@ from finetune.training.inputs import make_inputs
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
+from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.resumption import cached_as_before, check_changes
@@ -111,7 +106,8 @@ def prepare(
         model, plan, data = _restored_model(settings, data, source)
         images = _training_images(settings, model, data)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
-        optimizer = Optimizer(stage.update, trained, _multipliers(stage.schedule, plan))
+        multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
+        optimizer = Optimizer(stage.update, trained, multipliers)
         settings = _with_precision(settings, model, trained, images)
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
@@ -245,15 +241,6 @@ def make_plan(settings: TrainSettings, model: Model, source: Checkpoint | None) 
             find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
         ),
     )
-
-
-def _multipliers(settings: ScheduleSettings, plan: VariablePlan) -> dict[str, float]:
-    """The learning-rate multiplier of each trained variable that has one: that of the longest scope around it."""
-    by_scope = parse_multipliers(settings.learning_rate_multipliers)
-    names = [variable.name for variable in plan.trained]
-    check_scopes("--learning-rate-multipliers", tuple(by_scope), names)
-    by_length = sorted(by_scope, key=len)
-    return {name: by_scope[scope] for scope in by_length for name in names if in_scope(name, scope)}
 
 
 def _training_images(settings: TrainSettings, model: Model, data: TrainingData) -> TrainingImages:

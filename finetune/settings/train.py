@@ -145,6 +145,13 @@ class ScheduleSettings(CommandSettings):
     learning_rate_multipliers: tuple[str, ...] = flag(
         (), metavar="SCOPE=FACTOR,...", help="other rates for some scopes; the longest matching scope counts"
     )
+    layer_decay: float = flag(
+        1.0,
+        above=0,
+        at_most=1,
+        metavar="FACTOR",
+        help="each group of layers has the rate of the next one times this, the head the whole",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -308,7 +315,7 @@ class TrainSettings(CommandSettings):
 
 
 def parse_multipliers(texts: tuple[str, ...]) -> dict[str, float]:
-    """Learning-rate multipliers by scope from `SCOPE=FACTOR` texts.
+    """Learning-rate multipliers by scope from `SCOPE=FACTOR` texts; 0 passes, for older runs have it in config.toml.
 
     Raises:
         UserError: A text is none, or its factor is negative.
@@ -321,5 +328,5 @@ def parse_multipliers(texts: tuple[str, ...]) -> dict[str, float]:
         except ValueError as error:
             raise UserError(f"--learning-rate-multipliers: {text!r} is not SCOPE=FACTOR.") from error
         if not scope or not 0 <= multipliers[scope.strip("/")] < float("inf"):
-            raise UserError(f"--learning-rate-multipliers: {text!r} is not SCOPE=FACTOR with a factor of 0 or more.")
+            raise UserError(f"--learning-rate-multipliers: {text!r} is not SCOPE=FACTOR with a factor above 0.")
     return multipliers

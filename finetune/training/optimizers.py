@@ -37,9 +37,9 @@ class Optimizer:
         self._optimizers = {multiplier: _make(settings, self._rates[multiplier]) for multiplier in self._groups}
 
     def set_learning_rate(self, learning_rate: float | Tensor) -> None:
-        """The rate of the next update, before multipliers."""
+        """The rate of the next update, before multipliers; in float32, whether it is given as a tensor or not."""
         for multiplier, rate in self._rates.items():
-            rate.assign(learning_rate * multiplier)
+            rate.assign(tf.cast(learning_rate, tf.float32) * multiplier)
 
     def apply_gradients(self, gradients: Mapping[str, Tensor]) -> None:
         """One update from gradients by variable name; under a strategy, from the sum of the replicas' gradients."""
@@ -54,7 +54,20 @@ class Optimizer:
 
     def state(self) -> dict[str, Variable]:
         """The state's variables, by the names that slim's Saver gives them: `.../weights/RMSProp`, `beta1_power`."""
-        return {variable_name(slot): slot for optimizer in self._optimizers.values() for slot in optimizer.variables()}
+        return {name: same[0] for name, same in self._state_by_name().items()}
+
+    def share_counters(self) -> None:
+        """To be called when `state` was restored: Adam's powers are of the step, the same for all multipliers."""
+        for first, *others in self._state_by_name().values():
+            for other in others:
+                other.assign(first)
+
+    def _state_by_name(self) -> dict[str, list[Variable]]:
+        by_name: dict[str, list[Variable]] = {}
+        for optimizer in self._optimizers.values():
+            for variable in optimizer.variables():
+                by_name.setdefault(variable_name(variable), []).append(variable)
+        return by_name
 
 
 def _make(settings: OptimizerSettings, rate: Variable) -> Any:

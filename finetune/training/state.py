@@ -78,6 +78,7 @@ class TrainingState:
                     "Resume with the run's own --model and data set.",
                 )
             variable.assign(values[name])
+        self.optimizer.share_counters()
         if self.seen is not None:
             self.seen.restore(values, source)
 
