@@ -159,6 +159,10 @@ def test_every_number_has_its_bounds_and_every_default_keeps_to_them(command, fl
         (["--dataset-name="], "holds no data set"),
         (["--split="], "There is no  split of tiny"),
         (["--batch-size=99999999999999999999"], "but the split train has 8"),
+        (["--batch-size=3", "--accumulate-steps=3"], "a step takes 9 images, but the split train has 8"),
+        (["--batch-size=3", "--accumulate-steps=3"], "Give --batch-size 2 or less"),
+        (["--batch-size=1", "--accumulate-steps=9"], "Give a smaller --accumulate-steps"),
+        (["--clip-gradients=0"], "--clip-gradients is 0.0, but must be above 0"),
         (["--num-clones=99999999"], "--num-clones is 99999999, but there"),
         (["--model=lenet", "--image-size=1"], "1 pixels are too few for lenet"),
         (

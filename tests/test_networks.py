@@ -86,6 +86,17 @@ def test_layer_groups_hold_every_variable_once(published):
             assert any(_is_within(name, [scope]) for name in published.model.model_variables), scope
 
 
+def test_layer_groups_but_the_heads_are_in_the_order_in_which_the_network_makes_its_layers(published):
+    *body, _ = published.model.spec.layer_groups
+    met = [
+        number
+        for name in published.model.model_variables
+        for number, group in enumerate(body)
+        if _is_within(name, group)
+    ]
+    assert list(dict.fromkeys(met)) == list(range(len(body)))
+
+
 def test_depths_of_the_head_alone_follow_the_number_of_classes(small_network):
     spec = small_network.spec
     reference = load_reference(spec.name)

@@ -126,6 +126,21 @@ def test_several_devices_with_the_same_global_batch_are_given_the_same(data, tra
     assert chain_of(tmp_path / "two").items() <= chain_of(trained).items()
 
 
+@pytest.mark.parametrize("more", [[], ["--trainable-scopes=LeNet/fc4", "--cache-features=2"]])
+def test_passes_of_a_step_are_given_what_its_large_batch_would_be_also_when_resumed(data, trained, tmp_path, more):
+    words = [f"--checkpoint={trained}", "--clip-gradients=0.5", *more]
+    in_passes = [*words, "--batch-size=2", "--accumulate-steps=2"]
+    assert begin(data, tmp_path / "large", *words, max_steps=4) == 0
+    assert begin(data, tmp_path / "whole", *in_passes, max_steps=4) == 0
+    assert begin(data, tmp_path / "parts", *in_passes, max_steps=3) == 0
+    assert resume(tmp_path / "parts", "--max-steps=4") == 0
+    assert chain_of(tmp_path / "whole") == chain_of(tmp_path / "large")
+    resumed, unbroken = values_at(tmp_path / "parts", 4), values_at(tmp_path / "whole", 4)
+    for name in unbroken:
+        np.testing.assert_array_equal(resumed[name], unbroken[name], err_msg=name)
+    assert verify(tmp_path / "parts") == 0
+
+
 def test_a_run_without_a_chain_is_resumed_and_says_that_nothing_can_be_checked(run, capsys):
     rewrite(run, 7, **{DATA_CHAIN: None, RECORD_FINGERPRINTS: None})
     (run / "provenance.json").write_text("{}")
@@ -174,6 +189,7 @@ def test_what_checkpoints_note_on_the_data_is_no_variable_and_has_no_mean(run):
     [
         (["--seed=5"], "seed", "seed is 5, was 0"),
         (["--batch-size=5"], "batch_size", "batch_size is 5, was 4"),
+        (["--accumulate-steps=2"], "accumulate_steps", "accumulate_steps is 2, was 1"),
         (
             ["--batch-size=2", "--num-clones=2"],
             "batch_size,num_clones",

@@ -11,6 +11,7 @@ from finetune.nets import get_spec
 from finetune.settings.choices import OPTIMIZERS
 from finetune.settings.train import OptimizerSettings, ScheduleSettings
 from finetune.training.devices import choose_strategy
+from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
@@ -32,7 +33,7 @@ def plan_for(model, scopes):
     return plan_variables(model.network_variables(), checkpoint_shapes=shapes, trainable_scopes=scopes)
 
 
-def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages_decay=None, schedule=None):
+def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages_decay=None, schedule=None, **options):
     plan = plan_for(model, scopes)
     model.freeze(plan, batch_norm)
     trained = [model.model_variables[variable.name] for variable in plan.trained]
@@ -45,6 +46,7 @@ def make_step(model, scopes, *, batch_norm="plan", optimizer="rmsprop", averages
         TrainingLoss(weight_decay=0.01, decayed=decayed),
         Optimizer(OptimizerSettings(optimizer), trained, multipliers),
         averages=averages,
+        **options,
     )
     return step, plan, averages
 
@@ -93,6 +95,77 @@ def test_frozen_batch_norm_keeps_statistics_of_trained_layers():
     changed = changed_names(before, values_of(model))
     assert changed.isdisjoint(variable.name for variable in plan.variables if variable.is_statistic)
     assert "MobilenetV1/Conv2d_0/weights" in changed
+
+
+@pytest.mark.parametrize(
+    ("name", "num_devices", "options"),
+    [
+        ("mobilenet_v1_025", 1, {}),
+        ("lenet", 1, {"largest_norm": 0.5, "loss_scale": True}),
+        ("lenet", 1, {"use_xla": True}),
+        ("lenet", 2, {"largest_norm": 0.5}),
+    ],
+)
+def test_several_passes_do_what_one_large_batch_does_with_frozen_batch_norm(name, num_devices, options):
+    spec = get_spec(name)
+    size, channels = (64, 3) if spec.image_size == 224 else (spec.image_size, spec.channels)
+    images, labels = make_batch(size, channels, batch_size=8)
+
+    def train(num_passes, num_devices):
+        strategy = choose_strategy(num_devices, on_cpu=True)
+        with strategy.scope():
+            model = Model(spec, NUM_CLASSES, image_size=size, dropout_keep_prob=1.0)
+            made = {**options, "loss_scale": LossScale() if "loss_scale" in options else None}
+            step, _, _ = make_step(
+                model, spec.head_scopes, batch_norm="frozen", optimizer="momentum", num_passes=num_passes, **made
+            )
+            dataset = tf.data.Dataset.from_tensors((images, labels)).unbatch().batch(8, drop_remainder=True).repeat(3)
+            batches = strategy.experimental_distribute_dataset(dataset)
+            losses = [step(batch, number, 0.05).numpy() for number, batch in enumerate(batches)]
+            return losses, values_of(model)
+
+    whole, in_passes = train(1, 1), train(2, num_devices)
+    np.testing.assert_allclose(in_passes[0], whole[0], rtol=1e-5)
+    for variable, value in whole[1].items():
+        np.testing.assert_allclose(in_passes[1][variable], value, rtol=1e-4, atol=1e-6, err_msg=variable)
+
+
+def test_each_pass_has_dropout_of_its_own_and_what_no_gradient_reaches_stays():
+    drawn, count = tf.Variable(tf.zeros([2])), tf.Variable(0)
+    weights, unreached = tf.Variable(tf.ones([6, NUM_CLASSES]), name="weights"), tf.Variable(1.0, name="unreached")
+
+    class Head:
+        auxiliary_logits = None
+
+        def __init__(self, inputs, seed):
+            drawn.scatter_nd_update([[count]], [tf.random.stateless_uniform([], seed)])
+            count.assign_add(1)
+            self.logits = inputs @ weights
+
+    optimizer = Optimizer(OptimizerSettings("momentum"), [weights, unreached], {})
+    step = TrainingStep(Head, TrainingLoss(), optimizer, num_passes=2)
+    step((tf.ones([4, 6]), tf.constant([0, 1, 2, 1])), 0, 0.1)
+    assert count.numpy() == 2
+    assert len(set(drawn.numpy())) == 2
+    assert unreached.numpy() == 1.0
+    assert np.any(weights.numpy() != 1.0)
+
+
+@pytest.mark.parametrize(("largest_norm", "shrinks"), [(0.01, True), (1e6, False)])
+def test_gradients_are_clipped_to_their_global_norm(largest_norm, shrinks):
+    def change(**options):
+        model = Model(get_spec("lenet"), NUM_CLASSES, dropout_keep_prob=1.0)
+        step, _, _ = make_step(model, [], optimizer="sgd", **options)
+        before = values_of(model)
+        step(make_batch(28, channels=1), 0, 1.0)
+        changes = [value - before[name] for name, value in values_of(model).items()]
+        return np.concatenate([np.ravel(each) for each in changes])
+
+    plain, clipped = change(), change(largest_norm=largest_norm)
+    norm = np.linalg.norm(plain)
+    assert norm > 0.1
+    factor = largest_norm / norm if shrinks else 1.0
+    np.testing.assert_allclose(clipped, factor * plain, rtol=1e-3, atol=1e-6)
 
 
 def test_weight_decay_and_gradients_are_of_trained_variables_alone():

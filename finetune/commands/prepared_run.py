@@ -125,7 +125,7 @@ def prepare(
         inputs = make_inputs(stage, images, state, plan, features, were_cached=were_cached)
         with reading(data.training, settings.data.labels_offset):
             batches = seen.watched(inputs.batches, first_step)
-        images_per_step = stage.batch_size * strategy.num_replicas_in_sync
+        images_per_step = stage.images_per_update * strategy.num_replicas_in_sync
         steps_per_epoch = data.training.num_examples / images_per_step
         return PreparedRun(
             settings=settings,
@@ -198,7 +198,7 @@ def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:
     if devices.deterministic:
         make_deterministic(on_cpu=devices.clone_on_cpu)
     strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
-    refuse_large_batch(settings.stage.batch_size * strategy.num_replicas_in_sync, data.training)
+    refuse_large_batch(settings.stage, strategy.num_replicas_in_sync, data.training)
     return strategy
 
 
@@ -252,7 +252,8 @@ def _training_images(settings: TrainSettings, model: Model, data: TrainingData) 
         num_parallel_calls=settings.data.num_preprocessing_threads,
         num_readers=settings.data.num_readers,
     )
-    return TrainingImages(data, options, settings.stage.batch_size, settings.run.seed)
+    stage = settings.stage
+    return TrainingImages(data, options, stage.batch_size, settings.run.seed, passes_per_step=stage.accumulate_steps)
 
 
 def _with_precision(
@@ -298,6 +299,8 @@ def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingS
         state.optimizer,
         averages=state.averages,
         loss_scale=state.loss_scale,
+        num_passes=stage.accumulate_steps,
+        largest_norm=stage.update.clip_gradients,
         seed=settings.run.seed,
         use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=devices.num_clones),
     )

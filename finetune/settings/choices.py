@@ -46,6 +46,7 @@ DECISIVE_SETTINGS = (
     "model",
     "seed",
     "batch_size",
+    "accumulate_steps",
     "num_clones",
     "precision",
     "preprocessing",

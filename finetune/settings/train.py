@@ -116,6 +116,9 @@ class OptimizerSettings(CommandSettings):
     ftrl_initial_accumulator_value: float = flag(0.1, at_least=0, help="of ftrl")
     ftrl_l1: float = flag(0.0, at_least=0, help="of ftrl")
     ftrl_l2: float = flag(0.0, at_least=0, help="of ftrl")
+    clip_gradients: float | None = flag(
+        None, above=0, metavar="NORM", help="scale the gradients of all variables down to this global norm"
+    )
 
     @property
     def epsilon(self) -> float:
@@ -194,7 +197,10 @@ class StageSettings(CommandSettings):
     max_steps: int | None = flag(
         None, above=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
     )
-    batch_size: int = flag(32, above=0, help="images in a step, for each device")
+    batch_size: int = flag(32, above=0, help="images in a step, or in a pass of it, for each device")
+    accumulate_steps: int = flag(
+        1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
+    )
     augmentation: str = flag("default", choices=AUGMENTATIONS, help="of training images")
     weight_decay: float = flag(0.00004, at_least=0, help="L2 on the trained weights")
     label_smoothing: float = flag(0.0, at_least=0, below=1, help="share of the target spread over all classes")
@@ -204,6 +210,11 @@ class StageSettings(CommandSettings):
     update: OptimizerSettings = group()
     schedule: ScheduleSettings = group()
     cache: CacheSettings = group()
+
+    @property
+    def images_per_update(self) -> int:
+        """Images in a step, for each device."""
+        return self.batch_size * self.accumulate_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def feature_inputs(
     return TrainingInputs(
         forward=split.head,
         batches=lambda first_step: feature_batches(
-            kept, batch_size=images.batch_size, seed=images.seed, start_step=first_step
+            kept, batch_size=images.images_per_step, seed=images.seed, start_step=first_step
         ),
         validate=validate,
         eval_split=data.eval_split,

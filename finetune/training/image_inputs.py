@@ -29,21 +29,28 @@ class TrainingImages:
     Attributes:
         data: The splits.
         options: How their records are read.
-        batch_size: Images in a step, for each device.
+        batch_size: Images in a pass of the network, for each device.
         seed: Of the order and the augmentation.
+        passes_per_step: Whose images a step is given at once.
     """
 
     data: TrainingData
     options: ReadOptions
     batch_size: int
     seed: int
+    passes_per_step: int = 1
+
+    @property
+    def images_per_step(self) -> int:
+        """For each device."""
+        return self.batch_size * self.passes_per_step
 
     def training_batches(self, first_step: int, num_devices: int) -> tf.data.Dataset:
         """Augmented images, labels, and what tells them apart, without end, for steps from `first_step` on."""
         return training_batches(
             self.data.training,
             self.options,
-            batch_size=self.batch_size * num_devices,
+            batch_size=self.images_per_step * num_devices,
             seed=self.seed,
             start_step=first_step,
         )

@@ -75,7 +75,7 @@ def _choose(
         return None, why_not
     num_views = AUTO_VIEWS if images.options.preprocessing.is_random else 1
     num_images = images.data.training.num_examples
-    if stage.max_steps is not None and stage.max_steps * stage.batch_size <= num_views * num_images:
+    if stage.max_steps is not None and stage.max_steps * stage.images_per_update <= num_views * num_images:
         return None, "the run is so short that caching would not pay"
     return CachedViews(split, num_views), ""
 

@@ -28,6 +28,8 @@ class TrainingStep:
         *,
         averages: MovingAverages | None = None,
         loss_scale: LossScale | None = None,
+        num_passes: int = 1,
+        largest_norm: float | None = None,
         seed: int = 0,
         use_xla: bool = False,
     ) -> None:
@@ -39,6 +41,9 @@ class TrainingStep:
             optimizer: Of the trained variables.
             averages: Moving averages to update after each step.
             loss_scale: Of the losses that gradients are computed of; None: 1.
+            num_passes: Equal parts of each batch that are computed one after the other, to take less memory; the
+                update is by the mean of their gradients. Where batch norm is trained, its statistics are of a part.
+            largest_norm: What the global norm of the gradients is clipped to; None: it isn't.
             seed: Of dropout, together with the step.
             use_xla: Whether XLA compiles the step.
         """
@@ -48,6 +53,8 @@ class TrainingStep:
         self._trained = optimizer.variables
         self._averages = averages
         self._loss_scale = loss_scale
+        self._num_passes = num_passes
+        self._largest_norm = largest_norm
         self._seed = seed
         self._strategy = tf.distribute.get_strategy()
         options = {"autograph": False, "jit_compile": use_xla or None}
@@ -58,7 +65,7 @@ class TrainingStep:
         """Makes one update.
 
         Args:
-            batch: Inputs [B,...] and labels [B], of each replica.
+            batch: Inputs [B,...] and labels [B], of each replica, and of all passes.
             step: How many updates were made before.
             learning_rate: Of this one.
 
@@ -94,7 +101,10 @@ class TrainingStep:
         return tf.while_loop(lambda index, _: index < num_steps, make, [0, losses])[1].stack()
 
     def _step(self, batch: tuple[Tensor, Tensor], step: Tensor) -> Tensor:
-        losses, gradients = self._strategy.run(self._losses_and_gradients, args=(*batch, step))
+        if self._num_passes == 1:
+            losses, gradients = self._strategy.run(self._pass, args=(*batch, step))
+        else:
+            losses, gradients = self._mean_of_passes(batch, step)
         if self._loss_scale is None:
             self._update(gradients)
         else:
@@ -105,13 +115,48 @@ class TrainingStep:
             self._averages.update(step)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    def _losses_and_gradients(self, inputs: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses [2] of a replica's images, and their gradients by the names of the variables that they reach."""
-        replica = tf.distribute.get_replica_context()
-        seed = tf.random.experimental.stateless_fold_in(
-            tf.stack([tf.constant(self._seed, tf.int32), step]), replica.replica_id_in_sync_group
+    def _mean_of_passes(self, batch: tuple[Tensor, Tensor], step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `_pass` gives of a whole batch, to rounding, in a loop over its parts."""
+        reached: set[str] = set()
+
+        def add_pass(inputs: Tensor, labels: Tensor, number: Tensor, losses: Tensor, sums: dict[str, Tensor]) -> Any:
+            part = tf.nest.map_structure(
+                lambda values: tf.reshape(values, [self._num_passes, -1, *values.shape[1:]])[number], (inputs, labels)
+            )
+            more_losses, gradients = self._pass(*part, step, number)
+            reached.update(gradients)
+            sums = {name: total + gradients[name] if name in gradients else total for name, total in sums.items()}
+            return losses + more_losses, sums
+
+        def make_pass(number: Tensor, *sums: Any) -> Any:
+            return number + 1, *self._strategy.run(add_pass, args=(*batch, number, *sums))
+
+        def nothing() -> Any:
+            return tf.zeros([2]), {variable_name(variable): tf.zeros(variable.shape) for variable in self._trained}
+
+        # One at a time: activations of several would take the memory that the parts are to save.
+        _, losses, sums = tf.while_loop(
+            lambda number, *_: number < self._num_passes,
+            make_pass,
+            [tf.constant(0), *self._strategy.run(nothing)],
+            parallel_iterations=1,
         )
-        outputs = self._forward(inputs, seed)
+        means = self._strategy.run(
+            lambda totals: tf.nest.map_structure(lambda total: total / self._num_passes, totals),
+            args=((losses, {name: total for name, total in sums.items() if name in reached}),),
+        )
+        return means[0], means[1]
+
+    def _pass(self, inputs: Tensor, labels: Tensor, step: Tensor, *number: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses [2] of a replica's images, and their gradients by the names of the variables that they reach.
+
+        Args:
+            inputs: Images or features [B,...].
+            labels: [B].
+            step: How many updates were made before.
+            number: Of the pass, where a step has several.
+        """
+        outputs = self._forward(inputs, self._dropout_seed(step, *number))
         # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
         losses = self._loss(outputs, labels) / self._strategy.num_replicas_in_sync
         whole = tf.reduce_sum(losses)
@@ -120,10 +165,30 @@ class TrainingStep:
         by_name = {variable_name(v): g for v, g in zip(self._trained, gradients, strict=True) if g is not None}
         return losses, by_name if self._loss_scale is None else self._loss_scale.unscaled(by_name)
 
+    def _dropout_seed(self, step: Tensor, *number: Tensor) -> Tensor:
+        seed = tf.stack([tf.constant(self._seed, tf.int32), step])
+        for part in (tf.distribute.get_replica_context().replica_id_in_sync_group, *number):
+            seed = tf.random.experimental.stateless_fold_in(seed, part)
+        return seed
+
     def _update(self, gradients: dict[str, Tensor]) -> Tensor:
         """One update; gives True, for branches of a condition must give something."""
+        if self._largest_norm is not None:
+            gradients = self._clipped(gradients, self._largest_norm)
         self._strategy.run(self._optimizer.apply_gradients, args=(gradients,))
         return tf.constant(True)
+
+    def _clipped(self, gradients: dict[str, Tensor], largest_norm: float) -> dict[str, Tensor]:
+        """Scaled down so that the norm of the sum over the replicas is at most the largest."""
+        total = [self._strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None) for each in gradients.values()]
+        norm = tf.linalg.global_norm(total)
+
+        def clip(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+            clipped, _ = tf.clip_by_global_norm(list(gradients.values()), largest_norm, use_norm=norm)
+            return dict(zip(gradients, clipped, strict=True))
+
+        clipped: dict[str, Tensor] = self._strategy.run(clip, args=(gradients,))
+        return clipped
 
     def _are_finite(self, gradients: dict[str, Tensor]) -> Tensor:
         """Whether all gradients of all replicas are; bool []."""

@@ -10,7 +10,7 @@ from finetune.datasets.pipeline import without_undecodable
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
 from finetune.preprocessing import Preprocessing, get_preprocessing
-from finetune.settings.train import DataSettings
+from finetune.settings.train import DataSettings, StageSettings
 from finetune.training.classes import match_to_run
 
 log = logging.getLogger("finetune")
@@ -97,17 +97,19 @@ def _find_split(settings: DataSettings, split: str) -> Dataset:
     )
 
 
-def refuse_large_batch(images_per_step: int, dataset: Dataset) -> None:
+def refuse_large_batch(settings: StageSettings, num_devices: int, dataset: Dataset) -> None:
     """Training takes each image once before it takes one again.
 
     Raises:
         UserError: A step takes more images than there are.
     """
-    if images_per_step > dataset.num_examples:
+    images_per_step, num_images = settings.images_per_update * num_devices, dataset.num_examples
+    if images_per_step > num_images:
+        most = num_images // (settings.accumulate_steps * num_devices)
+        more_of = "--accumulate-steps" if settings.accumulate_steps > 1 else "--num-clones"
         raise UserError(
-            f"--batch-size: a step takes {images_per_step} images, but the split {dataset.split} has "
-            f"{dataset.num_examples}.",
-            f"Give --batch-size {dataset.num_examples} or less.",
+            f"--batch-size: a step takes {images_per_step} images, but the split {dataset.split} has {num_images}.",
+            f"Give --batch-size {most} or less." if most else f"Give a smaller {more_of}.",
         )
 
 
