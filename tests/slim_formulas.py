@@ -1,5 +1,7 @@
 """slim's training written out in float64: the formulas of its optimizers, and all of its trainer for a MobileNet V1.
 
+AdamW's and Lion's formulas, which slim lacks, are their papers'.
+
 Gradients are TensorFlow's own, of a network that is written out here, too; nothing of finetune takes part.
 """
 
@@ -13,7 +15,9 @@ SLOTS = {
     "adadelta": {"Adadelta": 0.0, "Adadelta_1": 0.0},
     "adagrad": {"Adagrad": 0.1},
     "adam": {"Adam": 0.0, "Adam_1": 0.0},
+    "adamw": {"AdamW": 0.0, "AdamW_1": 0.0},
     "ftrl": {"Ftrl": 0.1, "Ftrl_1": 0.0},
+    "lion": {"Lion": 0.0},
     "momentum": {"Momentum": 0.0},
     "rmsprop": {"RMSProp": 1.0, "RMSProp_1": 0.0},
     "sgd": {},
@@ -21,7 +25,7 @@ SLOTS = {
 AVERAGE = "ExponentialMovingAverage"
 
 
-def updated(optimizer, value, slots, gradient, *, rate, number, epsilon):
+def updated(optimizer, value, slots, gradient, *, rate, number, epsilon, decay=0.0):
     """A variable and its slots after update `number`, counted from 1; floats or arrays of one shape."""
     g = gradient
     if optimizer == "adadelta":
@@ -32,7 +36,9 @@ def updated(optimizer, value, slots, gradient, *, rate, number, epsilon):
     if optimizer == "adagrad":
         squares = slots[0] + g * g
         return value - rate * g / np.sqrt(squares), [squares]
-    if optimizer == "adam":
+    if optimizer == "adamw":
+        value = value - rate * decay * value
+    if optimizer in ("adam", "adamw"):
         mean, squares = 0.9 * slots[0] + 0.1 * g, 0.999 * slots[1] + 0.001 * g * g
         corrected_rate = rate * np.sqrt(1 - 0.999**number) / (1 - 0.9**number)
         return value - corrected_rate * mean / (np.sqrt(squares) + epsilon), [mean, squares]
@@ -40,6 +46,9 @@ def updated(optimizer, value, slots, gradient, *, rate, number, epsilon):
         squares = slots[0] + g * g
         linear = slots[1] + g - (np.sqrt(squares) - np.sqrt(slots[0])) / rate * value
         return -linear * rate / np.sqrt(squares), [squares, linear]
+    if optimizer == "lion":
+        direction = np.sign(0.9 * slots[0] + 0.1 * g)
+        return value - rate * (direction + decay * value), [0.99 * slots[0] + 0.01 * g]
     if optimizer == "momentum":
         momentum = 0.9 * slots[0] + g
         return value - rate * momentum, [momentum]

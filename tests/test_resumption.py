@@ -141,6 +141,18 @@ def test_passes_of_a_step_are_given_what_its_large_batch_would_be_also_when_resu
     assert verify(tmp_path / "parts") == 0
 
 
+@pytest.mark.parametrize("words", [["--optimizer=adamw", "--layer-decay=0.5"], ["--optimizer=lion"]])
+def test_optimizers_with_decoupled_decay_go_on_to_the_bit_and_have_none_in_the_loss(data, tmp_path, words):
+    words = [*words, "--weight-decay=0.1"]
+    assert begin(data, tmp_path / "whole", *words, max_steps=3) == 0
+    assert begin(data, tmp_path / "parts", *words, max_steps=2) == 0
+    assert resume(tmp_path / "parts", "--max-steps=3") == 0
+    resumed, unbroken = values_at(tmp_path / "parts", 3), values_at(tmp_path / "whole", 3)
+    for name in unbroken:
+        np.testing.assert_array_equal(resumed[name], unbroken[name], err_msg=name)
+    assert {line.get("weight_decay_loss", 0.0) for line in RunFolder(tmp_path / "whole").read_metrics()} == {0.0}
+
+
 def test_a_run_without_a_chain_is_resumed_and_says_that_nothing_can_be_checked(run, capsys):
     rewrite(run, 7, **{DATA_CHAIN: None, RECORD_FINGERPRINTS: None})
     (run / "provenance.json").write_text("{}")

@@ -9,13 +9,13 @@ from finetune.model.model import Model
 from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
 from finetune.settings.choices import OPTIMIZERS
-from finetune.settings.train import OptimizerSettings, ScheduleSettings
+from finetune.settings.train import OptimizerSettings, ScheduleSettings, StageSettings
 from finetune.training.devices import choose_strategy
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
-from finetune.training.optimizers import Optimizer
+from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 
@@ -219,19 +219,19 @@ def test_two_devices_do_what_one_does(batch_norm):
             np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def reference_updates(name, gradients, rate):
-    """One weight's way from 1.0 by slim's formulas, in float64, with the defaults of its flags (Adam: epsilon 1e-8)."""
+def reference_updates(name, gradients, rate, decay=0.0):
+    """One weight's way from 1.0 by the formulas, in float64, with the defaults of the flags (Adam: epsilon 1e-8)."""
     weight, slots = 1.0, list(SLOTS[name].values())
-    epsilon = 1e-8 if name == "adam" else 1.0
+    epsilon = 1e-8 if name in ("adam", "adamw") else 1.0
     way = []
     for number, gradient in enumerate(gradients, start=1):
-        weight, slots = updated(name, weight, slots, gradient, rate=rate, number=number, epsilon=epsilon)
+        weight, slots = updated(name, weight, slots, gradient, rate=rate, number=number, epsilon=epsilon, decay=decay)
         way.append(weight)
     return way
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_follow_slims_formulas(name):
+def test_optimizers_follow_their_formulas(name):
     gradients = [0.5, -1.5, 2.0, 0.1, -0.3]
     plain, halved = tf.Variable(1.0, name="a/plain"), tf.Variable(1.0, name="a/halved")
     optimizer = Optimizer(OptimizerSettings(name), [plain, halved], {"a/halved": 0.5})
@@ -246,19 +246,55 @@ def test_optimizers_follow_slims_formulas(name):
     np.testing.assert_allclose(ways["halved"], reference_updates(name, gradients, 0.05), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_decoupled_decay_is_of_its_variables_alone_and_goes_with_their_rates(name, num_devices):
+    gradients = [0.5, -1.5, 2.0, 0.1, -0.3]
+    strategy = choose_strategy(num_devices, on_cpu=True)
+    with strategy.scope():
+        both = {each: tf.Variable(1.0, name=f"a/{each}") for each in ("kernel", "slow_kernel", "bias")}
+        decays = {"a/kernel": 0.5, "a/slow_kernel": 0.5}
+        optimizer = Optimizer(OptimizerSettings(name), list(both.values()), {"a/slow_kernel": 0.1}, decays)
+        optimizer.make_slots()
+
+        @tf.function(autograph=False)
+        def apply(gradient):
+            given = dict.fromkeys(("a/kernel", "a/slow_kernel", "a/bias"), gradient / num_devices)
+            strategy.run(lambda: optimizer.apply_gradients(given))
+
+        ways = []
+        for gradient in gradients:
+            optimizer.set_learning_rate(0.1)
+            apply(tf.constant(gradient))
+            ways.append([variable.numpy() for variable in both.values()])
+    expected = [
+        reference_updates(name, gradients, rate, decay) for rate, decay in ((0.1, 0.5), (0.01, 0.5), (0.1, 0.0))
+    ]
+    np.testing.assert_allclose(np.transpose(ways), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_decoupled_decay_is_of_kernels_and_none_where_the_loss_has_it():
+    variables = [tf.Variable(tf.ones(shape), name=name) for name, shape in (("kernel", [2, 3]), ("biases", [3]))]
+    stage = StageSettings(optimizer="adamw", weight_decay=0.3)
+    assert decoupled_decays(stage, variables) == {"kernel": 0.3}
+    assert decoupled_decays(StageSettings(optimizer="adam", weight_decay=0.3), variables) == {}
+
+
 @pytest.mark.parametrize(
     ("name", "slots"),
     [
         ("rmsprop", {"w/RMSProp", "w/RMSProp_1"}),
         ("momentum", {"w/Momentum"}),
         ("adam", {"w/Adam", "w/Adam_1", "beta1_power", "beta2_power"}),
+        ("adamw", {"w/AdamW", "w/AdamW_1", "beta1_power", "beta2_power"}),
+        ("lion", {"w/Lion"}),
         ("adagrad", {"w/Adagrad"}),
         ("adadelta", {"w/Adadelta", "w/Adadelta_1"}),
         ("ftrl", {"w/Ftrl", "w/Ftrl_1"}),
         ("sgd", set()),
     ],
 )
-def test_slots_bear_slims_names(name, slots):
+def test_slots_bear_the_names_of_their_optimizers(name, slots):
     optimizer = Optimizer(OptimizerSettings(name), [tf.Variable(1.0, name="w")], {})
     optimizer.make_slots()
     assert set(optimizer.state()) == slots
@@ -280,12 +316,12 @@ def test_moving_averages_follow_slims_formula_and_can_stand_in():
     assert variable.numpy() == 8.0
 
 
-@pytest.mark.parametrize("layer_decay", [1.0, 0.7])
-def test_a_state_is_restored_to_the_bit(layer_decay):
+@pytest.mark.parametrize(("optimizer", "layer_decay"), [("adam", 1.0), ("adam", 0.7), ("adamw", 0.7), ("lion", 1.0)])
+def test_a_state_is_restored_to_the_bit(optimizer, layer_decay):
     def make():
         model = Model(get_spec("lenet"), NUM_CLASSES, seed=5)
         schedule = ScheduleSettings(layer_decay=layer_decay)
-        step, _, averages = make_step(model, [], optimizer="adam", averages_decay=0.9, schedule=schedule)
+        step, _, averages = make_step(model, [], optimizer=optimizer, averages_decay=0.9, schedule=schedule)
         return step, TrainingState(model, step._optimizer, averages)
 
     batch = make_batch(28, channels=1)

@@ -28,7 +28,7 @@ from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
-from finetune.training.optimizers import Optimizer
+from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.resumption import cached_as_before, check_changes
 from finetune.training.schedules import Schedule, make_schedule
@@ -107,7 +107,7 @@ def prepare(
         images = _training_images(settings, model, data)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
-        optimizer = Optimizer(stage.update, trained, multipliers)
+        optimizer = Optimizer(stage.update, trained, multipliers, decoupled_decays(stage, _decayed(model, trained)))
         settings = _with_precision(settings, model, trained, images)
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
@@ -292,10 +292,10 @@ def _resume(state: TrainingState, source: Checkpoint) -> int:
 
 def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> TrainingStep:
     stage, devices = settings.stage, settings.devices
-    decayed = [v for v in state.optimizer.variables if variable_name(v) in state.model.decayed_names]
+    of_loss = [] if stage.update.decouples_decay else _decayed(state.model, state.optimizer.variables)
     return TrainingStep(
         inputs.forward,
-        TrainingLoss(stage.label_smoothing, stage.weight_decay, decayed),
+        TrainingLoss(stage.label_smoothing, stage.weight_decay, of_loss),
         state.optimizer,
         averages=state.averages,
         loss_scale=state.loss_scale,
@@ -304,3 +304,7 @@ def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingS
         seed=settings.run.seed,
         use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=devices.num_clones),
     )
+
+
+def _decayed(model: Model, trained: Sequence[Variable]) -> list[Variable]:
+    return [variable for variable in trained if variable_name(variable) in model.decayed_names]

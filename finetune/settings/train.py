@@ -101,15 +101,17 @@ class OptimizerSettings(CommandSettings):
 
     title: ClassVar[str] = "Optimizer"
 
-    optimizer: str = flag("rmsprop", choices=OPTIMIZERS, help="with slim's arithmetic")
+    optimizer: str = flag("rmsprop", choices=OPTIMIZERS, help="with slim's arithmetic; adamw and lion are not slim's")
     opt_epsilon: float | None = flag(
-        None, at_least=0, help="of adadelta, adam, rmsprop; not given: 1.0 as in slim, 1e-8 for adam"
+        None, at_least=0, help="of adadelta, adam, adamw, rmsprop; not given: 1.0 as in slim, 1e-8 for adam and adamw"
     )
     momentum: float = flag(0.9, at_least=0, at_most=1, help="of momentum")
     rmsprop_decay: float = flag(0.9, at_least=0, at_most=1, help="of rmsprop")
     rmsprop_momentum: float = flag(0.9, at_least=0, at_most=1, help="of rmsprop")
-    adam_beta1: float = flag(0.9, at_least=0, below=1, help="of adam")
-    adam_beta2: float = flag(0.999, at_least=0, below=1, help="of adam")
+    adam_beta1: float = flag(0.9, at_least=0, below=1, help="of adam and adamw")
+    adam_beta2: float = flag(0.999, at_least=0, below=1, help="of adam and adamw")
+    lion_beta1: float = flag(0.9, at_least=0, below=1, help="of lion")
+    lion_beta2: float = flag(0.99, at_least=0, below=1, help="of lion")
     adadelta_rho: float = flag(0.95, at_least=0, at_most=1, help="of adadelta")
     adagrad_initial_accumulator_value: float = flag(0.1, above=0, help="of adagrad")
     ftrl_learning_rate_power: float = flag(-0.5, at_most=0, help="of ftrl")
@@ -125,7 +127,12 @@ class OptimizerSettings(CommandSettings):
         """As given, else slim's 1.0, but for Adam, where 1.0 would make the steps tiny."""
         if self.opt_epsilon is not None:
             return self.opt_epsilon
-        return 1e-8 if self.optimizer == "adam" else 1.0
+        return 1e-8 if self.optimizer in ("adam", "adamw") else 1.0
+
+    @property
+    def decouples_decay(self) -> bool:
+        """Whether weight decay shrinks the weights beside the update, and is no part of the loss."""
+        return self.optimizer in ("adamw", "lion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +209,9 @@ class StageSettings(CommandSettings):
         1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
     )
     augmentation: str = flag("default", choices=AUGMENTATIONS, help="of training images")
-    weight_decay: float = flag(0.00004, at_least=0, help="L2 on the trained weights")
+    weight_decay: float = flag(
+        0.00004, at_least=0, help="L2 on the trained weights; of adamw and lion no part of the loss"
+    )
     label_smoothing: float = flag(0.0, at_least=0, below=1, help="share of the target spread over all classes")
     moving_average_decay: float | None = flag(
         None, at_least=0, below=1, metavar="DECAY", help="keep moving averages of the weights"
