@@ -47,6 +47,55 @@ def test_warmup_rises_from_zero_and_never_above_the_decayed_rate():
     assert [rate(step) for step in (0, 10, 39, 40)] == pytest.approx([0.0, 0.025, min(0.0975, 0.094), 0.1 * 0.94**2])
 
 
+def test_one_cycle_rises_from_a_25th_and_falls_to_the_end():
+    rate = make("one-cycle", end_learning_rate=0.001)
+    assert [rate(step) for step in (0, 15, 30, 65, 100, 150)] == pytest.approx(
+        [0.004, 0.052, 0.1, 0.0505, 0.001, 0.001]
+    )
+    assert max(map(rate, range(100))) == 0.1
+
+
+def test_a_cycles_rise_and_length_can_be_told():
+    rate = make("one-cycle", end_learning_rate=0.0, warmup_epochs=1.0, num_epochs_per_decay=5)
+    assert [rate(step) for step in (0, 5, 10, 30, 50)] == pytest.approx([0.004, 0.052, 0.1, 0.05, 0.0])
+
+
+def test_piecewise_changes_after_each_boundary():
+    rate = make("piecewise", learning_rate_boundaries=(10, 20), learning_rate_values=(0.03, 0.005))
+    assert [rate(step) for step in (0, 9, 10, 19, 20, 99)] == [0.1, 0.1, 0.03, 0.03, 0.005, 0.005]
+
+
+@pytest.mark.parametrize("decay_type", ["fixed", "exponential", "polynomial", "cosine", "piecewise"])
+def test_warmup_goes_with_each_decay(decay_type):
+    pieces = {"learning_rate_boundaries": (50,), "learning_rate_values": (0.01,)} if decay_type == "piecewise" else {}
+    warm, plain = make(decay_type, warmup_epochs=2.0, **pieces), make(decay_type, **pieces)
+    assert [warm(step) for step in (0, 5, 10)] == pytest.approx([0.0, 0.025, 0.05])
+    assert [warm(step) for step in range(20, 100)] == [plain(step) for step in range(20, 100)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decay_type": "one-cycle", "max_steps": None}, "--max-steps"),
+        ({"decay_type": "one-cycle", "warmup_epochs": 10.0}, "100 steps, and leaves one-cycle nothing of its 100"),
+        ({"decay_type": "one-cycle", "end_learning_rate": 0.1}, "such as 0"),
+        ({"decay_type": "piecewise"}, "0 --learning-rate-boundaries and 0"),
+        (
+            {"decay_type": "piecewise", "learning_rate_boundaries": (5,), "learning_rate_values": (0.1, 0.01)},
+            "one value for each boundary",
+        ),
+        (
+            {"decay_type": "piecewise", "learning_rate_boundaries": (5, 5), "learning_rate_values": (0.1, 0.01)},
+            "5,5, but must rise",
+        ),
+        ({"decay_type": "cosine", "learning_rate_values": (0.1,)}, "--learning-rate-values="),
+    ],
+)
+def test_schedules_that_can_not_be_meant(options, message):
+    with pytest.raises(UserError, match=message):
+        make(**options)
+
+
 def test_refusals():
     with pytest.raises(UserError, match="--max-steps"):
         make("cosine", max_steps=None)

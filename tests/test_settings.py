@@ -67,7 +67,16 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
     }
     # What is newer than the run has the value that says what was done then.
     newer = {name: written[name] for name in written.keys() - values.keys()}
-    assert newer == {"deterministic": False, "on_corrupt": "fail"}
+    assert newer == {
+        "deterministic": False,
+        "on_corrupt": "fail",
+        "accumulate_steps": 1,
+        "layer_decay": 1.0,
+        "learning_rate_boundaries": [],
+        "learning_rate_values": [],
+        "lion_beta1": 0.9,
+        "lion_beta2": 0.99,
+    }
 
 
 def test_each_flag_stands_in_one_group():

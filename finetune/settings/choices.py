@@ -1,7 +1,7 @@
 """The words that flags allow, and defaults and limits that the settings share with what reads them. No TensorFlow."""
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "lion", "momentum", "rmsprop", "sgd")
-DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine")
+DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine", "one-cycle", "piecewise")
 BATCH_NORM_MODES = ("plan", "frozen", "slim")
 PRECISIONS = ("float32", "bfloat16", "float16")
 XLA_MODES = ("auto", "on", "off")

@@ -143,7 +143,7 @@ class ScheduleSettings(CommandSettings):
 
     learning_rate: float = flag(0.01, above=0, help="before decay")
     learning_rate_decay_type: str = flag("exponential", choices=DECAY_TYPES, help="schedule")
-    end_learning_rate: float = flag(0.0001, at_least=0, help="where polynomial and cosine decay end")
+    end_learning_rate: float = flag(0.0001, at_least=0, help="where polynomial, cosine and one-cycle end")
     learning_rate_decay_factor: float = flag(0.94, above=0, help="of exponential decay, in stairs")
     num_epochs_per_decay: float | None = flag(
         None,
@@ -151,7 +151,15 @@ class ScheduleSettings(CommandSettings):
         metavar="EPOCHS",
         help="a stair, or the whole decay; not given: 2 for exponential, the run for the others",
     )
-    warmup_epochs: float = flag(0.0, at_least=0, help="linear rise of the rate from 0")
+    warmup_epochs: float = flag(
+        0.0, at_least=0, help="linear rise of the rate from 0; of one-cycle the length of its own rise, 0: 30 percent"
+    )
+    learning_rate_boundaries: tuple[int, ...] = flag(
+        (), above=0, metavar="STEP,...", help="of piecewise: after so many steps the rate is the next of the values"
+    )
+    learning_rate_values: tuple[float, ...] = flag(
+        (), above=0, metavar="RATE,...", help="of piecewise: the rate after each boundary; before: --learning-rate"
+    )
     learning_rate_multipliers: tuple[str, ...] = flag(
         (), metavar="SCOPE=FACTOR,...", help="other rates for some scopes; the longest matching scope counts"
     )
@@ -166,6 +174,31 @@ class ScheduleSettings(CommandSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_multipliers(self.learning_rate_multipliers)
+        if self.learning_rate_decay_type == "piecewise":
+            self._check_pieces()
+        elif self.learning_rate_boundaries or self.learning_rate_values:
+            raise UserError(
+                "--learning-rate-boundaries and --learning-rate-values are of another schedule than "
+                f"{self.learning_rate_decay_type}.",
+                "Give --learning-rate-decay-type piecewise with them, or neither: --learning-rate-boundaries= "
+                "--learning-rate-values=",
+            )
+        if self.learning_rate_decay_type == "one-cycle" and self.end_learning_rate >= self.learning_rate:
+            raise UserError(
+                f"one-cycle would end at --end-learning-rate {self.end_learning_rate:g}, above --learning-rate "
+                f"{self.learning_rate:g}.",
+                "Give a lower --end-learning-rate, such as 0.",
+            )
+
+    def _check_pieces(self) -> None:
+        boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
+        if not boundaries or len(boundaries) != len(values):
+            raise UserError(
+                f"piecewise has {len(boundaries)} --learning-rate-boundaries and {len(values)} --learning-rate-values.",
+                "Give one value for each boundary, the rate after it; before the first it is --learning-rate.",
+            )
+        if list(boundaries) != sorted(set(boundaries)):
+            raise UserError(f"--learning-rate-boundaries are {','.join(map(str, boundaries))}, but must rise.")
 
 
 @dataclasses.dataclass(frozen=True)
