@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from finetune.datasets.pipeline import ReadOptions, reading
+from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Model, variable_name
 from finetune.model.plan_table import plan_text
@@ -30,6 +31,7 @@ from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
+from finetune.training.rate_finder import RateCurve, find_rate
 from finetune.training.resumption import cached_as_before, check_changes
 from finetune.training.schedules import Schedule, make_schedule
 from finetune.training.seen_records import SeenRecords
@@ -58,6 +60,7 @@ class PreparedRun:
         batches: What its steps are given, from the next one on.
         training_step: Makes an update.
         schedule: Learning rate by step.
+        rate_curve: What the learning-rate finder found; None: it wasn't asked.
         first_step: Number of updates made.
         images_per_step: Of all devices.
     """
@@ -73,6 +76,7 @@ class PreparedRun:
     batches: Iterator[Any]
     training_step: TrainingStep
     schedule: Schedule
+    rate_curve: RateCurve | None
     first_step: int
     images_per_step: int
 
@@ -125,11 +129,14 @@ def prepare(
         inputs = make_inputs(stage, images, state, plan, features, were_cached=were_cached)
         with reading(data.training, settings.data.labels_offset):
             batches = seen.watched(inputs.batches, first_step)
+        training_step = _make_step(settings, inputs, state)
+        settings, rate_curve = _with_found_rate(settings, data, state, training_step, inputs)
+        stage = settings.stage
         images_per_step = stage.images_per_update * strategy.num_replicas_in_sync
         steps_per_epoch = data.training.num_examples / images_per_step
         return PreparedRun(
             settings=settings,
-            facts={**facts, "cached_views": inputs.num_views},
+            facts={**facts, "settings": to_toml_table(settings), "cached_views": inputs.num_views},
             changes=changes,
             data=data,
             plan=plan,
@@ -137,8 +144,9 @@ def prepare(
             state=state,
             inputs=inputs,
             batches=batches,
-            training_step=_make_step(settings, inputs, state),
+            training_step=training_step,
             schedule=make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
+            rate_curve=rate_curve,
             first_step=first_step,
             images_per_step=images_per_step,
         )
@@ -304,6 +312,30 @@ def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingS
         seed=settings.run.seed,
         use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=devices.num_clones),
     )
+
+
+def _with_found_rate(
+    settings: TrainSettings,
+    data: TrainingData,
+    state: TrainingState,
+    training_step: TrainingStep,
+    inputs: TrainingInputs,
+) -> tuple[TrainSettings, RateCurve | None]:
+    """Asks the learning-rate finder where it is to be asked; the settings then have its rate in place of "auto"."""
+    is_auto = settings.stage.schedule.learning_rate == "auto"
+    if not (is_auto or settings.run.find_learning_rate):
+        return settings, None
+    if settings.run.resume:
+        raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
+    with reading(data.training, settings.data.labels_offset):
+        curve = find_rate(state, training_step, inputs.batches(0))
+    log.info("%s", curve)
+    if not is_auto:
+        return settings, curve
+    if curve.suggestion is None:
+        raise UserError(f"--learning-rate auto: {curve}", "Give a number.")
+    schedule = dataclasses.replace(settings.stage.schedule, learning_rate=curve.suggestion)
+    return dataclasses.replace(settings, stage=dataclasses.replace(settings.stage, schedule=schedule)), curve
 
 
 def _decayed(model: Model, trained: Sequence[Variable]) -> list[Variable]:

@@ -173,10 +173,14 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
 
 def _describe_in(run: RunFolder, ready: "PreparedRun", recorded: Facts) -> None:
     """Writes what is known of the run before its next step."""
+    from finetune.training.rate_finder import write_curve
+
     run.forget_metrics_after(ready.first_step)
     run.write_json(PROVENANCE_FILE, recorded)
     run.write_settings(to_toml_table(ready.settings), ready.plan, ready.data.class_names)
     run.write_json(IMAGES_FILE, ready.data.training.image_rules.to_json())
+    if ready.rate_curve is not None:
+        write_curve(ready.rate_curve, run.path)
 
 
 def plan(settings: TrainSettings) -> "VariablePlan":

@@ -1,4 +1,4 @@
-"""The plots of an evaluation, drawn with matplotlib: confusion matrix, reliability diagram, learning curves.
+"""Plots, drawn with matplotlib: confusion matrix, reliability diagram, learning curves, the learning-rate finder's.
 
 Figures are made without pyplot: no window system, no state that outlives a figure.
 """
@@ -139,6 +139,34 @@ def learning_figure(lines: Sequence[Mapping[str, Any]], step: int | None, theme:
         above.set(ylabel="loss", ylim=(0, None))
         below.set(ylabel="accuracy", xlabel="step")
         below.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def rates_figure(rates: Array, losses: Array, smoothed: Array, suggestion: float | None, theme: Theme) -> "Figure":
+    """The learning-rate finder's curve.
+
+    Args:
+        rates: float [N], rising.
+        losses: At each rate: float [N], the last ones perhaps not finite.
+        smoothed: Their moving average: float [N].
+        suggestion: A rate to be marked, if there is one.
+        theme: Colours.
+    """
+    from matplotlib.figure import Figure
+
+    with _style(theme):
+        figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(rates, losses, color=theme.faint, linewidth=1, label="of each batch")
+        axes.plot(rates, smoothed, color=theme.ink, label="moving average")
+        if suggestion is not None:
+            axes.axvline(suggestion, linestyle=":", color=theme.wrong, label=f"suggestion: {suggestion:g}")
+        axes.grid(axis="y")
+        axes.legend(loc="best")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="cross-entropy", ylim=(0, None))
+        before = smoothed[: max(len(smoothed) // 2, 1)]
+        if np.isfinite(before).all():  # An explosion would leave nothing to be seen of them.
+            axes.set_ylim(0, 1.3 * before.max())
     return figure
 
 

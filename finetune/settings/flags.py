@@ -40,6 +40,7 @@ class Flag:
         kind: Type of the value, or of each value of a list: bool, int, float, str or Path.
         is_list: Whether the value is a tuple.
         is_optional: Whether it may be None, which stands for "not given".
+        words: Texts that may stand in place of a value of its kind, by the field's type: `float | Literal["auto"]`.
         default: `dataclasses.MISSING` where the flag must be given.
         section: Title of the settings class that the field belongs to.
         help, slim, choices, above, at_least, below, at_most, metavar, positional, is_path, num_values, is_recorded,
@@ -50,6 +51,7 @@ class Flag:
     kind: type
     is_list: bool
     is_optional: bool
+    words: tuple[str, ...]
     default: Any
     section: str
     help: str
@@ -200,6 +202,8 @@ def checked(flag: Flag, value: Any) -> Any:
         raise UserError(f"{flag.option} can only be {flag.default!r}: {flag.help}.", "Leave the flag out.")
     if value is None and flag.is_optional:
         return None
+    if isinstance(value, str) and value in flag.words:
+        return value
     if not flag.is_list:
         return _checked_item(flag, value)
     if isinstance(value, str | Path) or not isinstance(value, Collection):
@@ -212,7 +216,7 @@ def checked(flag: Flag, value: Any) -> Any:
 def of_another_kind(flag: Flag, value: Any) -> UserError:
     """The mistake of giving a flag what is no value of its kind."""
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
-    return UserError(f"{flag.option} is {value!r}, but must be {kinds[flag.kind]}.")
+    return UserError(f"{flag.option} is {value!r}, but must be {' or '.join([kinds[flag.kind], *flag.words])}.")
 
 
 def dashed(name: str) -> str:
@@ -333,14 +337,17 @@ def _hints(settings_class: type) -> Mapping[str, Any]:
 
 
 def _make_flag(field: dataclasses.Field[Any], hint: Any, section: str) -> Flag:
-    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    kind = next(each for each in alternatives if each is not type(None))
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    alternatives = typing.get_args(hint) if is_union else (hint,)
+    literals = [each for each in alternatives if typing.get_origin(each) is typing.Literal]
+    kind = next(each for each in alternatives if each is not type(None) and each not in literals)
     is_list = typing.get_origin(kind) is tuple
     return Flag(
         name=field.name,
         kind=typing.get_args(kind)[0] if is_list else kind,
         is_list=is_list,
         is_optional=type(None) in alternatives,
+        words=tuple(word for literal in literals for word in typing.get_args(literal)),
         default=field.default,
         section=section,
         **field.metadata,

@@ -7,7 +7,7 @@ sets lack.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from finetune.errors import UserError
 from finetune.settings.choices import (
@@ -141,7 +141,9 @@ class ScheduleSettings(CommandSettings):
 
     title: ClassVar[str] = "Learning rate"
 
-    learning_rate: float = flag(0.01, above=0, help="before decay")
+    learning_rate: float | Literal["auto"] = flag(
+        0.01, above=0, metavar="RATE|auto", help="before decay; auto: what --find-learning-rate suggests"
+    )
     learning_rate_decay_type: str = flag("exponential", choices=DECAY_TYPES, help="schedule")
     end_learning_rate: float = flag(0.0001, at_least=0, help="where polynomial, cosine and one-cycle end")
     learning_rate_decay_factor: float = flag(0.94, above=0, help="of exponential decay, in stairs")
@@ -183,12 +185,19 @@ class ScheduleSettings(CommandSettings):
                 "Give --learning-rate-decay-type piecewise with them, or neither: --learning-rate-boundaries= "
                 "--learning-rate-values=",
             )
-        if self.learning_rate_decay_type == "one-cycle" and self.end_learning_rate >= self.learning_rate:
+        is_cycle = self.learning_rate_decay_type == "one-cycle"
+        if is_cycle and self.learning_rate != "auto" and self.end_learning_rate >= self.learning_rate:
             raise UserError(
                 f"one-cycle would end at --end-learning-rate {self.end_learning_rate:g}, above --learning-rate "
                 f"{self.learning_rate:g}.",
                 "Give a lower --end-learning-rate, such as 0.",
             )
+
+    @property
+    def rate(self) -> float:
+        """The rate before decay, once it is known."""
+        assert self.learning_rate != "auto", "is yet to be found"
+        return self.learning_rate
 
     def _check_pieces(self) -> None:
         boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
@@ -272,6 +281,11 @@ class RunSettings(CommandSettings):
         help="with --resume: make the steps between the last two checkpoints again, and compare; nothing is written",
         is_recorded=False,
     )
+    find_learning_rate: bool = flag(
+        False,
+        help="before the first step: some 100 steps at rising rates, then undone; curve and suggestion in --train-dir",
+        is_recorded=False,
+    )
     allow_changed: tuple[str, ...] = flag(
         (),
         choices=CHANGEABLE,
@@ -309,6 +323,9 @@ class RunSettings(CommandSettings):
         for name in ("verify", "allow_changed"):
             if getattr(self, name) and not self.resume:
                 raise UserError(f"{dashed(name)} is of a run that there is already.", "Give --resume with it.")
+
+        if self.find_learning_rate and self.resume:
+            raise UserError("--find-learning-rate is of a run that begins, not of one that goes on.", "Leave it out.")
 
     @property
     def resumed(self) -> Path | None:

@@ -17,6 +17,8 @@ def value_of_words(flag: Flag, text: str) -> Any:
     Raises:
         UserError: It stands for none of the flag's kind.
     """
+    if text in flag.words:
+        return text
     if not flag.is_list:
         return item_of_words(flag, text)
     if flag.kind is Path and _is_there(text):  # Whatever commas are in its name.

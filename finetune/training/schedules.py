@@ -108,7 +108,7 @@ def make_schedule(settings: ScheduleSettings, *, steps_per_epoch: float, max_ste
             )
     return Schedule(
         decay_type,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.rate,
         end_learning_rate=settings.end_learning_rate,
         decay_factor=settings.learning_rate_decay_factor,
         decay_steps=decay_steps,

@@ -1,6 +1,7 @@
 """All that changes in training, under slim's names: variables, optimizer slots, moving averages. Saved and restored."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from finetune.errors import UserError
 from finetune.model.model import Model
@@ -61,9 +62,7 @@ class TrainingState:
         Raises:
             UserError: Something is missing, or has another shape.
         """
-        wanted = self._variables()
-        if self.averages is not None:
-            wanted |= {name + MOVING_AVERAGE_SUFFIX: shadow for name, shadow in self.averages.shadows.items()}
+        wanted = self._changing()
         missing = sorted(set(wanted) - set(values))
         if missing:
             raise UserError(
@@ -77,10 +76,28 @@ class TrainingState:
                     f"--resume: {name} is {list(values[name].shape)} in {source} and {list(variable.shape)} here.",
                     "Resume with the run's own --model and data set.",
                 )
-            variable.assign(values[name])
-        self.optimizer.share_counters()
+        self._assign(values)
         if self.seen is not None:
             self.seen.restore(values, source)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Takes back whatever steps change within the context."""
+        before = {name: variable.numpy() for name, variable in self._changing().items()}
+        try:
+            yield
+        finally:
+            self._assign(before)
+
+    def _assign(self, values: Mapping[str, Array]) -> None:
+        for name, variable in self._changing().items():
+            variable.assign(values[name])
+        self.optimizer.share_counters()
+
+    def _changing(self) -> dict[str, Variable]:
+        """By name in a checkpoint."""
+        shadows = self.averages.shadows if self.averages is not None else {}
+        return self._variables() | {name + MOVING_AVERAGE_SUFFIX: shadow for name, shadow in shadows.items()}
 
     def _variables(self) -> dict[str, Variable]:
         loss_scale = self.loss_scale.state() if self.loss_scale is not None else {}
