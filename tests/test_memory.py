@@ -43,14 +43,22 @@ def too_large(*_, **__):
     raise tf.errors.ResourceExhaustedError(None, None, "{{function_node a}} OOM when allocating tensor with shape[9]")
 
 
-def test_a_step_that_finds_no_memory_says_what_mends_it(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("more", "num_images"),
+    [
+        (["--batch-size=4"], 4),
+        (["--batch-size=2", "--accumulate-steps=2"], 2),
+        (["--batch-size=4", "--find-learning-rate"], 4),
+    ],
+)
+def test_a_step_that_finds_no_memory_says_what_mends_it(tmp_path, monkeypatch, capsys, more, num_images):
     data = write_records(tmp_path / "data", num_images=4, split="train")
     monkeypatch.setattr("finetune.training.step.TrainingStep.__call__", too_large)
     words = [f"--dataset-dir={data}", f"--train-dir={tmp_path / 'run'}", "--model=lenet", "--image-size=8"]
-    assert train.main([*words, "--batch-size=4", "--max-steps=1"]) == 2
+    assert train.main([*words, *more, "--max-steps=1"]) == 2
     error = capsys.readouterr().err
-    assert "There is not enough memory for 4 images at once: OOM when allocating tensor" in error
-    assert "--batch-size below 4" in error
+    assert f"There is not enough memory for {num_images} images at once: OOM when allocating tensor" in error
+    assert f"--batch-size below {num_images}" in error
 
 
 def test_scoring_that_finds_no_memory_says_what_mends_it():

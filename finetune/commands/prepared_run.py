@@ -328,7 +328,7 @@ def _with_found_rate(
     if settings.run.resume:
         raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
     with reading(data.training, settings.data.labels_offset):
-        curve = find_rate(state, training_step, inputs.batches(0))
+        curve = find_rate(state, training_step, inputs)
     log.info("%s", curve)
     if not is_auto:
         return settings, curve

@@ -81,6 +81,7 @@ def feature_inputs(
         ),
         validate=validate,
         eval_split=data.eval_split,
+        batch_size=images.batch_size,
         steps_per_call=STEPS_PER_CALL if split.num_bytes <= SMALL_FEATURES_BYTES else 1,
         num_views=views.num_views,
         features=tuple(store.names),

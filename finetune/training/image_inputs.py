@@ -80,6 +80,7 @@ class TrainingInputs:
             devices a record's number in the split, its fingerprint, and the seed of the augmentation or a view.
         validate: Scores the validation split; None where there is none.
         eval_split: Name of the validation split; empty where there is none.
+        batch_size: Images in a pass of the network, for each device.
         steps_per_call: How many steps are made in one call, where nothing is to be done between them.
         num_views: Of each training image, whose features are kept; 0: none are.
         features: Names of the folders of features that are read from files.
@@ -89,6 +90,7 @@ class TrainingInputs:
     batches: Callable[[int], Iterator[Any]]
     validate: Callable[[], Scores] | None
     eval_split: str
+    batch_size: int
     steps_per_call: int = 1
     num_views: int = 0
     features: tuple[str, ...] = ()
@@ -119,6 +121,7 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         batches=batches,
         validate=validate,
         eval_split=images.data.eval_split,
+        batch_size=images.batch_size,
     )
 
 

@@ -165,7 +165,7 @@ class TrainingLoop:
         rates = [self._schedule(step) for step in range(self.step, self.step + self._num_steps_at_once())]
         with self._watch.waiting():
             inputs = [next(batches) for _ in rates]
-        with self._watch.working(len(rates)), out_of_memory_told(self._run_log.images_per_step):
+        with self._watch.working(len(rates)), out_of_memory_told(self._inputs.batch_size):
             if len(rates) == 1:
                 self._unchecked.append(self._training_step(inputs[0], self.step, rates[0])[np.newaxis])
             else:

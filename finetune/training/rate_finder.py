@@ -3,15 +3,16 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from finetune.evaluation import plots
 from finetune.files.whole_files import write_bytes, write_text
+from finetune.model.out_of_memory import out_of_memory_told
 from finetune.progress import progress
+from finetune.training.image_inputs import TrainingInputs
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 from finetune.types import Array
@@ -27,8 +28,6 @@ EXPLODED = 4.0
 NUM_LOW_STEPS = 20
 # The loss has fallen where the average is lower than at the low rates by this share.
 LEAST_FALL = 0.1
-# The rate of the lowest loss is one at which it is about to rise.
-MARGIN = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,28 +48,29 @@ class RateCurve:
 
     def __str__(self) -> str:
         """In a sentence."""
-        steps = f"in {len(self.rates)} steps at rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
+        steps = f"in {len(self.rates)} steps at rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g} the loss"
         if self.suggestion is None:
-            return f"The learning-rate finder: {steps} the loss fell at none, so that no rate is suggested."
-        return (
-            f"The learning-rate finder: {steps} the loss is lowest about {self.suggestion * MARGIN:.2g}; "
-            f"suggested is a tenth of it: --learning-rate {self.suggestion:g}"
-        )
+            return f"The learning-rate finder: {steps} falls at none, so that no rate is suggested."
+        return f"The learning-rate finder: {steps} has made half of its fall at --learning-rate {self.suggestion:g}."
 
 
-def find_rate(state: TrainingState, training_step: TrainingStep, batches: Iterator[Any]) -> RateCurve:
+def find_rate(state: TrainingState, training_step: TrainingStep, inputs: TrainingInputs) -> RateCurve:
     """Makes steps at rising rates until the loss explodes, and takes them back.
 
     Args:
         state: Of the run.
         training_step: Makes an update.
-        batches: What the steps are given, and what tells its images apart.
+        inputs: Whose batches the steps are given, from the run's first on.
+
+    Raises:
+        UserError: A batch needs more memory than there is.
     """
     rates = np.geomspace(LOWEST_RATE, HIGHEST_RATE, NUM_STEPS)
     losses: list[float] = []
     with state.unchanged(), progress("Learning-rate finder", NUM_STEPS) as advance:
-        for step, (rate, (*given, _)) in enumerate(zip(rates, batches, strict=False)):
-            losses.append(float(training_step(tuple(given), step, rate)[0]))
+        for step, (rate, (*given, _)) in enumerate(zip(rates, inputs.batches(0), strict=False)):
+            with out_of_memory_told(inputs.batch_size):
+                losses.append(float(training_step(tuple(given), step, rate)[0]))
             advance(1)
             if has_exploded(smoothed(losses)):
                 break
@@ -78,13 +78,18 @@ def find_rate(state: TrainingState, training_step: TrainingStep, batches: Iterat
 
 
 def curve_of(rates: Array, losses: Array) -> RateCurve:
-    """With the moving average, and the suggestion: a tenth of the rate at which it is lowest."""
+    """With the moving average, and the suggestion: the rate at which half of its fall is made.
+
+    There the average is steep, so that chance moves the rate little; the rate of the lowest loss, of which a tenth is
+    often taken, lies anywhere on a flat bottom.
+    """
     average = smoothed(losses)
     comparable = np.where(np.isfinite(average), average, np.inf)
-    lowest = int(comparable.argmin())
-    at_low_rates = comparable[:NUM_LOW_STEPS].mean()
-    has_fallen = lowest >= NUM_LOW_STEPS and comparable[lowest] < (1 - LEAST_FALL) * at_low_rates
-    return RateCurve(rates, losses, average, float(f"{rates[lowest] / MARGIN:.1e}") if has_fallen else None)
+    at_low_rates, lowest = comparable[:NUM_LOW_STEPS].mean(), comparable.min()
+    if not (comparable.argmin() >= NUM_LOW_STEPS and lowest < (1 - LEAST_FALL) * at_low_rates):
+        return RateCurve(rates, losses, average, None)
+    half_way = int(np.argmax(comparable < (at_low_rates + lowest) / 2))
+    return RateCurve(rates, losses, average, float(f"{rates[half_way]:.1e}"))
 
 
 def smoothed(losses: Sequence[float] | Array) -> Array:
