@@ -73,6 +73,13 @@ def test_warmup_goes_with_each_decay(decay_type):
     assert [warm(step) for step in range(20, 100)] == [plain(step) for step in range(20, 100)]
 
 
+@pytest.mark.parametrize(("end", "is_told"), [(0.2, True), (0.1, False), (0.0, False)])
+def test_a_decay_that_rises_is_told(end, is_told, caplog):
+    make("cosine", end_learning_rate=end)
+    make("fixed", end_learning_rate=end)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * is_told
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

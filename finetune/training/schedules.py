@@ -2,11 +2,14 @@
 
 import bisect
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 
 from finetune.errors import UserError
 from finetune.settings.train import ScheduleSettings
+
+log = logging.getLogger("finetune")
 
 # One cycle's start as a share of its highest rate, and the share of it in which the rate rises; as fastai has it.
 CYCLE_START = 1 / 25
@@ -96,6 +99,13 @@ def make_schedule(settings: ScheduleSettings, *, steps_per_epoch: float, max_ste
         decay_steps = max_steps
     else:
         decay_steps = int(steps_per_epoch * (2.0 if num_epochs is None else num_epochs))
+    if decay_type in ("polynomial", "cosine") and settings.end_learning_rate > settings.rate:
+        log.warning(
+            "--learning-rate-decay-type %s: the rate rises, from %g to --end-learning-rate %g; 0 lets it fall.",
+            decay_type,
+            settings.rate,
+            settings.end_learning_rate,
+        )
     decay_steps = max(1, decay_steps)
     warmup_steps = settings.warmup_epochs * steps_per_epoch
     if decay_type == "one-cycle":
