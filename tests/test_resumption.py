@@ -32,6 +32,7 @@ from finetune.trunk.features import values_hash
 
 NETWORK = ["--model=lenet", "--image-size=8", "--optimizer=adam", "--learning-rate=0.001", "--precision=float32"]
 STEPS = ["--batch-size=4", "--log-every=2", "--eval-every=0"]
+TWO_DEVICES = ["--num-clones=2", "--batch-size=1"]
 NUM_RECORDS = 10
 
 
@@ -126,10 +127,28 @@ def test_several_devices_with_the_same_global_batch_are_given_the_same(data, tra
     assert chain_of(tmp_path / "two").items() <= chain_of(trained).items()
 
 
-@pytest.mark.parametrize("more", [[], ["--trainable-scopes=LeNet/fc4", "--cache-features=2"]])
-def test_passes_of_a_step_are_given_what_its_large_batch_would_be_also_when_resumed(data, trained, tmp_path, more):
-    words = [f"--checkpoint={trained}", "--clip-gradients=0.5", *more]
-    in_passes = [*words, "--batch-size=2", "--accumulate-steps=2"]
+@pytest.mark.parametrize(
+    ("of_both", "of_passes"),
+    [
+        ([], []),
+        (["--trainable-scopes=LeNet/fc4", "--cache-features=2"], []),
+        (
+            [],
+            [
+                "--num-clones=2",
+                "--batch-size=1",
+                "--moving-average-decay=0.9",
+                "--optimizer=adamw",
+                "--layer-decay=0.5",
+            ],
+        ),
+    ],
+)
+def test_passes_of_a_step_are_given_what_its_large_batch_would_be_also_when_resumed(
+    data, trained, tmp_path, of_both, of_passes
+):
+    words = [f"--checkpoint={trained}", "--clip-gradients=0.5", *of_both]
+    in_passes = [*words, "--batch-size=2", "--accumulate-steps=2", *of_passes]
     assert begin(data, tmp_path / "large", *words, max_steps=4) == 0
     assert begin(data, tmp_path / "whole", *in_passes, max_steps=4) == 0
     assert begin(data, tmp_path / "parts", *in_passes, max_steps=3) == 0

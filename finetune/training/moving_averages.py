@@ -22,6 +22,7 @@ class MovingAverages:
             variables: By name; those that no step changes need no average.
             decay: Of the average in the long run, 0 to 1.
         """
+        self._strategy = tf.distribute.get_strategy()
         self._variables = dict(variables)
         self._decay = decay
         self.shadows = {
@@ -35,9 +36,10 @@ class MovingAverages:
         """Moves the averages towards the variables' values after update number `step` + 1."""
         updates = tf.cast(step, tf.float32)
         kept = tf.minimum(self._decay, (1.0 + updates) / (10.0 + updates))
-        extended = tf.distribute.get_strategy().extended
-        for name, shadow in self.shadows.items():
-            extended.update(shadow, _move, args=(self._variables[name].read_value(), 1.0 - kept))
+        with self._strategy.scope():  # Steps may be traced outside of it.
+            for name, shadow in self.shadows.items():
+                moved = self._variables[name].read_value()
+                self._strategy.extended.update(shadow, _move, args=(moved, 1.0 - kept))
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
