@@ -44,6 +44,7 @@ get_weights() {
     return
   fi
   echo "Taking the same weights from the PyPI package nudity 0.2.3 (MIT) instead."
+  mkdir -p "$work/weights"
   echo "nudity==0.2.3 --hash=sha256:$package_sha256" >"$work/weights/requirements.txt"
   python -m pip download --quiet --no-deps --no-binary :all: --require-hashes --dest "$work/weights" \
     --requirement "$work/weights/requirements.txt"
