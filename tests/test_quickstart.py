@@ -1,4 +1,4 @@
-"""`scripts/quickstart.sh`, its commands replaced by lines in a log: what it does where the published weights can't be had."""
+"""`scripts/quickstart.sh`, its commands replaced by lines in a log: where the published weights can't be had, too."""
 
 import os
 import subprocess
