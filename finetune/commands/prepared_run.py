@@ -325,8 +325,6 @@ def _with_found_rate(
     is_auto = settings.stage.schedule.learning_rate == "auto"
     if not (is_auto or settings.run.find_learning_rate):
         return settings, None
-    if settings.run.resume:
-        raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
     with reading(data.training, settings.data.labels_offset):
         curve = find_rate(state, training_step, inputs)
     log.info("%s", curve)

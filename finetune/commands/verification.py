@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.commands.command import say
 from finetune.errors import UserError
 from finetune.runs.provenance import Facts, changes_between, facts_at
 from finetune.runs.run_folder import RunFolder
@@ -117,7 +118,7 @@ def _from_the_start(settings: TrainSettings, only: "Checkpoint") -> "tuple[Train
 
 def print_verification(proven: Verification, train_dir: Path) -> None:
     """The line for the user."""
-    print(
+    say(
         f"proven: steps {proven.first_step + 1} to {proven.last_step} of {train_dir}, made again, give what "
         f"{Path(proven.checkpoint).name} holds, bit for bit: {proven.num_arrays} arrays, sha256 {proven.sha256[:16]}"
     )

@@ -383,6 +383,11 @@ class TrainSettings(CommandSettings):
     devices: DeviceSettings = group()
     slim: SlimTrainSettings = group()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.run.resume and self.stage.schedule.learning_rate == "auto":
+            raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
+
 
 def parse_multipliers(texts: tuple[str, ...]) -> dict[str, float]:
     """Learning-rate multipliers by scope from `SCOPE=FACTOR` texts; 0 passes, for older runs have it in config.toml.
