@@ -5,7 +5,7 @@ import pytest
 from finetune.errors import UserError
 from finetune.model.scopes import NetworkVariable, plan_variables
 from finetune.nets.table import SPECS
-from finetune.settings.train import ScheduleSettings
+from finetune.settings.stage import ScheduleSettings
 from finetune.training.multipliers import rate_multipliers
 
 GROUPS = (("Net/conv1",), ("Net/conv2", "Net/conv2_1x1"), ("Net/logits", "Net/aux"))

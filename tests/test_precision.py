@@ -14,7 +14,8 @@ from finetune.model.model import Model
 from finetune.nets import get_spec
 from finetune.settings.convert import ConvertSettings
 from finetune.settings.evaluate import EvalSettings
-from finetune.settings.train import OptimizerSettings, TrainSettings
+from finetune.settings.stage import OptimizerSettings
+from finetune.settings.train import TrainSettings
 from finetune.training import precision
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss

@@ -12,7 +12,8 @@ from finetune.commands import train
 from finetune.errors import UserError
 from finetune.evaluation import plots
 from finetune.settings.settings_file import read_toml
-from finetune.settings.train import ScheduleSettings, TrainSettings
+from finetune.settings.stage import ScheduleSettings
+from finetune.settings.train import TrainSettings
 from finetune.training import rate_finder
 from finetune.training.rate_finder import curve_of, has_exploded, smoothed, write_curve
 

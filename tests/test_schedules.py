@@ -5,7 +5,7 @@ import math
 import pytest
 
 from finetune.errors import UserError
-from finetune.settings.train import ScheduleSettings
+from finetune.settings.stage import ScheduleSettings
 from finetune.training.schedules import make_schedule
 
 

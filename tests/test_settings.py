@@ -9,7 +9,8 @@ import pytest
 
 from finetune.settings.flags import flags_of, flat_values
 from finetune.settings.settings_file import read_toml, to_toml_table
-from finetune.settings.train import DataSettings, OptimizerSettings, StageSettings, TrainSettings
+from finetune.settings.stage import OptimizerSettings, StageSettings
+from finetune.settings.train import DataSettings, TrainSettings
 
 ROOT = Path(__file__).parents[1]
 

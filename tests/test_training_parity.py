@@ -26,7 +26,7 @@ from slim_formulas import AVERAGE, WrittenOutTrainer
 
 from finetune.model.model import Model, Outputs
 from finetune.nets import get_spec, mobilenet_v1
-from finetune.settings.train import OptimizerSettings
+from finetune.settings.stage import OptimizerSettings
 from finetune.training.losses import TrainingLoss, weight_decay_loss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer

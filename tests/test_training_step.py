@@ -9,7 +9,7 @@ from finetune.model.model import Model
 from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
 from finetune.settings.choices import OPTIMIZERS
-from finetune.settings.train import OptimizerSettings, ScheduleSettings, StageSettings
+from finetune.settings.stage import OptimizerSettings, ScheduleSettings, StageSettings
 from finetune.training.devices import choose_strategy
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss

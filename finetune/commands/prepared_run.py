@@ -19,7 +19,8 @@ from finetune.nets import get_spec
 from finetune.runs.provenance import Change, Facts, changes_between, describe_run, facts_at
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.settings.settings_file import to_toml_table
-from finetune.settings.train import DeviceSettings, StageSettings, TrainSettings
+from finetune.settings.stage import StageSettings
+from finetune.settings.train import DeviceSettings, TrainSettings
 from finetune.training import training_data
 from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla

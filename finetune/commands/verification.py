@@ -12,7 +12,8 @@ from finetune.runs.provenance import Facts, changes_between, facts_at
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.choices import DECISIVE_SETTINGS
 from finetune.settings.flags import flags_of
-from finetune.settings.train import StageSettings, TrainSettings
+from finetune.settings.stage import StageSettings
+from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint

@@ -16,7 +16,8 @@ from finetune.files.json_files import MayLack, Number, read_json, read_json_or_t
 from finetune.settings.choices import DECISIVE_SETTINGS
 from finetune.settings.flags import flags_of
 from finetune.settings.settings_file import plain_value
-from finetune.settings.train import DeviceSettings, StageSettings, TrainSettings
+from finetune.settings.stage import StageSettings
+from finetune.settings.train import DeviceSettings, TrainSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset

@@ -7,14 +7,11 @@ sets lack.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from finetune.errors import UserError
 from finetune.settings.choices import (
-    AUGMENTATIONS,
-    BATCH_NORM_MODES,
     CHANGEABLE,
-    DECAY_TYPES,
     GRAYSCALE_STEMS,
     IMAGE_KEY,
     LABEL_KEY,
@@ -24,12 +21,12 @@ from finetune.settings.choices import (
     MOST_SEED,
     ON_CORRUPT,
     ON_CORRUPT_HELP,
-    OPTIMIZERS,
     PRECISIONS,
     WAYS_TO_MATCH,
     XLA_MODES,
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, group
+from finetune.settings.stage import StageSettings
 from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
@@ -93,179 +90,6 @@ class NetworkSettings(CommandSettings):
     grayscale_stem: str = flag(
         "same", choices=GRAYSCALE_STEMS, help="sum: a colour checkpoint's first kernel is summed over its colours"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSettings(CommandSettings):
-    """Which optimizer, and its constants."""
-
-    title: ClassVar[str] = "Optimizer"
-
-    optimizer: str = flag("rmsprop", choices=OPTIMIZERS, help="with slim's arithmetic; adamw and lion are not slim's")
-    opt_epsilon: float | None = flag(
-        None, at_least=0, help="of adadelta, adam, adamw, rmsprop; not given: 1.0 as in slim, 1e-8 for adam and adamw"
-    )
-    momentum: float = flag(0.9, at_least=0, at_most=1, help="of momentum")
-    rmsprop_decay: float = flag(0.9, at_least=0, at_most=1, help="of rmsprop")
-    rmsprop_momentum: float = flag(0.9, at_least=0, at_most=1, help="of rmsprop")
-    adam_beta1: float = flag(0.9, at_least=0, below=1, help="of adam and adamw")
-    adam_beta2: float = flag(0.999, at_least=0, below=1, help="of adam and adamw")
-    lion_beta1: float = flag(0.9, at_least=0, below=1, help="of lion")
-    lion_beta2: float = flag(0.99, at_least=0, below=1, help="of lion")
-    adadelta_rho: float = flag(0.95, at_least=0, at_most=1, help="of adadelta")
-    adagrad_initial_accumulator_value: float = flag(0.1, above=0, help="of adagrad")
-    ftrl_learning_rate_power: float = flag(-0.5, at_most=0, help="of ftrl")
-    ftrl_initial_accumulator_value: float = flag(0.1, at_least=0, help="of ftrl")
-    ftrl_l1: float = flag(0.0, at_least=0, help="of ftrl")
-    ftrl_l2: float = flag(0.0, at_least=0, help="of ftrl")
-    clip_gradients: float | None = flag(
-        None, above=0, metavar="NORM", help="scale the gradients of all variables down to this global norm"
-    )
-
-    @property
-    def epsilon(self) -> float:
-        """As given, else slim's 1.0, but for Adam, where 1.0 would make the steps tiny."""
-        if self.opt_epsilon is not None:
-            return self.opt_epsilon
-        return 1e-8 if self.optimizer in ("adam", "adamw") else 1.0
-
-    @property
-    def decouples_decay(self) -> bool:
-        """Whether weight decay shrinks the weights beside the update, and is no part of the loss."""
-        return self.optimizer in ("adamw", "lion")
-
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleSettings(CommandSettings):
-    """The learning rate over the steps, and over the scopes."""
-
-    title: ClassVar[str] = "Learning rate"
-
-    learning_rate: float | Literal["auto"] = flag(
-        0.01, above=0, metavar="RATE|auto", help="before decay; auto: what --find-learning-rate suggests"
-    )
-    learning_rate_decay_type: str = flag("exponential", choices=DECAY_TYPES, help="schedule")
-    end_learning_rate: float = flag(0.0001, at_least=0, help="where polynomial, cosine and one-cycle end")
-    learning_rate_decay_factor: float = flag(0.94, above=0, help="of exponential decay, in stairs")
-    num_epochs_per_decay: float | None = flag(
-        None,
-        above=0,
-        metavar="EPOCHS",
-        help="a stair, or the whole decay; not given: 2 for exponential, the run for the others",
-    )
-    warmup_epochs: float = flag(
-        0.0, at_least=0, help="linear rise of the rate from 0; of one-cycle the length of its own rise, 0: 30 percent"
-    )
-    learning_rate_boundaries: tuple[int, ...] = flag(
-        (), above=0, metavar="STEP,...", help="of piecewise: after so many steps the rate is the next of the values"
-    )
-    learning_rate_values: tuple[float, ...] = flag(
-        (), above=0, metavar="RATE,...", help="of piecewise: the rate after each boundary; before: --learning-rate"
-    )
-    learning_rate_multipliers: tuple[str, ...] = flag(
-        (), metavar="SCOPE=FACTOR,...", help="other rates for some scopes; the longest matching scope counts"
-    )
-    layer_decay: float = flag(
-        1.0,
-        above=0,
-        at_most=1,
-        metavar="FACTOR",
-        help="each group of layers has the rate of the next one times this, the head the whole",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        parse_multipliers(self.learning_rate_multipliers)
-        if self.learning_rate_decay_type == "piecewise":
-            self._check_pieces()
-        elif self.learning_rate_boundaries or self.learning_rate_values:
-            raise UserError(
-                "--learning-rate-boundaries and --learning-rate-values are of another schedule than "
-                f"{self.learning_rate_decay_type}.",
-                "Give --learning-rate-decay-type piecewise with them, or neither: --learning-rate-boundaries= "
-                "--learning-rate-values=",
-            )
-        is_cycle = self.learning_rate_decay_type == "one-cycle"
-        if is_cycle and self.learning_rate != "auto" and self.end_learning_rate >= self.learning_rate:
-            raise UserError(
-                f"one-cycle would end at --end-learning-rate {self.end_learning_rate:g}, above --learning-rate "
-                f"{self.learning_rate:g}.",
-                "Give a lower --end-learning-rate, such as 0.",
-            )
-
-    @property
-    def rate(self) -> float:
-        """The rate before decay, once it is known."""
-        assert self.learning_rate != "auto", "is yet to be found"
-        return self.learning_rate
-
-    def _check_pieces(self) -> None:
-        boundaries, values = self.learning_rate_boundaries, self.learning_rate_values
-        if not boundaries or len(boundaries) != len(values):
-            raise UserError(
-                f"piecewise has {len(boundaries)} --learning-rate-boundaries and {len(values)} --learning-rate-values.",
-                "Give one value for each boundary, the rate after it; before the first it is --learning-rate.",
-            )
-        if list(boundaries) != sorted(set(boundaries)):
-            raise UserError(f"--learning-rate-boundaries are {','.join(map(str, boundaries))}, but must rise.")
-
-
-@dataclasses.dataclass(frozen=True)
-class CacheSettings(CommandSettings):
-    """Whether frozen layers run once, and where what they made of the images is kept."""
-
-    title: ClassVar[str] = "Features of frozen layers"
-
-    cache_features: str = flag(
-        "auto",
-        metavar="auto|off|N",
-        help="compute frozen layers once: for N augmented views of each image; auto: where it pays",
-    )
-    cache_memory: int = flag(1024, at_least=0, metavar="MIB", help="larger features go to files in the run's folder")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cache_features in ("auto", "off"):
-            return
-        if not (self.cache_features.isdecimal() and int(self.cache_features) > 0):
-            raise UserError(f"--cache-features is {self.cache_features!r}, but must be auto, off or a number of views.")
-
-
-@dataclasses.dataclass(frozen=True, init=False)
-class StageSettings(CommandSettings):
-    """What is trained, and how: all that may change from one stage of a training to the next."""
-
-    title: ClassVar[str] = "Training"
-
-    trainable_scopes: tuple[str, ...] = flag((), metavar="SCOPES", help="trained, all else frozen; none given: all")
-    batch_norm: str = flag(
-        "plan",
-        choices=BATCH_NORM_MODES,
-        help="plan: frozen layers keep their statistics; frozen: all do; slim: none does, as in old runs",
-    )
-    max_steps: int | None = flag(
-        None, above=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
-    )
-    batch_size: int = flag(32, above=0, help="images in a step, or in a pass of it, for each device")
-    accumulate_steps: int = flag(
-        1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
-    )
-    augmentation: str = flag("default", choices=AUGMENTATIONS, help="of training images")
-    weight_decay: float = flag(
-        0.00004, at_least=0, help="L2 on the trained weights; of adamw and lion no part of the loss"
-    )
-    label_smoothing: float = flag(0.0, at_least=0, below=1, help="share of the target spread over all classes")
-    moving_average_decay: float | None = flag(
-        None, at_least=0, below=1, metavar="DECAY", help="keep moving averages of the weights"
-    )
-    update: OptimizerSettings = group()
-    schedule: ScheduleSettings = group()
-    cache: CacheSettings = group()
-
-    @property
-    def images_per_update(self) -> int:
-        """Images in a step, for each device."""
-        return self.batch_size * self.accumulate_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -387,21 +211,3 @@ class TrainSettings(CommandSettings):
         super().__post_init__()
         if self.run.resume and self.stage.schedule.learning_rate == "auto":
             raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
-
-
-def parse_multipliers(texts: tuple[str, ...]) -> dict[str, float]:
-    """Learning-rate multipliers by scope from `SCOPE=FACTOR` texts; 0 passes, for older runs have it in config.toml.
-
-    Raises:
-        UserError: A text is none, or its factor is negative.
-    """
-    multipliers = {}
-    for text in texts:
-        scope, _, factor = text.rpartition("=")
-        try:
-            multipliers[scope.strip("/")] = float(factor)
-        except ValueError as error:
-            raise UserError(f"--learning-rate-multipliers: {text!r} is not SCOPE=FACTOR.") from error
-        if not scope or not 0 <= multipliers[scope.strip("/")] < float("inf"):
-            raise UserError(f"--learning-rate-multipliers: {text!r} is not SCOPE=FACTOR with a factor above 0.")
-    return multipliers

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from finetune.errors import UserError
 from finetune.model.scopes import VariablePlan
-from finetune.settings.train import StageSettings
+from finetune.settings.stage import StageSettings
 from finetune.training.feature_inputs import MIB, CachedViews, feature_inputs
 from finetune.training.image_inputs import TrainingImages, TrainingInputs, image_inputs
 from finetune.training.state import TrainingState

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from finetune.errors import UserError
 from finetune.model.scopes import VariablePlan, check_scopes, in_any_scope, in_scope, shortest_scopes
 from finetune.notices import few
-from finetune.settings.train import ScheduleSettings, parse_multipliers
+from finetune.settings.stage import ScheduleSettings, parse_multipliers
 
 log = logging.getLogger("finetune")
 

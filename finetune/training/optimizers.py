@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from finetune.model.model import variable_name
-from finetune.settings.train import OptimizerSettings, StageSettings
+from finetune.settings.stage import OptimizerSettings, StageSettings
 from finetune.training.decoupled_decay import AdamW, Lion
 from finetune.types import Tensor, Variable
 

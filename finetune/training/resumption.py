@@ -12,7 +12,8 @@ from finetune.runs.provenance import Change, Facts, changes_between, read_proven
 from finetune.runs.run_folder import RunFolder, settings_of_run
 from finetune.settings.flags import dashed, flags_of, flat_values
 from finetune.settings.settings_file import plain_value
-from finetune.settings.train import NetworkSettings, StageSettings
+from finetune.settings.stage import StageSettings
+from finetune.settings.train import NetworkSettings
 from finetune.training.seen_records import SeenRecords
 
 log = logging.getLogger("finetune")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from finetune.errors import UserError
-from finetune.settings.train import ScheduleSettings
+from finetune.settings.stage import ScheduleSettings
 
 log = logging.getLogger("finetune")
 

@@ -10,7 +10,8 @@ from finetune.datasets.pipeline import without_undecodable
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
 from finetune.preprocessing import Preprocessing, get_preprocessing
-from finetune.settings.train import DataSettings, StageSettings
+from finetune.settings.stage import StageSettings
+from finetune.settings.train import DataSettings
 from finetune.training.classes import match_to_run
 
 log = logging.getLogger("finetune")

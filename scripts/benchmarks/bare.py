@@ -76,7 +76,7 @@ def training_step(network: str, precision: str, batch_size: int, batch_norm: str
 
     from finetune.model.model import variable_name
     from finetune.model.scopes import plan_variables
-    from finetune.settings.train import OptimizerSettings
+    from finetune.settings.stage import OptimizerSettings
     from finetune.training.losses import TrainingLoss
     from finetune.training.optimizers import Optimizer
     from finetune.training.step import TrainingStep
