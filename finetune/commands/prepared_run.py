@@ -14,13 +14,15 @@ from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Model, variable_name
 from finetune.model.plan_table import plan_text
 from finetune.model.recognise import image_size_at, other_model
-from finetune.model.scopes import Purpose, VariablePlan, plan_variables
+from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Purpose, VariablePlan, in_scope, plan_variables
 from finetune.nets import get_spec
-from finetune.runs.provenance import Change, Facts, changes_between, describe_run, facts_at
+from finetune.runs.provenance import Change, Facts, at_next_stage, changes_between, describe_run, facts_at
 from finetune.runs.run_folder import warn_of_other_rules
+from finetune.runs.stage_record import ONLY_STAGE, StagePlace
+from finetune.settings.recipes import AUTO_SCOPES
 from finetune.settings.settings_file import to_toml_table
 from finetune.settings.stage import StageSettings
-from finetune.settings.train import DeviceSettings, TrainSettings
+from finetune.settings.train import DeviceSettings, NetworkSettings, TrainSettings
 from finetune.training import training_data
 from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
@@ -89,6 +91,7 @@ def prepare(
     source: Checkpoint | None,
     features: Path,
     history: Facts | None,
+    place: StagePlace = ONLY_STAGE,
     compared_step: int | None = None,
 ) -> PreparedRun:
     """Builds all that a step needs.
@@ -100,6 +103,7 @@ def prepare(
         source: Where its weights are; None: it begins from scratch.
         features: Folder of features.
         history: What the run says of itself; None: it begins.
+        place: Of the stage.
         compared_step: Whose facts those of now are compared with, to make steps up to it again; None: that of the
             weights, to go on from there.
 
@@ -117,13 +121,17 @@ def prepare(
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
         state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen)
-        first_step = _resume(state, source) if settings.run.resume and source is not None else 0
+        first_step = _go_on(state, source, history, place) if settings.run.resume and source is not None else 0
         facts = _describe(settings, data, first_step)
-        changes, recorded = [], facts_at(history or {}, compared_step or first_step)
+        at_checkpoint = facts_at(history or {}, first_step)
+        if place.begins:
+            at_checkpoint = at_next_stage(at_checkpoint, facts)
+        recorded = at_checkpoint if compared_step is None else facts_at(history or {}, compared_step)
+        changes = []
         if history is not None:
             argument = "--resume" if compared_step is None else "--verify"
             changes = check_changes(recorded, facts, seen, allowed=settings.run.allow_changed, argument=argument)
-            if any(change.makes_another_run for change in changes_between(facts_at(history, first_step), recorded)):
+            if any(change.makes_another_run for change in changes_between(at_checkpoint, recorded)):
                 seen.accept_other_data()  # With it the run went on from here.
         were_cached = bool(recorded.get("cached_views"))
         stage = cached_as_before(stage, recorded)
@@ -146,7 +154,12 @@ def prepare(
             inputs=inputs,
             batches=batches,
             training_step=training_step,
-            schedule=make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
+            schedule=make_schedule(
+                stage.schedule,
+                steps_per_epoch=steps_per_epoch,
+                max_steps=stage.max_steps,
+                first_step=place.first_step,
+            ),
             rate_curve=rate_curve,
             first_step=first_step,
             images_per_step=images_per_step,
@@ -234,7 +247,7 @@ def make_plan(settings: TrainSettings, model: Model, source: Checkpoint | None) 
     return plan_variables(
         model.network_variables(),
         checkpoint_shapes=source.shapes if source is not None else None,
-        exclude_scopes=() if is_resumed else network.exclude_scopes,
+        exclude_scopes=() if is_resumed else _excluded(network, model, source),
         trainable_scopes=settings.stage.trainable_scopes,
         head_scopes=model.spec.head_scopes,
         ignore_missing=network.ignore_missing_vars,
@@ -250,6 +263,20 @@ def make_plan(settings: TrainSettings, model: Model, source: Checkpoint | None) 
             find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
         ),
     )
+
+
+def _excluded(network: NetworkSettings, model: Model, source: Checkpoint | None) -> tuple[str, ...]:
+    """Scopes that aren't restored; by themselves the heads that are of other classes in the checkpoint."""
+    if network.exclude_scopes != AUTO_SCOPES:
+        return network.exclude_scopes
+    if source is None:
+        return ()
+    unlike = [
+        variable.name
+        for variable in model.network_variables()
+        if variable.shape not in (source.shapes.get(variable.name + suffix) for suffix in ("", MOVING_AVERAGE_SUFFIX))
+    ]
+    return tuple(scope for scope in model.spec.head_scopes if any(in_scope(name, scope) for name in unlike))
 
 
 def _training_images(settings: TrainSettings, model: Model, data: TrainingData) -> TrainingImages:
@@ -292,10 +319,15 @@ def _make_loss_scale(settings: DeviceSettings) -> LossScale | None:
     return LossScale() if settings.precision == "float16" else None
 
 
-def _resume(state: TrainingState, source: Checkpoint) -> int:
-    state.restore({name: source.read(name) for name in source.shapes}, source.prefix)
-    step = step_of(source)
-    log.info("Going on from step %d.", step)
+def _go_on(state: TrainingState, source: Checkpoint, history: Facts | None, place: StagePlace) -> int:
+    """Takes up what the run's checkpoint holds; returns its step."""
+    values, step = {name: source.read(name) for name in source.shapes}, step_of(source)
+    if not place.begins:
+        state.restore(values, source.prefix)
+        log.info("Going on from step %d.", step)
+        return step
+    before = facts_at(history or {}, step).get("settings", {}).get("optimizer")
+    state.take_over(values, source.prefix, same_optimizer=before == state.optimizer.name)
     return step
 
 

@@ -1,6 +1,5 @@
 """`finetune-train`: fine-tune a network from a pretrained checkpoint, or train it from scratch."""
 
-import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,18 +11,15 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.commands.verification import print_verification, verify
 from finetune.errors import Interrupted, UserError
-from finetune.files.write_errors import with_room, write_errors_told
-from finetune.runs.provenance import PROVENANCE_FILE, Facts, read_provenance, same_validation_since, with_history
-from finetune.runs.run_folder import FEATURES_FOLDER, IMAGES_FILE, RunFolder
-from finetune.settings.settings_file import CONFIG_FILE, to_toml_table
+from finetune.files.write_errors import write_errors_told
+from finetune.runs.run_folder import RunFolder
+from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
-    from finetune.commands.prepared_run import PreparedRun
+    from finetune.commands.train_stage import EndedStage
     from finetune.model.scopes import VariablePlan
     from finetune.training.training_data import TrainingData
-
-VALIDATIONS_PER_RUN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,78 +105,23 @@ def _how_to_go_on(train_dir: Path) -> str:
 
 
 def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
-    from finetune.commands.prepared_run import prepare
-    from finetune.datasets.pipeline import reading
-    from finetune.runs.spare_files import delete_spare_files
-    from finetune.training.loop import Occasions, TrainingLoop, find_best, read_validations
-    from finetune.training.resumption import recorded_facts
-    from finetune.training.run_log import RunLog
-    from finetune.training.starting_weights import open_weights
+    """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
+    from finetune.commands.train_stage import train_stage
 
-    def make_room(num_kept: int) -> bool:
-        return delete_spare_files(run.path, num_kept, ready.inputs.features)
+    while True:
+        ended = train_stage(run, settings, data, strategy)
+        if ended.stopped_by is not None:
+            raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
+        if ended.is_last:
+            return _result(run, ended)
+        settings, data = ended.settings, ended.data
 
-    history = recorded_facts(run) if settings.run.resume else None
-    # The weights are closed once they are read: a file that is open takes its room on the disk, deleted or not.
-    source = open_weights(settings.network, resumed=settings.run.resumed)
-    ready = prepare(settings, data, strategy, source, run.path / FEATURES_FOLDER, history)
-    del source
-    settings, data, first_step = ready.settings, ready.data, ready.first_step
-    if any(change.name == "validation" for change in ready.changes):
-        run.forget_best()
-    recorded = with_history(ready.facts, read_provenance(run.path))
-    validations = read_validations(run, ready.inputs.eval_split, same_validation_since(recorded), first_step)
-    best = find_best(run, first_step, validations)  # Before room is made, which spares it.
-    with_room(lambda: _describe_in(run, ready, recorded), lambda: make_room(settings.run.max_to_keep))
-    run_log = RunLog(
-        run,
-        max_steps=settings.stage.max_steps,
-        images_per_step=ready.images_per_step,
-        seconds_between_summaries=settings.run.save_summaries_seconds,
-        training_split=data.training.split,
-        num_skipped=data.num_skipped if settings.data.on_corrupt == "skip" else {},
+
+def _result(run: RunFolder, ended: "EndedStage") -> TrainResult:
+    best = ended.best
+    return TrainResult(
+        run.path, ended.step, ended.checkpoint, best.step if best else None, best.accuracy if best else None
     )
-    occasions = Occasions(
-        first_step=first_step,
-        validated_step=max((validation.step for validation in validations), default=None),
-        max_steps=settings.stage.max_steps,
-        eval_every=_eval_every(settings, data.training.num_examples / ready.images_per_step),
-        log_every=settings.run.log_every,
-        save_interval_seconds=settings.run.save_interval_seconds,
-        max_to_keep=settings.run.max_to_keep,
-    )
-    loop = TrainingLoop(
-        run_log,
-        ready.state,
-        ready.training_step,
-        ready.schedule,
-        ready.inputs,
-        ready.batches,
-        occasions,
-        best,
-        make_room,
-    )
-    with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
-        if first_step == 0:
-            run_log.sample_images(first_step, ready.images.sample())
-        newest = loop.run()
-    best = loop.best
-    result = TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
-    if loop.stopped_by is not None:
-        raise TrainingInterrupted(result, loop.stopped_by)
-    return result
-
-
-def _describe_in(run: RunFolder, ready: "PreparedRun", recorded: Facts) -> None:
-    """Writes what is known of the run before its next step."""
-    from finetune.training.rate_finder import write_curve
-
-    run.forget_metrics_after(ready.first_step)
-    run.write_json(PROVENANCE_FILE, recorded)
-    run.write_settings(to_toml_table(ready.settings), ready.plan, ready.data.class_names)
-    run.write_json(IMAGES_FILE, ready.data.training.image_rules.to_json())
-    if ready.rate_curve is not None:
-        write_curve(ready.rate_curve, run.path)
 
 
 def plan(settings: TrainSettings) -> "VariablePlan":
@@ -229,12 +170,3 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
     """Where a run is resumed its own settings hold, but for those given anew."""
     path = given.get("train_dir", Path()) / CONFIG_FILE
     return path if given.get("resume") and path.is_file() else None
-
-
-def _eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
-    """Steps between validations: as told, else ten times in a run, but not more often than once an epoch."""
-    if settings.run.eval_every is not None:
-        return settings.run.eval_every
-    epoch = max(1, round(steps_per_epoch))
-    max_steps = settings.stage.max_steps
-    return epoch if max_steps is None else max(epoch, max_steps // VALIDATIONS_PER_RUN)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from finetune.commands.command import say
 from finetune.errors import UserError
+from finetune.nets import get_spec
 from finetune.runs.provenance import Facts, changes_between, facts_at
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.choices import DECISIVE_SETTINGS
@@ -49,12 +50,13 @@ def verify(settings: TrainSettings) -> Verification:
         UserError: Something differs, which is said; there is no whole checkpoint, or the start can't be made again.
     """
     from finetune.commands.prepared_run import choose_devices, find_data, prepare
+    from finetune.commands.stages import find_place_of_run, settings_of_stage
     from finetune.datasets.pipeline import reading
     from finetune.model.checkpoint import whole_checkpoints
     from finetune.training.replay import compare, replay
     from finetune.training.resumption import as_begun, recorded_facts
     from finetune.training.starting_weights import no_whole_checkpoint, step_of
-    from finetune.training.training_data import without_corrupt
+    from finetune.training.training_data import with_augmentation, without_corrupt
 
     run = RunFolder(settings.run.train_dir)
     settings = dataclasses.replace(
@@ -68,12 +70,15 @@ def verify(settings: TrainSettings) -> Verification:
     last, *older = checkpoints
     history, last_step = recorded_facts(run), step_of(last)
     _refuse_changes_within(history, range(step_of(older[0]) if older else 0, last_step))
-    settings = _as_recorded(settings, facts_at(history, last_step))
+    place = find_place_of_run(run, settings, step_of(older[0]) if older else 0)
     settings, source = (settings, older[0]) if older else _from_the_start(settings, last)
     data = dataclasses.replace(without_corrupt(settings.data, find_data(settings)), validation=None)
+    told = settings_of_stage(settings, place, data.training.num_examples)
+    settings = _as_recorded(told, facts_at(history, last_step))
+    data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augmentation)
     strategy = choose_devices(settings, data)
     with run.lend_features() as features:
-        ready = prepare(settings, data, strategy, source, features, history, compared_step=last_step)
+        ready = prepare(settings, data, strategy, source, features, history, place, compared_step=last_step)
         steps = range(ready.first_step, last_step)
         chain = {line["step"]: line["data_chain"] for line in run.read_metrics() if "data_chain" in line}
         with reading(data.training, settings.data.labels_offset):

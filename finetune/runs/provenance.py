@@ -39,7 +39,9 @@ PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
 # Versions that the last bits of a weight may hang on.
 COMPUTING_PACKAGES = ("finetune", "tensorflow", "numpy")
 # Decide when a training ends and where features lie, not what a step does.
-_NOT_OF_A_STEP = ("max_steps", "cache_memory", "deterministic", "clone_on_cpu")
+_NOT_OF_A_STEP = ("max_steps", "epochs", "cache_memory", "deterministic", "clone_on_cpu")
+# Said by scopes where a step is made.
+_SAID_OTHERWISE = ("trainable_layers", "freeze_until")
 
 _MEND = "Copy it from where it came from, or remove it: then what has changed since can't be said."
 
@@ -143,6 +145,15 @@ def facts_at(recorded: Facts, step: int) -> Facts:
     return next((part for part in reversed(parts) if part.get("first_step", 0) < step), parts[0])
 
 
+def at_next_stage(before: Facts, now: Facts) -> Facts:
+    """The facts of a stage's end, with what the next stage may have otherwise as that has it."""
+    kept = {name: fact for name, fact in before.items() if name != "cached_views"}
+    if "settings" in kept:
+        of_stage = {flag.name for flag in flags_of(StageSettings)}.intersection(now["settings"])
+        kept["settings"] = kept["settings"] | {name: now["settings"][name] for name in of_stage}
+    return kept
+
+
 def same_validation_since(recorded: Facts) -> int:
     """Number of updates made before the first validation on the images that the last part of a run validates on."""
     *before, since = parts_of(recorded)
@@ -177,7 +188,7 @@ def _by_name(facts: Facts) -> Facts:
 def _settings_by_name(settings: Mapping[str, Any]) -> Facts:
     """Those that a step hangs on; one that an older run doesn't know is what it is by default."""
     of_steps = {flag.name for settings_class in (StageSettings, DeviceSettings) for flag in flags_of(settings_class)}
-    of_steps = of_steps.union(DECISIVE_SETTINGS).difference(_NOT_OF_A_STEP)
+    of_steps = of_steps.union(DECISIVE_SETTINGS).difference(_NOT_OF_A_STEP, _SAID_OTHERWISE)
     return {
         flag.name: settings.get(flag.name, plain_value(flag.default))
         for flag in flags_of(TrainSettings)

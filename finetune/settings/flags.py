@@ -22,7 +22,7 @@ import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from finetune.errors import UserError, did_you_mean
 from finetune.files.whole_files import KEEP_BYTES
@@ -31,13 +31,39 @@ MOST_NAME_BYTES = 255  # Of Linux's file systems.
 MOST_FLOAT = 3.4028234663852886e38  # Of float32, in which TensorFlow computes.
 
 
+class Tabular:
+    """A kind of value with parts: a table in a TOML file, a word on the command line."""
+
+    @classmethod
+    def of_table(cls, table: Mapping[str, Any]) -> Self:
+        """The value that a table stands for.
+
+        Raises:
+            UserError: It stands for none.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def of_text(cls, text: str) -> Self:
+        """The value that a word stands for.
+
+        Raises:
+            UserError: It stands for none.
+        """
+        raise NotImplementedError
+
+    def table(self) -> dict[str, Any]:
+        """As `of_table` reads it back."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
 class Flag:
     """A setting as the command line has it.
 
     Attributes:
         name: Of the field.
-        kind: Type of the value, or of each value of a list: bool, int, float, str or Path.
+        kind: Type of the value, or of each value of a list: bool, int, float, str, Path, or a `Tabular`.
         is_list: Whether the value is a tuple.
         is_optional: Whether it may be None, which stands for "not given".
         words: Texts that may stand in place of a value of its kind, by the field's type: `float | Literal["auto"]`.
@@ -216,7 +242,8 @@ def checked(flag: Flag, value: Any) -> Any:
 def of_another_kind(flag: Flag, value: Any) -> UserError:
     """The mistake of giving a flag what is no value of its kind."""
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
-    return UserError(f"{flag.option} is {value!r}, but must be {' or '.join([kinds[flag.kind], *flag.words])}.")
+    kind = kinds.get(flag.kind, "a table")
+    return UserError(f"{flag.option} is {value!r}, but must be {' or '.join([kind, *flag.words])}.")
 
 
 def dashed(name: str) -> str:
@@ -291,6 +318,8 @@ def _of_kind(kind: type, value: Any) -> Any:
     """The value as one of that kind; None where it is none."""
     if kind is Path:
         return Path(value) if isinstance(value, str | os.PathLike) else None
+    if issubclass(kind, Tabular):
+        return kind.of_table(value) if isinstance(value, Mapping) else value if isinstance(value, kind) else None
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.errors import UserError, did_you_mean
 from finetune.files.whole_files import TextTooLongError, read_text
-from finetune.settings.flags import Flag, checked, flags_of, flat_values, of_another_kind
+from finetune.settings.flags import Flag, Tabular, checked, flags_of, flat_values, of_another_kind
 from finetune.settings.words import item_of_words, value_of_words
 
 # A run's settings, in its folder.
@@ -35,36 +35,47 @@ def read_toml(settings_class: type, path: Path) -> dict[str, Any]:
         flag = flags.get(key.replace("-", "_"))
         if flag is None:
             raise UserError(f"--config: {path} has the unknown key {key!r}.", did_you_mean(key, flags))
-        settings[flag.name] = _read_value(flag, path, value)
+        try:
+            settings[flag.name] = read_value(flag, value)
+        except UserError as error:
+            raise UserError(f"--config: {path}: {error}") from error
     return settings
 
 
 def to_toml_table(settings: Any) -> dict[str, Any]:
-    """The settings as a flat TOML table that `read_toml` reads back; those that are None are left out."""
+    """The settings as a flat TOML table that `read_toml` reads back; those that are None or no tables are left out."""
     values = flat_values(settings)
     table: dict[str, Any] = {}
     for flag in flags_of(type(settings)):
         value = values[flag.name]
-        if value is None or not flag.is_recorded:
+        if value is None or not flag.is_recorded or (value == () and issubclass(flag.kind, Tabular)):
             continue
         table[flag.name] = plain_value(value)
     return table
 
 
 def plain_value(value: Any) -> Any:
-    """A setting's value as TOML and JSON hold it: a path as a text, a tuple as a list."""
+    """A setting's value as TOML and JSON hold it: a path as a text, a tuple as a list, what is tabular as a table."""
+    if isinstance(value, Tabular):
+        return value.table()
     if isinstance(value, tuple):
         return list(map(plain_value, value))
     return str(value) if isinstance(value, Path) else value
 
 
-def _read_value(flag: Flag, path: Path, value: Any) -> Any:
-    try:
-        if flag.is_list and isinstance(value, list):
-            return checked(flag, [item_of_words(flag, _word(flag, item)) for item in value])
-        return checked(flag, value_of_words(flag, _word(flag, value)))
-    except UserError as error:
-        raise UserError(f"--config: {path}: {error}") from error
+def read_value(flag: Flag, value: Any) -> Any:
+    """A setting's value from one of a TOML file.
+
+    Raises:
+        UserError: It isn't of the flag's kind, or not allowed.
+    """
+    if flag.is_list and isinstance(value, list):
+        return checked(flag, [_read_item(flag, item) for item in value])
+    return checked(flag, value_of_words(flag, _word(flag, value)))
+
+
+def _read_item(flag: Flag, item: Any) -> Any:
+    return item if issubclass(flag.kind, Tabular) else item_of_words(flag, _word(flag, item))
 
 
 def _word(flag: Flag, value: Any) -> str:

@@ -1,11 +1,16 @@
 """What is trained and how, in groups: all that may change from one stage of a training to the next."""
 
 import dataclasses
+import re
 from typing import ClassVar, Literal
 
 from finetune.errors import UserError
 from finetune.settings.choices import AUGMENTATIONS, BATCH_NORM_MODES, DECAY_TYPES, OPTIMIZERS
-from finetune.settings.flags import CommandSettings, flag, group
+from finetune.settings.flags import CommandSettings, dashed, flag, group
+
+# Ways to say one thing, of which settings have one: the length, and what is trained.
+ALTERNATIVES = ({"max_steps", "epochs"}, {"trainable_scopes", "trainable_layers", "freeze_until"})
+_LAYERS = re.compile(r"head|all|last=[1-9]\d{0,3}|last=[1-9]\d?%|from=.+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +156,14 @@ class StageSettings(CommandSettings):
     title: ClassVar[str] = "Training"
 
     trainable_scopes: tuple[str, ...] = flag((), metavar="SCOPES", help="trained, all else frozen; none given: all")
+    trainable_layers: str | None = flag(
+        None,
+        metavar="head|all|last=N|from=GROUP",
+        help="instead of scopes: by the network's groups of layers; N may be 30%",
+    )
+    freeze_until: str | None = flag(
+        None, metavar="LAYER", help="instead of scopes: frozen up to this group of layers or end point, then trained"
+    )
     batch_norm: str = flag(
         "plan",
         choices=BATCH_NORM_MODES,
@@ -159,6 +172,7 @@ class StageSettings(CommandSettings):
     max_steps: int | None = flag(
         None, above=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
     )
+    epochs: float | None = flag(None, above=0, help="instead of --max-steps: so many times each image")
     batch_size: int = flag(32, above=0, help="images in a step, or in a pass of it, for each device")
     accumulate_steps: int = flag(
         1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
@@ -175,10 +189,30 @@ class StageSettings(CommandSettings):
     schedule: ScheduleSettings = group()
     cache: CacheSettings = group()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ways = ("trainable_scopes", "trainable_layers", "freeze_until")
+        given = [f"{dashed(name)} {_in_words(getattr(self, name))}" for name in ways if getattr(self, name)]
+        if len(given) > 1:
+            raise UserError(f"What is trained is said twice: {' and '.join(given)}.", "Give one of them.")
+        if self.trainable_layers is not None and not _LAYERS.fullmatch(self.trainable_layers):
+            raise UserError(
+                f"--trainable-layers is {self.trainable_layers!r}, not one of head, all, last=N, last=N%, from=GROUP."
+            )
+        if self.epochs is not None and self.max_steps is not None:
+            raise UserError(
+                f"The length is said twice: --max-steps {self.max_steps} and --epochs {self.epochs:g}.",
+                "Give one of them; a run that is resumed has --max-steps.",
+            )
+
     @property
     def images_per_update(self) -> int:
         """Images in a step, for each device."""
         return self.batch_size * self.accumulate_steps
+
+
+def _in_words(value: tuple[str, ...] | str) -> str:
+    return value if isinstance(value, str) else ",".join(value)
 
 
 def parse_multipliers(texts: tuple[str, ...]) -> dict[str, float]:

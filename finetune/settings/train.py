@@ -6,6 +6,7 @@ sets lack.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,8 +26,10 @@ from finetune.settings.choices import (
     WAYS_TO_MATCH,
     XLA_MODES,
 )
-from finetune.settings.flags import CommandSettings, dashed, flag, group
+from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, group
+from finetune.settings.recipes import RECIPES, with_recipe
 from finetune.settings.stage import StageSettings
+from finetune.settings.stages import Stage
 from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
@@ -83,7 +86,10 @@ class NetworkSettings(CommandSettings):
     )
     checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
     exclude_scopes: tuple[str, ...] = flag(
-        (), slim=["checkpoint_exclude_scopes"], metavar="SCOPES", help="not restored from the checkpoint"
+        (),
+        slim=["checkpoint_exclude_scopes"],
+        metavar="SCOPES|auto",
+        help="not restored from the checkpoint; auto: the head where the checkpoint's is of other classes",
     )
     ignore_missing_vars: bool = flag(False, help="initialise what the checkpoint lacks, instead of refusing")
     ema: bool = flag(True, help="restore moving averages of weights where the checkpoint holds them")
@@ -196,18 +202,55 @@ class SlimTrainSettings(CommandSettings):
     quantize_delay: int = only(-1, "quantised training left TensorFlow with version 1")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CourseSettings(CommandSettings):
+    """A training in stages."""
+
+    title: ClassVar[str] = "Recipe and stages"
+
+    recipe: str | None = flag(
+        None, choices=tuple(RECIPES), help="good defaults for all that isn't given; docs/recipes.md", is_recorded=False
+    )
+    stages: tuple[Stage, ...] = flag(
+        (),
+        metavar="LAYERS:STEPS[:RATE],...",
+        help="one after the other, head:600:0.003,all:5e:1e-4; STEPS may be epochs, 5e; in files [[stages]]",
+    )
+
+
 @dataclasses.dataclass(frozen=True, init=False)
 class TrainSettings(CommandSettings):
     """Settings of `finetune-train`."""
 
     data: DataSettings = group()
     network: NetworkSettings = group()
+    course: CourseSettings = group()
     stage: StageSettings = group()
     run: RunSettings = group()
     devices: DeviceSettings = group()
     slim: SlimTrainSettings = group()
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**with_recipe(values))
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.run.resume and self.stage.schedule.learning_rate == "auto":
+        if self.run.resume and not self.course.stages and self.stage.schedule.learning_rate == "auto":
             raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
+        if not self.course.stages:
+            return
+        for stage in self.course.stages:
+            stage.settings(self.stage)  # Which refuses what doesn't go together.
+        _refuse_without_effect(self.stage, self.course.stages)
+
+
+def _refuse_without_effect(around: StageSettings, stages: Sequence[Stage]) -> None:
+    """Refuses settings around the stages that each of them has of its own."""
+    values, defaults = flat_values(around), flat_values(StageSettings())
+    everywhere = set.intersection(*(stage.names for stage in stages))
+    idle = [dashed(name) for name in sorted(everywhere) if values[name] != defaults[name]]
+    if idle:
+        raise UserError(
+            f"{' and '.join(idle)} would have no effect: each of the {len(stages)} stages has its own.",
+            "Leave it out, or take it out of a stage.",
+        )

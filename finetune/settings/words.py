@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune.settings.flags import Flag, of_another_kind
+from finetune.settings.flags import Flag, Tabular, of_another_kind
 
 TRUE_WORDS = ("true", "t", "1", "yes", "y")
 FALSE_WORDS = ("false", "f", "0", "no", "n")
@@ -32,6 +32,8 @@ def item_of_words(flag: Flag, text: str) -> Any:
     Raises:
         UserError: It stands for none of the flag's kind.
     """
+    if issubclass(flag.kind, Tabular):
+        return flag.kind.of_text(text)
     try:
         return _READERS[flag.kind](text)
     except (ValueError, KeyError):

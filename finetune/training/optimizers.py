@@ -18,6 +18,7 @@ class Optimizer:
     The learning rate is a variable: a step is traced once, whatever the schedule says.
 
     Attributes:
+        name: As `--optimizer` has it.
         variables: The variables to train.
     """
 
@@ -37,6 +38,7 @@ class Optimizer:
             decays: Of the weights, by variable name, where the optimizer decouples it from the loss; 0 where a name is
                 absent.
         """
+        self.name = settings.optimizer
         self.variables = list(variables)
         self._groups: dict[tuple[float, float], list[Variable]] = {}
         for variable in variables:
@@ -64,6 +66,11 @@ class Optimizer:
     def state(self) -> dict[str, Variable]:
         """The state's variables, by the names that slim's Saver gives them: `.../weights/RMSProp`, `beta1_power`."""
         return {name: same[0] for name, same in self._state_by_name().items()}
+
+    @property
+    def has_counters(self) -> bool:
+        """Whether its state counts the updates of all variables, as Adam's does: one can't join later."""
+        return any("/" not in name for name in self.state())
 
     def share_counters(self) -> None:
         """To be called when `state` was restored: Adam's powers are of the step, the same for all groups."""

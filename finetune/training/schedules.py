@@ -32,6 +32,7 @@ class Schedule:
         warmup_steps: Steps in which the rate rises linearly from 0, or of the cycle's own rise.
         boundaries: Of piecewise: numbers of updates after which the rate is another.
         values: Of piecewise: the rate after each of them.
+        first_step: Number of updates made before its own first one.
     """
 
     decay_type: str
@@ -42,9 +43,11 @@ class Schedule:
     warmup_steps: float
     boundaries: Sequence[int] = ()
     values: Sequence[float] = ()
+    first_step: int = 0
 
     def __call__(self, step: int) -> float:
-        """The rate of the update that makes step `step` + 1."""
+        """The rate of the update that makes step `step` + 1 of the run."""
+        step -= self.first_step
         if self.decay_type == "one-cycle":
             return self._of_cycle(step)
         rate = self._decayed(step)
@@ -76,7 +79,9 @@ def _half_wave(progress: float) -> float:
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-def make_schedule(settings: ScheduleSettings, *, steps_per_epoch: float, max_steps: int | None) -> Schedule:
+def make_schedule(
+    settings: ScheduleSettings, *, steps_per_epoch: float, max_steps: int | None, first_step: int = 0
+) -> Schedule:
     """A schedule in steps from settings in epochs.
 
     slim's decay steps become 0, and its rate NaN, where an epoch is shorter than a step; ours are at least 1. slim ends
@@ -85,7 +90,8 @@ def make_schedule(settings: ScheduleSettings, *, steps_per_epoch: float, max_ste
     Args:
         settings: The rate before any decay, and how it decays.
         steps_per_epoch: Examples divided by the images of a step; may be below 1.
-        max_steps: Length of the run; None: without end.
+        max_steps: Number of updates at its end; None: without end.
+        first_step: Number of updates made before: those of other stages, which it doesn't count.
 
     Raises:
         UserError: A decay over a run without end; a cycle that is shorter than its rise.
@@ -96,7 +102,7 @@ def make_schedule(settings: ScheduleSettings, *, steps_per_epoch: float, max_ste
             raise UserError(
                 f"--learning-rate-decay-type {decay_type} needs an end.", "Give --max-steps or --num-epochs-per-decay."
             )
-        decay_steps = max_steps
+        decay_steps = max_steps - first_step
     else:
         decay_steps = int(steps_per_epoch * (2.0 if num_epochs is None else num_epochs))
     if decay_type in ("polynomial", "cosine") and settings.end_learning_rate > settings.rate:
@@ -125,4 +131,5 @@ def make_schedule(settings: ScheduleSettings, *, steps_per_epoch: float, max_ste
         warmup_steps=warmup_steps,
         boundaries=settings.learning_rate_boundaries,
         values=settings.learning_rate_values,
+        first_step=first_step,
     )

@@ -80,10 +80,36 @@ class TrainingState:
         if self.seen is not None:
             self.seen.restore(values, source)
 
+    def take_over(self, values: Mapping[str, Array], source: str, *, same_optimizer: bool) -> None:
+        """Begins a stage with what the one before it came to: weights, averages, and the slots that still fit.
+
+        Slots of variables that stay trained are carried over, but where the optimizer counts the updates of all in
+        one, as Adam's does, and a variable joins: its first updates would be taken for later ones, and be too large.
+
+        Args:
+            values: By name, as `values` gives them.
+            source: Where they are from, for messages.
+            same_optimizer: Whether the stage before had the same optimizer.
+        """
+        averages = self.averages.shadows if self.averages is not None else {}
+        taken = {name: values[name] for name in self.model.model_variables}
+        taken |= {(average := name + MOVING_AVERAGE_SUFFIX): values.get(average, values[name]) for name in averages}
+        slots = {name: values[name] for name in self.optimizer.state() if name in values} if same_optimizer else {}
+        if len(slots) < len(self.optimizer.state()) and self.optimizer.has_counters:
+            slots = {}
+        scale = self.loss_scale.state() if self.loss_scale is not None else {}
+        self._assign({**self._now(), **taken, **slots, **{name: values[name] for name in scale if name in values}})
+        if self.seen is not None:
+            self.seen.restore(values, source)
+            self.seen.accept_other_order()
+
+    def _now(self) -> dict[str, Array]:
+        return {name: variable.numpy() for name, variable in self._changing().items()}
+
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
         """Takes back whatever steps change within the context."""
-        before = {name: variable.numpy() for name, variable in self._changing().items()}
+        before = self._now()
         try:
             yield
         finally:

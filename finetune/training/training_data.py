@@ -65,7 +65,7 @@ def find_data(settings: DataSettings, spec: NetSpec, augmentation: str, *, resum
     Raises:
         UserError: There is no such split; the run that is resumed has other classes.
     """
-    preprocessing = get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation)
+    preprocessing = _preprocessing(settings, spec, augmentation)
     training = _find_split(settings, settings.split)
     validation = None
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
@@ -75,6 +75,15 @@ def find_data(settings: DataSettings, spec: NetSpec, augmentation: str, *, resum
         validation = _find_split(settings, eval_split)
     data = TrainingData(training, validation, preprocessing, training.class_names)
     return data if resumed is None else match_to_run(settings, resumed, data, spec)
+
+
+def with_augmentation(data: TrainingData, settings: DataSettings, spec: NetSpec, augmentation: str) -> TrainingData:
+    """The data under another augmentation of the training images."""
+    return dataclasses.replace(data, preprocessing=_preprocessing(settings, spec, augmentation))
+
+
+def _preprocessing(settings: DataSettings, spec: NetSpec, augmentation: str) -> Preprocessing:
+    return get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation)
 
 
 def without_corrupt(settings: DataSettings, data: TrainingData) -> TrainingData:

@@ -1,0 +1,132 @@
+"""The stages of a training: what each is told, and what the run's folder says of them."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.model.depth import scopes_behind, scopes_of_layers
+from finetune.nets import get_spec
+from finetune.runs.run_folder import RunFolder
+from finetune.runs.stage_record import ONLY_STAGE, STAGES_FILE, StagePlace, StageRecord, find_place, read_stage_records
+from finetune.settings.flags import flat_values
+from finetune.settings.stage import StageSettings
+from finetune.settings.stages import Stage
+from finetune.settings.train import CourseSettings, NetworkSettings, TrainSettings
+
+
+def stages_of(settings: TrainSettings) -> tuple[Stage, ...]:
+    """All stages of a run; where the settings have none they are one."""
+    return settings.course.stages or (Stage(),)
+
+
+def settings_of_stage(settings: TrainSettings, place: StagePlace, num_images: int) -> TrainSettings:
+    """The settings of a run with those of one of its stages in place of those around it.
+
+    What is trained is then said by scopes, and `max_steps` is the step that the stage ends at.
+
+    Args:
+        settings: Of the run.
+        place: Which stage.
+        num_images: That the run is trained on, for lengths in epochs.
+
+    Raises:
+        UserError: There is no such layer; the settings don't go together.
+    """
+    stage = with_scopes(stages_of(settings)[place.index].settings(settings.stage), settings.network)
+    num_steps = _num_steps(stage, num_images, settings.devices.num_clones)
+    end = None if num_steps is None else place.first_step + num_steps
+    stage = dataclasses.replace(stage, max_steps=end, epochs=None)
+    return dataclasses.replace(settings, stage=stage, course=CourseSettings())
+
+
+def with_scopes(stage: StageSettings, network: NetworkSettings) -> StageSettings:
+    """What is trained, said by scopes where it was said by layers.
+
+    Raises:
+        UserError: There is no such layer.
+    """
+    scopes = stage.trainable_scopes
+    if stage.trainable_layers is not None:
+        scopes = scopes_of_layers(get_spec(network.model), stage.trainable_layers)
+    elif stage.freeze_until is not None:
+        from finetune.trunk.upstream import variables_until
+
+        spec, channels = get_spec(network.model), 1 if network.use_grayscale else None
+        until = functools.partial(variables_until, spec, image_size=network.image_size, channels=channels)
+        scopes = scopes_behind(spec, stage.freeze_until, until)
+    return dataclasses.replace(stage, trainable_scopes=scopes, trainable_layers=None, freeze_until=None)
+
+
+def recorded_settings(
+    settings: TrainSettings, place: StagePlace, told: TrainSettings, resolved: TrainSettings
+) -> TrainSettings:
+    """The settings of a run as config.toml is to hold them: with what its stage found out, such as a learning rate.
+
+    Args:
+        settings: Of the run.
+        place: Which stage.
+        told: The stage's settings, as `settings_of_stage` gives them.
+        resolved: The same, as the stage is trained with.
+    """
+    if not settings.course.stages:
+        return resolved
+    found = _differences(told.stage, resolved.stage)
+    stages = list(settings.course.stages)
+    stages[place.index] = dataclasses.replace(stages[place.index], own={**stages[place.index].own, **found})
+    course = dataclasses.replace(settings.course, stages=tuple(stages))
+    return dataclasses.replace(resolved, stage=settings.stage, course=course)
+
+
+def find_place_of_run(run: RunFolder, settings: TrainSettings, step: int) -> StagePlace:
+    """Where a run is after so many updates; one that is at its end is at the end of its last stage.
+
+    Raises:
+        UserError: stages.json is missing, or speaks of other stages.
+    """
+    if not (settings.course.stages and settings.run.resume):
+        return ONLY_STAGE
+    records = read_stage_records(run.path)
+    if not records:
+        raise UserError(
+            f"--resume: {run.path / STAGES_FILE} is missing, which says what stage the run is at.",
+            "Copy it from where it came from, or begin another run.",
+        )
+    _check_records(settings, records)
+    place = find_place(records, step)
+    num_stages = len(settings.course.stages)
+    return place if place.index < num_stages else StagePlace(num_stages - 1, records[num_stages - 1].first_step)
+
+
+def name_of(stage: Stage, number: int) -> str:
+    """What a stage is called: by its name, by what it trains, or by its number, counted from 0."""
+    own = stage.own
+    by_layers = own.get("trainable_layers") or (own.get("freeze_until") and f"behind {own['freeze_until']}")
+    return stage.name or by_layers or ",".join(own.get("trainable_scopes", ())) or f"stage {number + 1}"
+
+
+def _num_steps(stage: StageSettings, num_images: int, num_devices: int) -> int | None:
+    if stage.epochs is None:
+        return stage.max_steps
+    return max(1, round(stage.epochs * num_images / (stage.images_per_update * num_devices)))
+
+
+def _differences(told: StageSettings, resolved: StageSettings) -> dict[str, Any]:
+    before, after = flat_values(told), flat_values(resolved)
+    return {name: value for name, value in after.items() if value != before[name]}
+
+
+def _check_records(settings: TrainSettings, records: list[StageRecord]) -> None:
+    """Refuses stages that aren't those that a run has been through.
+
+    Raises:
+        UserError: One was called otherwise, or is no more.
+    """
+    names = [name_of(stage, number) for number, stage in enumerate(stages_of(settings))]
+    for number, record in enumerate(records):
+        if number >= len(names) or names[number] != record.name:
+            now = f"{names[number]!r}" if number < len(names) else "not there"
+            raise UserError(
+                f"--resume: stage {number + 1} of the run was {record.name!r}, and is {now} now.",
+                "Stages that were begun stay as they are; leave --stages out, or begin another run.",
+            )
