@@ -103,9 +103,9 @@ def test_a_stage_of_one_word(text, stage):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("head", "is not LAYERS:LENGTH:RATE"),
-        ("head:many", "is not LAYERS:LENGTH:RATE"),
-        ("head:3:fast", "is not LAYERS:LENGTH:RATE"),
+        ("head", "but must be LAYERS:LENGTH:RATE"),
+        ("head:many", "but must be LAYERS:LENGTH:RATE"),
+        ("head:3:fast", "but must be LAYERS:LENGTH:RATE"),
         ("head:3:-1", "--learning-rate is -1.0, but must be above 0"),
         ("head:-3", "steps is -3"),
         ("feet:3", "--trainable-layers is 'feet', not one of head"),

@@ -1,7 +1,8 @@
 """`finetune-inspect`: the table of networks, what a checkpoint holds, how two differ, the plan of a training."""
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune.commands.command import run_command, say
@@ -9,11 +10,12 @@ from finetune.commands.tables import print_table
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
-from finetune.model.scopes import Purpose, VariablePlan, plan_variables
+from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
 from finetune.nets import MODELS, get_spec
 from finetune.nets.models_table import describe_model, models_table
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.inspect import InspectSettings
+from finetune.settings.recipes import AUTO_SCOPES
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
@@ -52,13 +54,32 @@ def _show_models(settings: InspectSettings) -> None:
 def _show_plan(settings: InspectSettings) -> None:
     from finetune.model.plan_table import describe_plan, plan_table, variables_table
 
-    plan = _make_plan(settings)
+    if settings.recipe or settings.stages:
+        _show_stages(settings)
+        return
+    make_plan = _planner(settings)
+    plan = make_plan(settings.trainable_scopes, True)
     if settings.json:
         _print_json(describe_plan(plan))
         return
     print_table(variables_table(plan), header_in_files=False)
     say()
     print_table(plan_table(plan))
+
+
+def _show_stages(settings: InspectSettings) -> None:
+    from finetune.commands.inspect_stages import describe_stages, planned_stages, stages_table
+    from finetune.model.plan_table import plan_table
+
+    stages = planned_stages(settings, _planner(settings))
+    if settings.json:
+        _print_json(describe_stages(stages))
+        return
+    print_table(stages_table(stages))
+    for stage in stages:
+        say()
+        say(f"{stage.name}:")
+        print_table(plan_table(stage.plan))
 
 
 def _show_checkpoint(settings: InspectSettings) -> None:
@@ -98,7 +119,8 @@ def _print_json(description: Any) -> None:
     say(json.dumps(description, indent=1))
 
 
-def _make_plan(settings: InspectSettings) -> VariablePlan:
+def _planner(settings: InspectSettings) -> Callable[[Sequence[str], bool], VariablePlan]:
+    """Makes plans from trainable scopes, and whether they are a run's first: later ones have all from the run."""
     from finetune.model.recognise import count_classes, describe_variables, image_size_at, other_model, variable_shapes
 
     if len(settings.checkpoints) > 1:
@@ -107,16 +129,20 @@ def _make_plan(settings: InspectSettings) -> VariablePlan:
     checkpoint = _open(settings, settings.checkpoints[0]) if settings.checkpoints else None
     shapes = checkpoint.shapes if checkpoint is not None else None
     num_classes = settings.num_classes or (count_classes(spec, variable_shapes(shapes)) if shapes else None)
-    return plan_variables(
-        describe_variables(
-            spec,
-            num_classes or KNOWN_DATASETS["imagenet"].num_classes - spec.label_offset,
-            image_size=settings.image_size,
-            channels=1 if settings.use_grayscale else None,
-        ),
+    variables = describe_variables(
+        spec,
+        num_classes or KNOWN_DATASETS["imagenet"].num_classes - spec.label_offset,
+        image_size=settings.image_size,
+        channels=1 if settings.use_grayscale else None,
+    )
+    excluded = settings.exclude_scopes
+    if excluded == AUTO_SCOPES:
+        excluded = heads_unlike(variables, shapes, spec.head_scopes) if shapes is not None else ()
+    first = functools.partial(
+        plan_variables,
+        variables,
         checkpoint_shapes=shapes,
-        exclude_scopes=settings.exclude_scopes,
-        trainable_scopes=settings.trainable_scopes,
+        exclude_scopes=excluded,
         head_scopes=spec.head_scopes,
         ignore_missing=settings.ignore_missing_vars,
         use_moving_averages=settings.ema,
@@ -129,6 +155,9 @@ def _make_plan(settings: InspectSettings) -> VariablePlan:
             find_image_size=image_size_at(str(settings.model), 1 if settings.use_grayscale else None),
         ),
     )
+    of_run = {variable.name: variable.shape for variable in variables}
+    later = functools.partial(plan_variables, variables, checkpoint_shapes=of_run, head_scopes=spec.head_scopes)
+    return lambda scopes, is_first: (first if is_first else later)(trainable_scopes=scopes)
 
 
 def _open(settings: InspectSettings, path: str) -> "Checkpoint":

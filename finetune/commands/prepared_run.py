@@ -14,7 +14,7 @@ from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Model, variable_name
 from finetune.model.plan_table import plan_text
 from finetune.model.recognise import image_size_at, other_model
-from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Purpose, VariablePlan, in_scope, plan_variables
+from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
 from finetune.nets import get_spec
 from finetune.runs.provenance import Change, Facts, at_next_stage, changes_between, describe_run, facts_at
 from finetune.runs.run_folder import warn_of_other_rules
@@ -271,12 +271,7 @@ def _excluded(network: NetworkSettings, model: Model, source: Checkpoint | None)
         return network.exclude_scopes
     if source is None:
         return ()
-    unlike = [
-        variable.name
-        for variable in model.network_variables()
-        if variable.shape not in (source.shapes.get(variable.name + suffix) for suffix in ("", MOVING_AVERAGE_SUFFIX))
-    ]
-    return tuple(scope for scope in model.spec.head_scopes if any(in_scope(name, scope) for name in unlike))
+    return heads_unlike(model.network_variables(), source.shapes, model.spec.head_scopes)
 
 
 def _training_images(settings: TrainSettings, model: Model, data: TrainingData) -> TrainingImages:

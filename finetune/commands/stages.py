@@ -11,7 +11,7 @@ from finetune.runs.run_folder import RunFolder
 from finetune.runs.stage_record import ONLY_STAGE, STAGES_FILE, StagePlace, StageRecord, find_place, read_stage_records
 from finetune.settings.flags import flat_values
 from finetune.settings.stage import StageSettings
-from finetune.settings.stages import Stage
+from finetune.settings.stages import Stage, names_everywhere
 from finetune.settings.train import CourseSettings, NetworkSettings, TrainSettings
 
 
@@ -75,7 +75,9 @@ def recorded_settings(
     stages = list(settings.course.stages)
     stages[place.index] = dataclasses.replace(stages[place.index], own={**stages[place.index].own, **found})
     course = dataclasses.replace(settings.course, stages=tuple(stages))
-    return dataclasses.replace(resolved, stage=settings.stage, course=course)
+    defaults = flat_values(StageSettings())
+    around = dataclasses.replace(settings.stage, **{name: defaults[name] for name in names_everywhere(stages)})
+    return dataclasses.replace(resolved, stage=around, course=course)
 
 
 def find_place_of_run(run: RunFolder, settings: TrainSettings, step: int) -> StagePlace:

@@ -86,6 +86,8 @@ def train(settings: TrainSettings) -> TrainResult:
     from finetune.training.training_data import without_corrupt
 
     if settings.run.resume:
+        if settings.stage.schedule.learning_rate == "auto" and not settings.course.stages:
+            raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
         network = as_begun(settings.network, settings.run.train_dir)
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))

@@ -223,6 +223,18 @@ def shortest_scopes(wanted: Collection[str], names: Sequence[str], head_scopes: 
     return list(dict.fromkeys(next(scope for scope in all_scopes([name]) if scope not in mixed) for name in taken))
 
 
+def heads_unlike(
+    variables: Iterable[NetworkVariable], checkpoint_shapes: Mapping[str, Shape], head_scopes: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of a network's head scopes that hold a variable that a checkpoint lacks, or has in another shape."""
+    unlike = []
+    for variable in variables:
+        source = _source(variable.name, checkpoint_shapes, use_moving_averages=True)
+        if source is None or checkpoint_shapes[source] != variable.shape:
+            unlike.append(variable.name)
+    return tuple(scope for scope in head_scopes if any(in_scope(name, scope) for name in unlike))
+
+
 def in_scope(name: str, scope: str) -> bool:
     """Whether `scope` is `name` or a path of whole components above it."""
     return name == scope or name.startswith(scope + "/")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import UserError, did_you_mean
@@ -72,7 +72,7 @@ class Stage(Tabular):
                 own["learning_rate"] = float(rate)
             return cls("", None if "epochs" in own else int(length), own)
         except ValueError:
-            raise UserError(f"--stages: {text!r} is not {_FORM}.") from None
+            raise UserError(f"--stages is {text!r}, but must be {_FORM}.") from None
 
     @property
     def names(self) -> set[str]:
@@ -98,6 +98,11 @@ class Stage(Tabular):
         flags = {flag.name: flag for flag in flags_of(StageSettings)}
         replaced = {name: flags[name].default for name in self.names.difference(own)}
         return dataclasses.replace(around, **replaced, **own)
+
+
+def names_everywhere(stages: Sequence[Stage]) -> set[str]:
+    """Names of the settings that each of the stages has of its own: those around them have no effect."""
+    return set.intersection(*(stage.names for stage in stages))
 
 
 def _flags() -> dict[str, Flag]:

@@ -29,7 +29,7 @@ from finetune.settings.choices import (
 from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, group
 from finetune.settings.recipes import RECIPES, with_recipe
 from finetune.settings.stage import StageSettings
-from finetune.settings.stages import Stage
+from finetune.settings.stages import Stage, names_everywhere
 from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
@@ -235,20 +235,16 @@ class TrainSettings(CommandSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.run.resume and not self.course.stages and self.stage.schedule.learning_rate == "auto":
-            raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
-        if not self.course.stages:
-            return
         for stage in self.course.stages:
             stage.settings(self.stage)  # Which refuses what doesn't go together.
-        _refuse_without_effect(self.stage, self.course.stages)
+        if self.course.stages:
+            _refuse_without_effect(self.stage, self.course.stages)
 
 
 def _refuse_without_effect(around: StageSettings, stages: Sequence[Stage]) -> None:
     """Refuses settings around the stages that each of them has of its own."""
     values, defaults = flat_values(around), flat_values(StageSettings())
-    everywhere = set.intersection(*(stage.names for stage in stages))
-    idle = [dashed(name) for name in sorted(everywhere) if values[name] != defaults[name]]
+    idle = [dashed(name) for name in sorted(names_everywhere(stages)) if values[name] != defaults[name]]
     if idle:
         raise UserError(
             f"{' and '.join(idle)} would have no effect: each of the {len(stages)} stages has its own.",
