@@ -147,6 +147,39 @@ def test_plan(capsys, mobilenet):
     assert lines[-1].split() == ["all", "137", "219,829"]
 
 
+def test_the_stages_of_a_recipe(capsys, mobilenet):
+    words = ["--model", "mobilenet_v1_025", "--num-classes", 2, "--recipe", "head-then-all"]
+    head, everything = run_json(capsys, mobilenet, *words)
+    assert (head["name"], everything["name"]) == ("head", "all")
+    assert {row["from"]: row["num_variables"] for row in head["counts"]} == {"restored": 135, "initialised": 2}
+    assert {row["from"] for row in everything["counts"]} == {"restored"}
+    assert sum(row["num_variables"] for row in everything["counts"]) == 137
+    assert main([str(mobilenet), *map(str, words)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["stage", "head", "all"]
+    assert lines[2].split()[:3] == ["trained", "parameters", "514"]
+
+
+def test_stages_without_a_checkpoint(capsys):
+    stages = run_json(capsys, "--model", "lenet", "--num-classes", 3, "--stages", "all:3,last=2:0.5e:0.1")
+    assert [stage["length"] for stage in stages] == ["3 steps", "0.5 epochs"]
+    assert stages[1]["settings"] == {"trainable_layers": "last=2", "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--recipe=head"], "--recipe is of a network.\n  Name it with --model"),
+        (["--model=lenet", "--recipe=head", "--stages=all:1"], "said twice: --recipe and --stages"),
+        (["--model=lenet", "--recipe=head", "--trainable-scopes=LeNet"], "Leave out --trainable-scopes"),
+        (["--model=lenet", "--stages=from=conv3:1"], "no group of layers 'conv3'"),
+    ],
+)
+def test_stages_that_cannot_be_shown(words, what, capsys):
+    assert main(words) == 2
+    assert what in capsys.readouterr().err
+
+
 def test_a_name_is_whole_whatever_the_width_of_the_terminal(capsys, mobilenet, monkeypatch):
     assert main([str(mobilenet)]) == 0
     in_a_file = capsys.readouterr().out
