@@ -57,7 +57,7 @@ from finetune.settings.flags import flags_of
 from finetune.settings.predict import PredictSettings
 from finetune.settings.settings_file import read_toml
 from finetune.settings.train import TrainSettings
-from finetune.training.loop import _read_best
+from finetune.training.best import _read_best
 
 DECLARED = (UserError,)
 

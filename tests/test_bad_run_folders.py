@@ -17,7 +17,7 @@ from finetune.model.checkpoint import best_checkpoint, write_checkpoint
 from finetune.runs.provenance import read_provenance_or_tell
 from finetune.runs.run_folder import METRICS_SHAPE, RunFolder, image_rules_of_run, settings_of_run
 from finetune.settings.settings_file import CONFIG_FILE
-from finetune.training.loop import BEST_SHAPE, _read_best
+from finetune.training.best import BEST_SHAPE, _read_best
 
 BEST = {"checkpoint": "model.ckpt-7", "step": 7, "accuracy": 0.5, "loss": 1.0}
 VARIABLE = {"name": "a", "shape": [3], "source": None, "is_trained": True, "is_statistic": False}

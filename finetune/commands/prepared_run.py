@@ -17,13 +17,14 @@ from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import Purpose, VariablePlan, plan_variables
 from finetune.nets import get_spec
 from finetune.runs.provenance import Change, Facts, changes_between, describe_run, facts_at
-from finetune.runs.run_folder import warn_of_other_rules
+from finetune.runs.run_folder import RunFolder, warn_of_other_rules
 from finetune.settings.settings_file import to_toml_table
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import DeviceSettings, TrainSettings
 from finetune.training import training_data
 from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
+from finetune.training.divergence import read_rate_cuts
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import make_inputs
 from finetune.training.loss_scaling import LossScale
@@ -34,7 +35,7 @@ from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.rate_finder import RateCurve, find_rate
 from finetune.training.resumption import cached_as_before, check_changes
-from finetune.training.schedules import Schedule, make_schedule
+from finetune.training.schedules import CutSchedule, make_schedule
 from finetune.training.seen_records import SeenRecords
 from finetune.training.starting_weights import step_of
 from finetune.training.state import TrainingState
@@ -60,7 +61,7 @@ class PreparedRun:
         inputs: What it is given.
         batches: What its steps are given, from the next one on.
         training_step: Makes an update.
-        schedule: Learning rate by step.
+        schedule: Learning rate by step, with the cuts that the run had so far.
         rate_curve: What the learning-rate finder found; None: it wasn't asked.
         first_step: Number of updates made.
         images_per_step: Of all devices.
@@ -76,7 +77,7 @@ class PreparedRun:
     inputs: TrainingInputs
     batches: Iterator[Any]
     training_step: TrainingStep
-    schedule: Schedule
+    schedule: CutSchedule
     rate_curve: RateCurve | None
     first_step: int
     images_per_step: int
@@ -146,7 +147,10 @@ def prepare(
             inputs=inputs,
             batches=batches,
             training_step=training_step,
-            schedule=make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
+            schedule=CutSchedule(
+                make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
+                read_rate_cuts(RunFolder(settings.run.train_dir)),
+            ),
             rate_curve=rate_curve,
             first_step=first_step,
             images_per_step=images_per_step,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from finetune.settings.train import TrainSettings
 if TYPE_CHECKING:
     from finetune.commands.prepared_run import PreparedRun
     from finetune.model.scopes import VariablePlan
+    from finetune.training.loop import EndedBy
+    from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import TrainingData
 
 VALIDATIONS_PER_RUN = 10
@@ -34,8 +37,10 @@ class TrainResult:
         train_dir: Its folder.
         step: Number of updates made.
         checkpoint: Prefix of the newest checkpoint.
-        best_step: Step of the checkpoint of the best validation accuracy; None without validation.
-        best_accuracy: That accuracy, 0 to 1.
+        best_step: Step of the best checkpoint by `--best-by`; None without validation.
+        best_accuracy: Its validation accuracy, 0 to 1.
+        ended_by: "steps": the last one was made; "patience": early stopping; "time": the limit; "signal": Ctrl-C or the
+            like.
     """
 
     train_dir: Path
@@ -43,6 +48,7 @@ class TrainResult:
     checkpoint: str
     best_step: int | None
     best_accuracy: float | None
+    ended_by: "EndedBy" = "steps"
 
 
 class TrainingInterrupted(Interrupted):
@@ -87,19 +93,26 @@ def train(settings: TrainSettings) -> TrainResult:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
     from finetune.commands.prepared_run import choose_devices, find_data
     from finetune.training.resumption import as_begun
+    from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
 
+    time_limit = TimeLimit(settings.stopping.time_limit_seconds, time.monotonic())
     if settings.run.resume:
         network = as_begun(settings.network, settings.run.train_dir)
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))
+    if settings.stopping.early_stopping_patience is not None and data.validation is None:
+        raise UserError(
+            f"--early-stopping-patience counts validations, but {settings.data.dataset_dir} has no split validation.",
+            "Name one with --eval-split, make one with finetune-convert --validation-fraction, or leave the flag out.",
+        )
     strategy = choose_devices(settings, data)
     run = RunFolder(settings.run.train_dir)
     with (
         write_errors_told(lambda: f"Make room there. {_how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
-        return _train_in(run, settings, data, strategy)
+        return _train_in(run, settings, data, strategy, time_limit)
 
 
 def _how_to_go_on(train_dir: Path) -> str:
@@ -108,11 +121,14 @@ def _how_to_go_on(train_dir: Path) -> str:
     return "There is no checkpoint yet: begin by the same command again."
 
 
-def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
+def _train_in(
+    run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any, time_limit: "TimeLimit"
+) -> TrainResult:
     from finetune.commands.prepared_run import prepare
     from finetune.datasets.pipeline import reading
     from finetune.runs.spare_files import delete_spare_files
-    from finetune.training.loop import Occasions, TrainingLoop, find_best, read_validations
+    from finetune.training.best import find_best, read_validations
+    from finetune.training.loop import Occasions, TrainingLoop
     from finetune.training.resumption import recorded_facts
     from finetune.training.run_log import RunLog
     from finetune.training.starting_weights import open_weights
@@ -130,7 +146,8 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         run.forget_best()
     recorded = with_history(ready.facts, read_provenance(run.path))
     validations = read_validations(run, ready.inputs.eval_split, same_validation_since(recorded), first_step)
-    best = find_best(run, first_step, validations)  # Before room is made, which spares it.
+    # Before room is made, which spares it.
+    best = find_best(run, first_step, validations, settings.stopping.best_by)
     with_room(lambda: _describe_in(run, ready, recorded), lambda: make_room(settings.run.max_to_keep))
     run_log = RunLog(
         run,
@@ -140,11 +157,13 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         training_split=data.training.split,
         num_skipped=data.num_skipped if settings.data.on_corrupt == "skip" else {},
     )
+    usual_eval_every = _usual_eval_every(settings, data.training.num_examples / ready.images_per_step)
+    eval_every = usual_eval_every if settings.run.eval_every is None else settings.run.eval_every
     occasions = Occasions(
         first_step=first_step,
-        validated_step=max((validation.step for validation in validations), default=None),
         max_steps=settings.stage.max_steps,
-        eval_every=_eval_every(settings, data.training.num_examples / ready.images_per_step),
+        eval_every=eval_every,
+        guard_every=(eval_every or usual_eval_every) if settings.stopping.on_divergence == "halve" else None,
         log_every=settings.run.log_every,
         save_interval_seconds=settings.run.save_interval_seconds,
         max_to_keep=settings.run.max_to_keep,
@@ -157,15 +176,19 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         ready.inputs,
         ready.batches,
         occasions,
+        settings.stopping,
+        validations,
         best,
         make_room,
+        time_limit,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:
             run_log.sample_images(first_step, ready.images.sample())
         newest = loop.run()
     best = loop.best
-    result = TrainResult(run.path, loop.step, newest, best.step if best else None, best.accuracy if best else None)
+    step, accuracy = (best.step, best.accuracy) if best else (None, None)
+    result = TrainResult(run.path, loop.step, newest, step, accuracy, loop.ended_by)
     if loop.stopped_by is not None:
         raise TrainingInterrupted(result, loop.stopped_by)
     return result
@@ -222,7 +245,13 @@ def _train_or_verify(settings: TrainSettings) -> None:
     result = train(settings)
     say(f"step {result.step}: {result.checkpoint}")
     if result.best_accuracy is not None:
-        say(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+        best_by = settings.stopping.best_by
+        best = "best validation accuracy" if best_by == "accuracy" else f"validation accuracy of the best by {best_by}"
+        say(f"{best}: {result.best_accuracy:.4f} at step {result.best_step}")
+    if result.ended_by == "time":
+        say(f"stopped by --time-limit {settings.stopping.time_limit}. {_how_to_go_on(result.train_dir)}")
+    elif result.ended_by == "patience":
+        say("stopped by --early-stopping-patience, which a larger one would not have done")
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:
@@ -231,10 +260,8 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
     return path if given.get("resume") and path.is_file() else None
 
 
-def _eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
-    """Steps between validations: as told, else ten times in a run, but not more often than once an epoch."""
-    if settings.run.eval_every is not None:
-        return settings.run.eval_every
+def _usual_eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
+    """Steps between validations where none are told: ten times in a run, but not more often than once an epoch."""
     epoch = max(1, round(steps_per_epoch))
     max_steps = settings.stage.max_steps
     return epoch if max_steps is None else max(epoch, max_steps // VALIDATIONS_PER_RUN)

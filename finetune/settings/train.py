@@ -27,6 +27,7 @@ from finetune.settings.choices import (
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, group
 from finetune.settings.stage import StageSettings
+from finetune.settings.stopping import StoppingSettings
 from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
@@ -203,6 +204,7 @@ class TrainSettings(CommandSettings):
     data: DataSettings = group()
     network: NetworkSettings = group()
     stage: StageSettings = group()
+    stopping: StoppingSettings = group()
     run: RunSettings = group()
     devices: DeviceSettings = group()
     slim: SlimTrainSettings = group()
@@ -211,3 +213,8 @@ class TrainSettings(CommandSettings):
         super().__post_init__()
         if self.run.resume and self.stage.schedule.learning_rate == "auto":
             raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
+        if self.stopping.early_stopping_patience is not None and self.run.eval_every == 0:
+            raise UserError(
+                "--early-stopping-patience counts validations, and --eval-every 0 makes none before the last step.",
+                "Give another --eval-every, or leave one of the two out.",
+            )

@@ -10,7 +10,7 @@ from finetune.model.checkpoint import GLOBAL_STEP, Checkpoint
 from finetune.model.checkpoint_names import RECORD_FINGERPRINTS
 from finetune.notices import few
 from finetune.progress import progress
-from finetune.training.schedules import Schedule
+from finetune.training.schedules import CutSchedule
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 from finetune.trunk.features import values_hash
@@ -21,7 +21,7 @@ def replay(
     state: TrainingState,
     training_step: TrainingStep,
     batches: Iterator[Any],
-    schedule: Schedule,
+    schedule: CutSchedule,
     steps: range,
     chain: Mapping[int, str],
 ) -> None:

@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from finetune.errors import UserError
 from finetune.settings.stage import ScheduleSettings
@@ -69,6 +69,40 @@ class Schedule:
             return highest - (highest - CYCLE_START * highest) * _half_wave(step / self.warmup_steps)
         progress = min((step - self.warmup_steps) / (self.decay_steps - self.warmup_steps), 1.0)
         return self.end_learning_rate + (highest - self.end_learning_rate) * _half_wave(progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class RateCut:
+    """A lower rate from a step on, for the run diverged with the higher one.
+
+    Attributes:
+        step: Number of updates made before the first at the lower rate: of the checkpoint that was gone back to.
+        factor: What the rate is multiplied by.
+        seen_at: Number of updates after which the run was found to have diverged.
+        why: What was found.
+    """
+
+    step: int
+    factor: float
+    seen_at: int
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CutSchedule:
+    """A schedule, from each cut's step on times the cut's factor.
+
+    Attributes:
+        schedule: The rate without cuts, by step.
+        cuts: All of them, in any order.
+    """
+
+    schedule: Callable[[int], float]
+    cuts: tuple[RateCut, ...] = ()
+
+    def __call__(self, step: int) -> float:
+        """The rate of the update that makes step `step` + 1."""
+        return self.schedule(step) * math.prod(cut.factor for cut in self.cuts if cut.step <= step)
 
 
 def _half_wave(progress: float) -> float:
