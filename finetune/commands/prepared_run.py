@@ -24,7 +24,7 @@ from finetune.settings.train import DeviceSettings, TrainSettings
 from finetune.training import training_data
 from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
-from finetune.training.divergence import read_rate_cuts
+from finetune.training.divergence import with_cuts_of_run
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import make_inputs
 from finetune.training.loss_scaling import LossScale
@@ -147,9 +147,9 @@ def prepare(
             inputs=inputs,
             batches=batches,
             training_step=training_step,
-            schedule=CutSchedule(
+            schedule=with_cuts_of_run(
                 make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
-                read_rate_cuts(RunFolder(settings.run.train_dir)),
+                RunFolder(settings.run.train_dir),
             ),
             rate_curve=rate_curve,
             first_step=first_step,

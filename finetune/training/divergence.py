@@ -7,6 +7,7 @@ is kept until there is the next, and none of those that are written by time or a
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from finetune.errors import UserError
 from finetune.files.json_files import Number, read_json
 from finetune.model.checkpoint import Checkpoint, checkpoints_by_step, delete_newer, is_whole
 from finetune.runs.run_folder import RATE_CUTS_FILE, RunFolder
-from finetune.training.schedules import RateCut
+from finetune.training.schedules import CutSchedule, RateCut, Schedule
 from finetune.training.state import TrainingState
 
 RATE_CUTS_SHAPE = {
@@ -60,6 +61,19 @@ def read_rate_cuts(run: RunFolder) -> tuple[RateCut, ...]:
     content = read_json(path, RATE_CUTS_SHAPE, f"{mend}would go on at the whole rate.")
     names = [field.name for field in dataclasses.fields(RateCut)]
     return tuple(RateCut(**{name: cut[name] for name in names}) for cut in content["cuts"])
+
+
+def with_cuts_of_run(schedule: Schedule, run: RunFolder) -> CutSchedule:
+    """The schedule with the cuts that the run had so far, which are said.
+
+    Raises:
+        UserError: As `read_rate_cuts`.
+    """
+    cuts = read_rate_cuts(run)
+    for step in sorted({cut.step for cut in cuts}):
+        share = math.prod(cut.factor for cut in cuts if cut.step <= step)
+        log.info("After step %d the learning rate is %g times the schedule's (%s).", step, share, RATE_CUTS_FILE)
+    return CutSchedule(schedule, cuts)
 
 
 class Guard:
