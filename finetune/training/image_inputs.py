@@ -145,7 +145,10 @@ def validation(images: TrainingImages, state: TrainingState, run: Callable[[], S
 def plain_validation(
     images: TrainingImages, state: TrainingState, run: Callable[[], Scores]
 ) -> Callable[[], Scores] | None:
-    """With the weights themselves, where moving averages are kept beside them; None where they aren't."""
+    """With the weights themselves, where moving averages are kept beside them; None where they aren't.
+
+    It is told and never counts: what commands take of a run is one or the other for all of its checkpoints.
+    """
     dataset = images.data.validation
     assert dataset is not None
     if state.averages is None:

@@ -124,13 +124,16 @@ class TrainingLoop:
         self._last_save = time.monotonic()
 
     def run(self) -> str:
-        """Trains to the last step, or until the user asks to stop; saves, and at the end of the run validates.
+        """Trains to the last step, or until something else ends it; saves, and at the end of the run validates.
+
+        Where the time is up it validates, too, which a resumption takes back: it is no part of an unbroken run.
 
         Returns:
             The prefix of the newest checkpoint.
 
         Raises:
-            UserError: A loss, a weight or a validation's logit isn't finite. The last good checkpoint stays the newest.
+            UserError: A loss, a weight or a validation's logit isn't finite, and the run isn't guarded, or went back too
+                often. The last good checkpoint stays the newest.
             OSError: There is no room for a file of the run, likewise.
             Interrupted: The user asked a second time to stop.
         """
