@@ -35,7 +35,7 @@ CLOCKED = "images_per_second"
 
 NETWORK = ["--model=lenet", "--image-size=8", "--batch-size=4", "--log-every=1", "--optimizer=adam"]
 SAVING = ["--save-interval-seconds=0", "--max-to-keep=2", "--eval-every=2", "--max-steps=80"]
-AVERAGES = ["--moving-average-decay=0.9"]
+AVERAGES = ["--moving-average-decay=0.9", "--on-divergence=halve"]
 HEAD = ["--exclude-scopes=LeNet/fc4", "--trainable-scopes=LeNet/fc4"]
 FEATURES = [*HEAD, "--cache-features=3", "--cache-memory=0"]
 

@@ -147,7 +147,7 @@ def test_a_run_ends_early_and_stays_so_until_patience_is_larger(patient, tmp_pat
     assert resume(run) == 0
     printed = capsys.readouterr()
     assert "Early stopping after step 6: 2 validations in a row didn't better the accuracy" in printed.err
-    assert "stopped by --early-stopping-patience" in printed.out
+    assert "ended by --early-stopping-patience 2: --resume with a larger one goes on" in printed.out
     assert_same_run(run, patient)
     assert resume(run, "--early-stopping-patience=3") == 0
     assert steps_of(run)[-1] == 8

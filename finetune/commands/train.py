@@ -251,7 +251,8 @@ def _train_or_verify(settings: TrainSettings) -> None:
     if result.ended_by == "time":
         say(f"stopped by --time-limit {settings.stopping.time_limit}. {_how_to_go_on(result.train_dir)}")
     elif result.ended_by == "patience":
-        say("stopped by --early-stopping-patience, which a larger one would not have done")
+        patience = settings.stopping.early_stopping_patience
+        say(f"ended by --early-stopping-patience {patience}: --resume with a larger one goes on")
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:
