@@ -57,7 +57,8 @@ from finetune.settings.flags import flags_of
 from finetune.settings.predict import PredictSettings
 from finetune.settings.settings_file import read_toml
 from finetune.settings.train import TrainSettings
-from finetune.training.loop import _read_best
+from finetune.training.best import _read_best
+from finetune.training.divergence import read_rate_cuts
 
 DECLARED = (UserError,)
 
@@ -505,7 +506,7 @@ PLAN = {"variables": [{"name": "a", "shape": [3], "source": None, "is_trained": 
 
 TARGETS = {
     "best.json": Target(
-        changed_json({"checkpoint": "model.ckpt-1", "step": 1, "accuracy": 0.5, "loss": 1.0}),
+        changed_json({"checkpoint": "model.ckpt-1", "step": 1, "accuracy": 0.5, "loss": 1.0, "macro_f1": 0.5}),
         of_file("best.json", _read_best_file),
     ),
     "images.json": Target(
@@ -514,6 +515,10 @@ TARGETS = {
     "plan.json": Target(changed_json(PLAN), of_file("plan.json", lambda folder: _read_plan(folder / "plan.json"))),
     "provenance.json": Target(
         changed_json({"versions": {"numpy": "2"}, "data": DATA}), of_file("provenance.json", read_provenance)
+    ),
+    "rate_cuts.json": Target(
+        changed_json({"cuts": [{"step": 4, "factor": 0.5, "seen_at": 6, "why": "The loss is nan."}]}),
+        of_file("rate_cuts.json", lambda folder: read_rate_cuts(RunFolder(folder))),
     ),
     "metrics.jsonl": Target(
         changed_json({"step": 3, "loss": 0.5, "split": "validation"}).map(_lines),

@@ -17,9 +17,12 @@ from finetune.model.checkpoint import best_checkpoint, write_checkpoint
 from finetune.runs.provenance import read_provenance_or_tell
 from finetune.runs.run_folder import METRICS_SHAPE, RunFolder, image_rules_of_run, settings_of_run
 from finetune.settings.settings_file import CONFIG_FILE
-from finetune.training.loop import BEST_SHAPE, _read_best
+from finetune.training.best import BEST_SHAPE, _read_best
+from finetune.training.divergence import read_rate_cuts
 
 BEST = {"checkpoint": "model.ckpt-7", "step": 7, "accuracy": 0.5, "loss": 1.0}
+MEASURES = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "is_extra": False}  # Older ones lack these.
+RATE_CUTS = {"cuts": [{"step": 4, "factor": 0.5, "seen_at": 6, "why": "The loss is nan at step 6."}]}
 VARIABLE = {"name": "a", "shape": [3], "source": None, "is_trained": True, "is_statistic": False}
 DATA = {"name": "tiny", "split": "train", "num_examples": 3, "sha256": "0"}
 PROVENANCE = {"versions": {"numpy": "2"}, "data": DATA, "validation": DATA}
@@ -39,9 +42,10 @@ JSON_FILES = {
     "plan.json": (lambda folder: _read_plan(folder / "plan.json"), {"variables": [VARIABLE]}),
     "provenance.json": (read_provenance_or_tell, PROVENANCE),
     "dataset.json": (read_description, DATASET),
+    "rate_cuts.json": (lambda folder: read_rate_cuts(RunFolder(folder)), RATE_CUTS),
     "metrics.jsonl": (lambda folder: RunFolder(folder).read_metrics(), {"step": 3, "loss": 0.5}),
 }
-NEEDED = ("images.json", "dataset.json", "metrics.jsonl")
+NEEDED = ("images.json", "dataset.json", "rate_cuts.json", "metrics.jsonl")
 
 DAMAGES = {
     "torn": (b'{"step": 1', "it is no JSON"),
@@ -109,6 +113,10 @@ def test_what_is_sound_is_read(name, tmp_path, caplog):
         ("best.json", {"loss": float("inf")}, "loss is Infinity"),
         ("best.json", {"loss": None}, "loss is null"),
         ("best.json", {"checkpoint": ["model.ckpt-7"]}, "checkpoint is a list, but must be a text"),
+        ("best.json", {"macro_f1": 2}, "macro_f1 is 2, but must be a finite number"),
+        ("best.json", {"is_extra": 1}, "is_extra is 1, but must be true or false"),
+        ("rate_cuts.json", {"cuts": [{**RATE_CUTS["cuts"][0], "factor": 2}]}, "cuts.0.factor is 2"),
+        ("rate_cuts.json", {"cuts": [{**RATE_CUTS["cuts"][0], "step": -1}]}, "cuts.0.step is -1"),
         ("images.json", {"background": 3}, "background is 3, but must be a text or null"),
         ("images.json", {"background": "octarine"}, "'octarine' is no opaque colour"),
         ("images.json", {"sample_bits": True}, "sample_bits is true, but must be a whole number or null"),
@@ -126,6 +134,7 @@ def test_what_is_sound_is_read(name, tmp_path, caplog):
         ("metrics.jsonl", {"step": "3"}, 'line 1, can\'t be read: step is "3"'),
         ("metrics.jsonl", {"loss": float("nan")}, "loss is NaN"),
         ("metrics.jsonl", {"accuracy": 2, "split": "validation"}, "accuracy is 2"),
+        ("metrics.jsonl", {"balanced_accuracy": "1"}, 'balanced_accuracy is "1"'),
         ("dataset.json", {"version": "1"}, 'version is "1", but must be a whole number'),
         ("dataset.json", {"classes": "ab"}, 'classes is "ab", but must be a list'),
         ("dataset.json", {"classes": [1, 2]}, "classes.0 is 1, but must be a text"),
@@ -183,7 +192,7 @@ def test_what_a_full_disk_left_of_the_last_line_is_passed_over(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert RunFolder(tmp_path).read_metrics() == [{"step": 1, "loss": 2.0}]
     assert METRICS_SHAPE.keys() >= {"step", "loss"}
-    assert BEST_SHAPE.keys() == BEST.keys()
+    assert BEST_SHAPE.keys() == BEST.keys() | MEASURES.keys()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ CLOCKED = "images_per_second"
 
 NETWORK = ["--model=lenet", "--image-size=8", "--batch-size=4", "--log-every=1", "--optimizer=adam"]
 SAVING = ["--save-interval-seconds=0", "--max-to-keep=2", "--eval-every=2", "--max-steps=80"]
-AVERAGES = ["--moving-average-decay=0.9"]
+AVERAGES = ["--moving-average-decay=0.9", "--on-divergence=halve"]
 HEAD = ["--exclude-scopes=LeNet/fc4", "--trainable-scopes=LeNet/fc4"]
 FEATURES = [*HEAD, "--cache-features=3", "--cache-memory=0"]
 
@@ -156,21 +156,19 @@ def test_a_run_killed_again_and_again_is_the_unbroken_one_to_the_bit(training, d
 
 def save_and_name_best(folder: str) -> int:
     """What the loop's writer does after a validation that is the best so far."""
-    import dataclasses
-
     from finetune.model.checkpoint import save_run_checkpoint
-    from finetune.training.loop import Best
+    from finetune.training.best import Best
 
     run = RunFolder(Path(folder))
     save_run_checkpoint(run.path, 3, {"weights": np.full([4], 3, np.float32)}, max_to_keep=1, make_room=lambda: False)
-    run.write_json("best.json", dataclasses.asdict(Best("model.ckpt-3", 3, 0.7, 1.0)))
+    run.write_json("best.json", Best("model.ckpt-3", 3, 0.7, 1.0).to_json())
     return 0
 
 
 def resume_and_tell(folder: str) -> int:
     """What is there for a resumption: its step and weights, and the best, as JSON."""
     from finetune.model.checkpoint import newest_whole
-    from finetune.training.loop import find_best, read_validations
+    from finetune.training.best import find_best, read_validations
 
     run = RunFolder(Path(folder))
     with run.begun(resume=True):

@@ -69,7 +69,10 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
     # What is newer than the run has the value that says what was done then.
     newer = {name: written[name] for name in written.keys() - values.keys()}
     assert newer == {
+        "best_by": "accuracy",
         "deterministic": False,
+        "early_stopping_min_delta": 0.0,
+        "on_divergence": "stop",
         "on_corrupt": "fail",
         "accumulate_steps": 1,
         "layer_decay": 1.0,

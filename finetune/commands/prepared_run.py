@@ -17,7 +17,7 @@ from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
 from finetune.nets import get_spec
 from finetune.runs.provenance import Change, Facts, at_next_stage, changes_between, describe_run, facts_at
-from finetune.runs.run_folder import warn_of_other_rules
+from finetune.runs.run_folder import RunFolder, warn_of_other_rules
 from finetune.runs.stage_record import ONLY_STAGE, StagePlace
 from finetune.settings.recipes import AUTO_SCOPES
 from finetune.settings.settings_file import to_toml_table
@@ -26,6 +26,7 @@ from finetune.settings.train import DeviceSettings, NetworkSettings, TrainSettin
 from finetune.training import training_data
 from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
+from finetune.training.divergence import with_cuts_of_run
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import make_inputs
 from finetune.training.loss_scaling import LossScale
@@ -36,7 +37,7 @@ from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.rate_finder import RateCurve, find_rate
 from finetune.training.resumption import cached_as_before, check_changes
-from finetune.training.schedules import Schedule, make_schedule
+from finetune.training.schedules import CutSchedule, make_schedule
 from finetune.training.seen_records import SeenRecords
 from finetune.training.starting_weights import step_of
 from finetune.training.state import TrainingState
@@ -62,7 +63,7 @@ class PreparedRun:
         inputs: What it is given.
         batches: What its steps are given, from the next one on.
         training_step: Makes an update.
-        schedule: Learning rate by step.
+        schedule: Learning rate by step, with the cuts that the run had so far.
         rate_curve: What the learning-rate finder found; None: it wasn't asked.
         first_step: Number of updates made.
         images_per_step: Of all devices.
@@ -78,7 +79,7 @@ class PreparedRun:
     inputs: TrainingInputs
     batches: Iterator[Any]
     training_step: TrainingStep
-    schedule: Schedule
+    schedule: CutSchedule
     rate_curve: RateCurve | None
     first_step: int
     images_per_step: int
@@ -154,11 +155,14 @@ def prepare(
             inputs=inputs,
             batches=batches,
             training_step=training_step,
-            schedule=make_schedule(
-                stage.schedule,
-                steps_per_epoch=steps_per_epoch,
-                max_steps=stage.max_steps,
-                first_step=place.first_step,
+            schedule=with_cuts_of_run(
+                make_schedule(
+                    stage.schedule,
+                    steps_per_epoch=steps_per_epoch,
+                    max_steps=stage.max_steps,
+                    first_step=place.first_step,
+                ),
+                RunFolder(settings.run.train_dir),
             ),
             rate_curve=rate_curve,
             first_step=first_step,

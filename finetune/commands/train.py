@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from finetune.settings.train import TrainSettings
 if TYPE_CHECKING:
     from finetune.commands.train_stage import EndedStage
     from finetune.model.scopes import VariablePlan
+    from finetune.training.loop import EndedBy
+    from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import TrainingData
 
 
@@ -30,8 +33,10 @@ class TrainResult:
         train_dir: Its folder.
         step: Number of updates made.
         checkpoint: Prefix of the newest checkpoint.
-        best_step: Step of the checkpoint of the best validation accuracy; None without validation.
-        best_accuracy: That accuracy, 0 to 1.
+        best_step: Step of the best checkpoint by `--best-by`; None without validation.
+        best_accuracy: Its validation accuracy, 0 to 1.
+        ended_by: "steps": the last one was made; "patience": early stopping; "time": the limit; "signal": Ctrl-C or the
+            like.
     """
 
     train_dir: Path
@@ -39,6 +44,7 @@ class TrainResult:
     checkpoint: str
     best_step: int | None
     best_accuracy: float | None
+    ended_by: "EndedBy" = "steps"
 
 
 class TrainingInterrupted(Interrupted):
@@ -83,21 +89,28 @@ def train(settings: TrainSettings) -> TrainResult:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
     from finetune.commands.prepared_run import choose_devices, find_data
     from finetune.training.resumption import as_begun
+    from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
 
+    time_limit = TimeLimit(settings.stopping.time_limit_seconds, time.monotonic())
     if settings.run.resume:
         if settings.stage.schedule.learning_rate == "auto" and not settings.course.stages:
             raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
         network = as_begun(settings.network, settings.run.train_dir)
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))
+    if settings.stopping.early_stopping_patience is not None and data.validation is None:
+        raise UserError(
+            f"--early-stopping-patience counts validations, but {settings.data.dataset_dir} has no split validation.",
+            "Name one with --eval-split, make one with finetune-convert --validation-fraction, or leave the flag out.",
+        )
     strategy = choose_devices(settings, data)
     run = RunFolder(settings.run.train_dir)
     with (
         write_errors_told(lambda: f"Make room there. {_how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
-        return _train_in(run, settings, data, strategy)
+        return _train_in(run, settings, data, strategy, time_limit)
 
 
 def _how_to_go_on(train_dir: Path) -> str:
@@ -106,28 +119,28 @@ def _how_to_go_on(train_dir: Path) -> str:
     return "There is no checkpoint yet: begin by the same command again."
 
 
-def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any) -> TrainResult:
+def _train_in(
+    run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any, time_limit: "TimeLimit"
+) -> TrainResult:
     """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
     from finetune.commands.train_stage import train_stage
 
     while True:
-        ended = train_stage(run, settings, data, strategy)
+        ended = train_stage(run, settings, data, strategy, time_limit)
         if ended.stopped_by is not None:
             raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
-        if ended.is_last:
+        if ended.is_last or ended.ended_by == "time":
             return _result(run, ended)
         settings, data = ended.settings, ended.data
 
 
 def _result(run: RunFolder, ended: "EndedStage") -> TrainResult:
-    best = ended.best
-    return TrainResult(
-        run.path, ended.step, ended.checkpoint, best.step if best else None, best.accuracy if best else None
-    )
+    step, accuracy = (ended.best.step, ended.best.accuracy) if ended.best else (None, None)
+    return TrainResult(run.path, ended.step, ended.checkpoint, step, accuracy, ended.ended_by)
 
 
 def plan(settings: TrainSettings) -> "VariablePlan":
-    """What `train` would restore, initialise, train and freeze, before anything is trained.
+    """What `train` would restore, initialise, train and freeze in the next stage, before anything is trained.
 
     Raises:
         UserError: What `train` would refuse about the data, the network, the checkpoint and the scopes.
@@ -135,13 +148,17 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     import tensorflow as tf
 
     from finetune.commands.prepared_run import find_data, make_model, make_plan
+    from finetune.commands.stages import find_place_of_run, settings_of_stage
     from finetune.training.classes import match_to_restored_head
-    from finetune.training.starting_weights import open_weights
+    from finetune.training.starting_weights import open_weights, step_of
 
     data = find_data(settings)
+    source = open_weights(settings.network, resumed=settings.run.resumed)
+    step = step_of(source) if settings.run.resume and source is not None else 0
+    place = find_place_of_run(RunFolder(settings.run.train_dir), settings, step)
+    settings = settings_of_stage(settings, place, data.training.num_examples)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
         model = make_model(settings, data)
-    source = open_weights(settings.network, resumed=settings.run.resumed)
     variable_plan = make_plan(settings, model, source)
     if source is not None and not settings.run.resume:
         match_to_restored_head(settings.data, data, variable_plan, source, model.spec)
@@ -165,7 +182,14 @@ def _train_or_verify(settings: TrainSettings) -> None:
     result = train(settings)
     say(f"step {result.step}: {result.checkpoint}")
     if result.best_accuracy is not None:
-        say(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+        best_by = settings.stopping.best_by
+        best = "best validation accuracy" if best_by == "accuracy" else f"validation accuracy of the best by {best_by}"
+        say(f"{best}: {result.best_accuracy:.4f} at step {result.best_step}")
+    if result.ended_by == "time":
+        say(f"stopped by --time-limit {settings.stopping.time_limit}. {_how_to_go_on(result.train_dir)}")
+    elif result.ended_by == "patience":
+        patience = settings.stopping.early_stopping_patience
+        say(f"ended by --early-stopping-patience {patience}: --resume with a larger one goes on")
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:

@@ -16,11 +16,13 @@ from finetune.runs.spare_files import delete_spare_files
 from finetune.runs.stage_record import StagePlace, StageRecord, read_stage_records, write_stage_records
 from finetune.settings.settings_file import to_toml_table
 from finetune.settings.train import TrainSettings
-from finetune.training.loop import Best, Occasions, TrainingLoop, find_best, read_validations
+from finetune.training.best import Best, find_best, read_validations
+from finetune.training.loop import EndedBy, Occasions, TrainingLoop
 from finetune.training.rate_finder import write_curve
 from finetune.training.resumption import recorded_facts
 from finetune.training.run_log import RunLog
 from finetune.training.starting_weights import open_weights, step_of
+from finetune.training.time_limit import TimeLimit
 from finetune.training.training_data import TrainingData, with_augmentation
 
 VALIDATIONS_PER_STAGE = 10
@@ -38,7 +40,8 @@ class EndedStage:
         step: Number of updates made.
         checkpoint: Prefix of the newest checkpoint.
         best: The best checkpoint of the run so far; None without validation.
-        stopped_by: Number of the signal that broke it off; None: it came to its end.
+        ended_by: Why it ended.
+        stopped_by: Number of the signal that came before all was written; None: none came.
         is_last: Whether the run has no other stage after it.
     """
 
@@ -47,6 +50,7 @@ class EndedStage:
     step: int
     checkpoint: str
     best: Best | None
+    ended_by: EndedBy
     stopped_by: int | None
     is_last: bool
 
@@ -56,14 +60,16 @@ def train_stage(
     settings: TrainSettings,
     data: TrainingData,
     strategy: Any,
+    time_limit: TimeLimit,
 ) -> EndedStage:
-    """Trains from where the run is to the end of the stage that it is in, or until a signal comes.
+    """Trains from where the run is to the end of the stage that it is in, or until something else ends it.
 
     Args:
         run: Its folder.
         settings: Of the run.
         data: Its splits.
         strategy: Its devices.
+        time_limit: When to stop, whatever the step.
 
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data, a loss that isn't finite.
@@ -88,7 +94,8 @@ def train_stage(
     settings = recorded_settings(settings, place, told, ready.settings)
     recorded = with_history(ready.facts, read_provenance(run.path))
     validations = read_validations(run, ready.inputs.eval_split, same_validation_since(recorded), first_step)
-    best = find_best(run, first_step, validations)  # Before room is made, which spares it.
+    # Before room is made, which spares it.
+    best = find_best(run, first_step, validations, settings.stopping.best_by)
     with_room(lambda: _describe_in(run, ready, settings, place, recorded), lambda: make_room(settings.run.max_to_keep))
     run_log = RunLog(
         run,
@@ -105,15 +112,18 @@ def train_stage(
         ready.schedule,
         ready.inputs,
         ready.batches,
-        _occasions(ready, place, max((validation.step for validation in validations), default=None)),
+        _occasions(ready, place),
+        settings.stopping,
+        [validation for validation in validations if validation.step > place.first_step],
         best,
         make_room,
+        time_limit,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:
             run_log.sample_images(first_step, ready.images.sample())
         newest = loop.run()
-    if loop.stopped_by is None:
+    if loop.ended_by in ("steps", "patience"):
         _note_stage(run, settings, place, loop.step)
     goes_on = dataclasses.replace(settings.run, resume=True, find_learning_rate=False)
     return EndedStage(
@@ -122,6 +132,7 @@ def train_stage(
         step=loop.step,
         checkpoint=newest,
         best=loop.best,
+        ended_by=loop.ended_by,
         stopped_by=loop.stopped_by,
         is_last=place.index + 1 >= len(stages_of(settings)),
     )
@@ -135,23 +146,24 @@ def _say_stage(settings: TrainSettings, place: StagePlace, told: TrainSettings) 
         log.info("Stage %d of %d, %s: %s", place.index + 1, len(stages), name, steps)
 
 
-def _occasions(ready: PreparedRun, place: StagePlace, validated_step: int | None) -> Occasions:
+def _occasions(ready: PreparedRun, place: StagePlace) -> Occasions:
     settings = ready.settings
+    usual = _usual_eval_every(settings, place, ready.data.training.num_examples / ready.images_per_step)
+    eval_every = usual if settings.run.eval_every is None else settings.run.eval_every
     return Occasions(
         first_step=ready.first_step,
-        validated_step=validated_step,
+        first_step_of_stage=place.first_step,
         max_steps=settings.stage.max_steps,
-        eval_every=_eval_every(settings, place, ready.data.training.num_examples / ready.images_per_step),
+        eval_every=eval_every,
+        guard_every=(eval_every or usual) if settings.stopping.on_divergence == "halve" else None,
         log_every=settings.run.log_every,
         save_interval_seconds=settings.run.save_interval_seconds,
         max_to_keep=settings.run.max_to_keep,
     )
 
 
-def _eval_every(settings: TrainSettings, place: StagePlace, steps_per_epoch: float) -> int:
-    """Steps between validations: as told, else ten times in a stage, but not more often than once an epoch."""
-    if settings.run.eval_every is not None:
-        return settings.run.eval_every
+def _usual_eval_every(settings: TrainSettings, place: StagePlace, steps_per_epoch: float) -> int:
+    """Steps between validations where none are told: ten times in a stage, but not more often than once an epoch."""
     epoch, end = max(1, round(steps_per_epoch)), settings.stage.max_steps
     return epoch if end is None else max(epoch, (end - place.first_step) // VALIDATIONS_PER_STAGE)
 

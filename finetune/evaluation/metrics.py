@@ -85,6 +85,16 @@ class Scores:
             "num_examples": self.num_examples,
         }
 
+    def measures(self) -> dict[str, float]:
+        """What one checkpoint can be better than another by, by the names in metrics.json."""
+        classes = class_figures(self)
+        return {
+            "accuracy": self.accuracy,
+            "balanced_accuracy": classes.balanced_accuracy,
+            "macro_f1": classes.macro("f1"),
+            "loss": self.loss,
+        }
+
 
 def log_softmax(logits: Array) -> Array:
     """Logarithms of the softmax probabilities, float64 [B,num_classes], of logits of any float type.

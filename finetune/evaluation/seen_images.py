@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from finetune.runs.provenance import parts_of, read_provenance_or_tell
-from finetune.runs.run_folder import RunFolder
+from finetune.runs.run_folder import RunFolder, settings_of_run
 
 
 def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | None:
@@ -25,7 +25,10 @@ def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | N
     )
     if num_candidates < 2:
         return None
-    return f"the best of {num_candidates} checkpoints by its accuracy on these images: expect a little less on new ones"
+    measure = (settings_of_run(run_folder) or {}).get("best_by", "accuracy")
+    return (
+        f"the best of {num_candidates} checkpoints by its {measure} on these images: expect a little less on new ones"
+    )
 
 
 def _is_best(run_folder: Path, checkpoint_name: str) -> bool:

@@ -270,7 +270,13 @@ def write_checkpoint(prefix: Path | str, values: Mapping[str, Any]) -> None:
 
 
 def save_run_checkpoint(
-    train_dir: Path, step: int, values: Mapping[str, Any], *, max_to_keep: int, make_room: Callable[[], bool]
+    train_dir: Path,
+    step: int,
+    values: Mapping[str, Any],
+    *,
+    max_to_keep: int,
+    make_room: Callable[[], bool],
+    sparing: Collection[str] = (),
 ) -> str:
     """Writes `model.ckpt-STEP`, names it the newest, and deletes the oldest beyond `max_to_keep`, never the best.
 
@@ -280,6 +286,7 @@ def save_run_checkpoint(
         values: Arrays or tensors by name.
         max_to_keep: How many are kept, beside the best.
         make_room: Removes what can be done without, where there is no room; returns whether there was such.
+        sparing: Prefixes of others that are kept.
 
     Returns:
         The prefix written.
@@ -289,9 +296,18 @@ def save_run_checkpoint(
     """
     prefix = str(train_dir / f"{RUN_PREFIX}-{step}")
     with_room(lambda: write_checkpoint(prefix, {**values, GLOBAL_STEP: np.int64(step)}), make_room)
-    delete_oldest(train_dir, max_to_keep, sparing=[prefix])
+    delete_oldest(train_dir, max_to_keep, sparing=[prefix, *sparing])
     _write_state(train_dir, prefix)
     return prefix
+
+
+def delete_newer(train_dir: Path, prefix: str) -> None:
+    """Deletes the checkpoints of a run that are newer than one of them, which is named the newest then."""
+    by_step = checkpoints_by_step(train_dir)
+    _write_state(train_dir, prefix)
+    for newer in reversed(by_step[by_step.index(prefix) + 1 :]):
+        delete_checkpoint(newer)
+    _write_state(train_dir, prefix)
 
 
 def delete_oldest(train_dir: Path, max_to_keep: int, *, sparing: Collection[str]) -> list[str]:

@@ -38,7 +38,8 @@ PLAN_FILE = "plan.json"
 METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
-_SETTINGS_FILES = (CONFIG_FILE, PLAN_FILE, METRICS_FILE, IMAGES_FILE, LABELS_FILE, PROVENANCE_FILE)
+RATE_CUTS_FILE = "rate_cuts.json"
+_SETTINGS_FILES = (CONFIG_FILE, PLAN_FILE, METRICS_FILE, IMAGES_FILE, LABELS_FILE, PROVENANCE_FILE, RATE_CUTS_FILE)
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {
@@ -46,7 +47,10 @@ METRICS_SHAPE = {
     "loss": MayLack(Number()),
     "weight_decay_loss": MayLack(Number()),
     "accuracy": MayLack(Number(at_least=0, at_most=1)),
+    "balanced_accuracy": MayLack(Number(at_least=0, at_most=1)),
+    "macro_f1": MayLack(Number(at_least=0, at_most=1)),
     "split": MayLack(str),
+    "is_extra": MayLack(bool),
 }
 MEND_METRICS = (
     'Each line is an object of a step\'s figures, such as {"step": 10, "loss": 0.5}. Take the line out, or move the '
@@ -208,8 +212,13 @@ class RunFolder:
             return []
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drops what was logged after the checkpoint that the run goes on from: it is about to be logged again."""
-        lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
+        """Drops what was logged after the checkpoint that the run goes on from: it is about to be logged again.
+
+        So is a validation outside of the schedule, made since the time was up: a run that goes on is as if it hadn't
+        been stopped.
+        """
+        kept = (line for line in self.read_metrics() if line["step"] <= step and not line.get("is_extra"))
+        lines = [json.dumps(line) + "\n" for line in kept]
         write_text(self.path / METRICS_FILE, "".join(lines))
 
 

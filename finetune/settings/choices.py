@@ -14,6 +14,8 @@ ON_CORRUPT = ("fail", "skip")
 PREDICTION_FORMATS = ("csv", "json", "lines")
 EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras-weights")
 QUANTIZATIONS = ("none", "float16", "int8")
+BEST_BY = ("accuracy", "balanced_accuracy", "f1", "loss")
+ON_DIVERGENCE = ("stop", "halve")
 SHELLS = ("bash", "zsh")
 # Those of slim's data sets that can be downloaded; published/known_datasets.py says from where.
 PUBLISHED_DATASETS = ("flowers", "cifar10", "mnist")

@@ -30,6 +30,7 @@ from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, 
 from finetune.settings.recipes import RECIPES, with_recipe
 from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage, names_everywhere
+from finetune.settings.stopping import StoppingSettings
 from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
@@ -226,6 +227,7 @@ class TrainSettings(CommandSettings):
     network: NetworkSettings = group()
     course: CourseSettings = group()
     stage: StageSettings = group()
+    stopping: StoppingSettings = group()
     run: RunSettings = group()
     devices: DeviceSettings = group()
     slim: SlimTrainSettings = group()
@@ -239,6 +241,11 @@ class TrainSettings(CommandSettings):
             stage.settings(self.stage)  # Which refuses what doesn't go together.
         if self.course.stages:
             _refuse_without_effect(self.stage, self.course.stages)
+        if self.stopping.early_stopping_patience is not None and self.run.eval_every == 0:
+            raise UserError(
+                "--early-stopping-patience counts validations, and --eval-every 0 makes none before the last step.",
+                "Give another --eval-every, or leave one of the two out.",
+            )
 
 
 def _refuse_without_effect(around: StageSettings, stages: Sequence[Stage]) -> None:

@@ -8,6 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "best": ["find_best", "read_validations"],
         "devices": ["choose_strategy"],
         "image_inputs": ["TrainingData", "TrainingImages", "TrainingInputs"],
         "inputs": ["make_inputs"],

@@ -14,7 +14,7 @@ from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import score
-from finetune.training.image_inputs import TrainingImages, TrainingInputs, validation
+from finetune.training.image_inputs import TrainingImages, TrainingInputs, plain_validation, validation
 from finetune.training.state import TrainingState
 from finetune.trunk.features import Features, compute_features, feature_batches, features_key, values_hash
 from finetune.trunk.split_model import SplitModel
@@ -69,10 +69,11 @@ def feature_inputs(
     if kept_in is not None:
         _refuse_full_disk(kept_in, num_bytes)
     store = _FeatureStore(kept_in, images, split)
-    validate = None
+    validate = validate_plain = None
     if data.validation is not None and evaluation_split is not None:
         features = store.validation(data.validation, evaluation_split)
-        validate = validation(images, state, _scores_of(features, evaluation_split, images.batch_size))
+        run = _scores_of(features, evaluation_split, images.batch_size)
+        validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
     kept = store.views(views)
     return TrainingInputs(
         forward=split.head,
@@ -85,6 +86,7 @@ def feature_inputs(
         steps_per_call=STEPS_PER_CALL if split.num_bytes <= SMALL_FEATURES_BYTES else 1,
         num_views=views.num_views,
         features=tuple(store.names),
+        validate_plain=validate_plain,
     )
 
 

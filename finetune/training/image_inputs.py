@@ -79,6 +79,7 @@ class TrainingInputs:
         batches: Without end, from a step on: inputs, labels, and what tells the images apart, int64 [B,3]; for all
             devices a record's number in the split, its fingerprint, and the seed of the augmentation or a view.
         validate: Scores the validation split; None where there is none.
+        validate_plain: The same by the plain weights, where `validate` is by averages of them; None where it isn't.
         eval_split: Name of the validation split; empty where there is none.
         batch_size: Images in a pass of the network, for each device.
         steps_per_call: How many steps are made in one call, where nothing is to be done between them.
@@ -94,6 +95,7 @@ class TrainingInputs:
     steps_per_call: int = 1
     num_views: int = 0
     features: tuple[str, ...] = ()
+    validate_plain: Callable[[], Scores] | None = None
 
 
 def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs:
@@ -107,12 +109,13 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
             of_devices = strategy.experimental_local_results(records)
             yield prepared, labels, np.concatenate([part.numpy() for part in of_devices])
 
-    validate = None
+    validate = validate_plain = None
     if dataset is not None:
         whole = evaluation_batches(dataset, images.options, batch_size=images.batch_size)
         rehearsal = evaluation_batches(dataset, images.options, batch_size=REHEARSAL_BATCH_SIZE)
         infer = inference_function(model)
         validate = validation(images, state, lambda: score(infer, whole))
+        validate_plain = plain_validation(images, state, lambda: score(infer, whole))
         with reading(dataset, images.options.labels_offset):
             # What fails in a validation should do so before hours of training, not after.
             score(infer, rehearsal.take(REHEARSAL_BATCHES))
@@ -122,6 +125,7 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         validate=validate,
         eval_split=images.data.eval_split,
         batch_size=images.batch_size,
+        validate_plain=validate_plain,
     )
 
 
@@ -133,6 +137,25 @@ def validation(images: TrainingImages, state: TrainingState, run: Callable[[], S
     def validate() -> Scores:
         in_place = state.averages.in_place() if state.averages is not None else contextlib.nullcontext()
         with reading(dataset, images.options.labels_offset), in_place:
+            return run()
+
+    return validate
+
+
+def plain_validation(
+    images: TrainingImages, state: TrainingState, run: Callable[[], Scores]
+) -> Callable[[], Scores] | None:
+    """With the weights themselves, where moving averages are kept beside them; None where they aren't.
+
+    It is told and never counts: what commands take of a run is one or the other for all of its checkpoints.
+    """
+    dataset = images.data.validation
+    assert dataset is not None
+    if state.averages is None:
+        return None
+
+    def validate() -> Scores:
+        with reading(dataset, images.options.labels_offset):
             return run()
 
     return validate

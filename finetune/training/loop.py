@@ -4,51 +4,32 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 
 from finetune.errors import UserError
 from finetune.evaluation.metrics import NotFiniteError
-from finetune.files.json_files import Number, read_json_or_tell
-from finetune.model.checkpoint import (
-    BEST_FILE,
-    RUN_PREFIX,
-    checkpoints_by_step,
-    count_not_finite,
-    is_whole,
-    save_run_checkpoint,
-)
+from finetune.model.checkpoint import BEST_FILE, count_not_finite, save_run_checkpoint
 from finetune.model.out_of_memory import out_of_memory_told
-from finetune.runs.run_folder import RunFolder
-from finetune.signals import stop_request
+from finetune.settings.stopping import StoppingSettings
+from finetune.signals import StopRequest, stop_request
 from finetune.training.background_writer import BackgroundWriter
+from finetune.training.best import Best, find_best, validated
+from finetune.training.divergence import DivergedError, Guard
+from finetune.training.early_stopping import ended_early
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
 from finetune.training.run_log import RunLog
-from finetune.training.schedules import Schedule
+from finetune.training.schedules import CutSchedule
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
+from finetune.training.time_limit import TimeLimit
 
 log = logging.getLogger("finetune")
 
-BEST_SHAPE = {
-    "checkpoint": str,
-    "step": Number(int, at_least=0),
-    "accuracy": Number(at_least=0, at_most=1),
-    "loss": Number(at_least=0),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The checkpoint of the highest validation accuracy so far, of two the one with the lower loss: best.json."""
-
-    checkpoint: str
-    step: int
-    accuracy: float
-    loss: float
+# Why a loop ended: it made its last step, a signal came, the time was up, or validations bettered nothing.
+EndedBy = Literal["steps", "signal", "time", "patience"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +38,20 @@ class Occasions:
 
     Attributes:
         first_step: Number of updates made before.
-        validated_step: The last that was validated on the images of now; None: none was.
+        first_step_of_stage: Number of updates made before the stage that these steps are of.
         max_steps: Number of updates at which it ends; None: never.
         eval_every: Steps between validations; 0: at the end only.
+        guard_every: Steps between checkpoints that a run that diverges goes back to; None: it stops.
         log_every: Steps between figures.
         save_interval_seconds: Between checkpoints.
         max_to_keep: Newest checkpoints that are kept, beside the best.
     """
 
     first_step: int
-    validated_step: int | None
+    first_step_of_stage: int
     max_steps: int | None
     eval_every: int
+    guard_every: int | None
     log_every: int
     save_interval_seconds: float
     max_to_keep: int
@@ -80,7 +63,8 @@ class TrainingLoop:
     Attributes:
         step: Number of updates made.
         best: The best checkpoint so far; None without validation.
-        stopped_by: Number of the signal that ended it; None: it came to its end.
+        ended_by: Why it ended.
+        stopped_by: Number of the signal that came before all was written; None: none came.
     """
 
     def __init__(
@@ -88,12 +72,15 @@ class TrainingLoop:
         run_log: RunLog,
         state: TrainingState,
         training_step: TrainingStep,
-        schedule: Schedule,
+        schedule: CutSchedule,
         inputs: TrainingInputs,
         batches: Iterator[Any],
         occasions: Occasions,
+        stopping: StoppingSettings,
+        validations: Sequence[Best],
         best: Best | None,
         make_room: Callable[[int], bool],
+        time_limit: TimeLimit,
     ) -> None:
         """Sets the loop up.
 
@@ -105,12 +92,16 @@ class TrainingLoop:
             inputs: What validations are given, and how many steps are made at once.
             batches: What steps are given, from the first one that is to be made.
             occasions: When to do what between steps.
+            stopping: When to stop before the last step, and which validation is the best.
+            validations: Those on the images of now that were made before.
             best: The best checkpoint so far, as `find_best` gives it.
             make_room: Removes from the run's folder what it can do without, of its checkpoints all but so many and the
                 best; returns whether there was such.
+            time_limit: When to stop, whatever the step.
         """
         self.step = occasions.first_step
         self.best = best
+        self.ended_by: EndedBy = "steps"
         self.stopped_by: int | None = None
         self._run = run_log.run
         self._run_log = run_log
@@ -120,43 +111,100 @@ class TrainingLoop:
         self._inputs = inputs
         self._batches = batches
         self._when = occasions
+        self._stopping = stopping
+        # A run that was at its end, or was killed there, is not validated once more when it is resumed.
+        self._validations = list(validations)
         self._make_room = make_room
+        self._time_limit = time_limit
+        every = occasions.guard_every
+        begin = occasions.first_step_of_stage
+        self._guard = Guard(self._run, state, self.step, begin, every) if every is not None else None
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
         self._unchecked: list[Any] = []
         self._saved_step: int | None = None
-        # A run that was at its end, or was killed there, is not validated once more when it is resumed.
-        self._validated_step = occasions.validated_step
         self._last_save = time.monotonic()
 
     def run(self) -> str:
-        """Trains to the last step, or until the user asks to stop; saves, and at the end of the run validates.
+        """Trains to the last step, or until something else ends it; saves, and at the end of the run validates.
+
+        Where the time is up it validates, too, which a resumption takes back: it is no part of an unbroken run.
 
         Returns:
             The prefix of the newest checkpoint.
 
         Raises:
-            UserError: A loss, a weight or a validation's logit isn't finite. The last good checkpoint stays the newest.
+            UserError: A loss, a weight or a validation's logit isn't finite, and the run isn't guarded, or went back
+                too often. The last good checkpoint stays the newest.
             OSError: There is no room for a file of the run, likewise.
             Interrupted: The user asked a second time to stop.
         """
         # The request holds until all is written: a first Ctrl-C in the meantime mustn't cut the last checkpoint off.
         with stop_request() as stop, self._writer:
-            while not self._is_finished() and not stop.is_made:
-                self._make_steps(self._batches)
-                are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
-                if are_figures_due or self._run_log.is_line_due():
-                    self._log_training(to_files=are_figures_due)
-                if self._when.eval_every and self.step % self._when.eval_every == 0:
-                    self._validate_and_keep_best()
-                if time.monotonic() - self._last_save >= self._when.save_interval_seconds:
-                    self._save()
-            if self._is_finished():
-                self._validate_and_keep_best()
-            newest = self._save()
+            if self._guard is not None and self.step == self._when.first_step_of_stage:
+                self._save()  # There is something to go back to from the first step on.
+            while True:
+                try:
+                    self.ended_by = self._train(stop)
+                    newest = self._save()
+                    break
+                except DivergedError as diverged:
+                    self._step_back(diverged)
         self.stopped_by = stop.signal_number
         return newest
+
+    def _train(self, stop: StopRequest) -> EndedBy:
+        why_early = ended_early(self._validations, self._stopping)
+        while (ended_by := self._why_to_end(stop, why_early)) is None:
+            with self._time_limit.taking("steps"):
+                self._make_steps(self._batches)
+            are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
+            if are_figures_due or self._run_log.is_line_due():
+                self._log_training(to_files=are_figures_due)
+            if self._when.eval_every and self.step % self._when.eval_every == 0:
+                self._validate_and_keep_best()
+                why_early = ended_early(self._validations, self._stopping)
+            is_save_due = time.monotonic() - self._last_save >= self._when.save_interval_seconds
+            if is_save_due or (self._guard is not None and self._guard.is_due(self.step)):
+                self._save()
+        if self._is_finished():
+            self._validate_and_keep_best()
+        elif ended_by == "time":
+            self._validate_and_keep_best(is_extra=True)
+        elif ended_by == "patience":
+            log.info(
+                "Early stopping after step %d: %s. A larger --early-stopping-patience goes on.", self.step, why_early
+            )
+        return ended_by
+
+    def _why_to_end(self, stop: StopRequest, why_early: str | None) -> EndedBy | None:
+        if stop.is_made:
+            return "signal"
+        if self._is_finished():
+            return "steps"
+        if why_early is not None:
+            return "patience"
+        # However short the limit, each resumption makes some steps.
+        return "time" if self._is_traced and self._time_limit.is_up() else None
+
+    def _step_back(self, diverged: DivergedError) -> None:
+        """Goes back to the last good checkpoint, and on from there at a lower rate, where that is asked for."""
+        if self._guard is None:
+            raise self._refusal(diverged) from diverged
+        self._writer.wait()
+        self._unchecked.clear()
+        cuts = self._guard.step_back(diverged, self._schedule.cuts)
+        self._schedule = dataclasses.replace(self._schedule, cuts=cuts)
+        self.step = self._saved_step = cuts[-1].step
+        self._batches = self._batches_from(self.step)
+        self._validations = [validation for validation in self._validations if validation.step <= self.step]
+        self.best = find_best(self._run, self.step, self._validations, self._stopping.best_by)
+        self._run_log.restart_clock(self.step)
+
+    def _batches_from(self, step: int) -> Iterator[Any]:
+        assert self._state.seen is not None
+        return self._state.seen.watched(self._inputs.batches, step)
 
     def _is_finished(self) -> bool:
         return self._when.max_steps is not None and self.step >= self._when.max_steps
@@ -178,8 +226,8 @@ class TrainingLoop:
 
     def _num_steps_at_once(self) -> int:
         """Up to the next step after which something is due."""
-        periods = [self._when.log_every, *([self._when.eval_every] if self._when.eval_every else [])]
-        due = [period - self.step % period for period in periods]
+        periods = (self._when.log_every, self._when.eval_every, self._when.guard_every)
+        due = [period - self.step % period for period in periods if period]
         if self._when.max_steps is not None:
             due.append(self._when.max_steps - self.step)
         return min(self._inputs.steps_per_call, *due)
@@ -199,31 +247,37 @@ class TrainingLoop:
         first = self.step - len(losses) + 1
         for number, step_losses in enumerate(losses, start=first):
             if not np.isfinite(step_losses).all():
-                self._refuse_to_go_on(f"The loss is {step_losses.sum()} at step {number}.")
+                raise DivergedError(number, f"The loss is {step_losses.sum()} at step {number}.")
         return losses[-1] if len(losses) else None
 
-    def _refuse_to_go_on(self, what: str) -> NoReturn:
+    def _refusal(self, diverged: DivergedError) -> UserError:
         kept_step = self._saved_step or self._when.first_step
         newest = f"step {kept_step} is kept" if kept_step else "no checkpoint was written yet, so nothing is kept"
-        raise UserError(
-            f"{what} Training diverged and was stopped; {newest}.",
-            f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images.",
+        return UserError(
+            f"{diverged.why} Training diverged and was stopped; {newest}.",
+            f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images; "
+            "--on-divergence halve goes back, and on at half the rate.",
         )
 
-    def _validate_and_keep_best(self) -> None:
-        if self._inputs.validate is None or self._validated_step == self.step:
+    def _validate_and_keep_best(self, *, is_extra: bool = False) -> None:
+        validate, validate_plain = self._inputs.validate, self._inputs.validate_plain
+        if validate is None or (self._validations and self._validations[-1].step == self.step):
             return
-        self._validated_step = self.step
         self._check_losses()
         try:
-            scores = self._inputs.validate()
+            with self._time_limit.taking("validation"):
+                scores = validate()
+                plain = validate_plain() if validate_plain is not None else None
         except NotFiniteError:
-            self._refuse_to_go_on(f"In the validation after step {self.step} the network's logits are not finite.")
-        self._run_log.validation(self.step, self._inputs.eval_split, scores)
-        if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
+            why = f"In the validation after step {self.step} the network's logits are not finite."
+            raise DivergedError(self.step, why) from None
+        self._run_log.validation(self.step, self._inputs.eval_split, scores, plain, is_extra=is_extra)
+        validation = validated(self.step, scores, is_extra=is_extra)
+        self._validations.append(validation)
+        if validation.is_better(self.best, self._stopping.best_by):
             self._save()
-            self.best = best = Best(f"{RUN_PREFIX}-{self.step}", self.step, scores.accuracy, scores.loss)
-            self._writer.submit(lambda: self._run.write_json(BEST_FILE, dataclasses.asdict(best)))
+            self.best = validation
+            self._writer.submit(lambda: self._run.write_json(BEST_FILE, validation.to_json()))
         self._run_log.restart_clock(self.step)
 
     def _save(self) -> str:
@@ -235,8 +289,9 @@ class TrainingLoop:
         values = self._state.values()
         damaged = count_not_finite(values.items())
         if damaged:
-            self._refuse_to_go_on(f"{next(iter(damaged))} is not finite after step {self.step}.")
+            raise DivergedError(self.step, f"{next(iter(damaged))} is not finite after step {self.step}.")
         step, max_to_keep = self.step, self._when.max_to_keep
+        kept = self._guard.kept_beside(step) if self._guard is not None else []
         self._writer.submit(
             lambda: save_run_checkpoint(
                 self._run.path,
@@ -244,56 +299,10 @@ class TrainingLoop:
                 values,
                 max_to_keep=max_to_keep,
                 make_room=lambda: self._make_room(max_to_keep - 1),  # The one that is written makes them complete.
+                sparing=kept,
             )
         )
         self._saved_step = step
         self._last_save = time.monotonic()
         self._run_log.restart_clock(self.step)
         return prefix
-
-
-def read_validations(run: RunFolder, eval_split: str, after_step: int, last_step: int) -> list[Best]:
-    """What the run's validations after a step, and up to another one, came to, by its metrics."""
-    return [
-        Best(f"{RUN_PREFIX}-{line['step']}", line["step"], line["accuracy"], line["loss"])
-        for line in run.read_metrics()
-        if line.get("split") == eval_split and after_step < line["step"] <= last_step
-    ]
-
-
-def find_best(run: RunFolder, first_step: int, validations: Sequence[Best]) -> Best | None:
-    """The best checkpoint up to the step that a run goes on from, by best.json and by the validations in metrics.jsonl.
-
-    The two differ where the program was killed after it had saved the best checkpoint and before it wrote best.json,
-    and where the best one is damaged: then best.json is written anew, or removed.
-
-    Returns:
-        None where no validation's checkpoint is there and whole.
-    """
-    named = _read_best(run)
-    candidates = {best.checkpoint: best for best in (*validations, *([named] if named else []))}
-    there = {Path(prefix).name for prefix in checkpoints_by_step(run.path)}
-    # A checkpoint after the first step was passed over, for it is damaged.
-    found = [best for best in candidates.values() if best.step <= first_step and best.checkpoint in there]
-    by_worth = sorted(found, key=lambda best: (-best.accuracy, best.loss, best.step))
-    best = next((best for best in by_worth if is_whole(str(run.path / best.checkpoint))), None)
-    if best == named:
-        return best
-    path = run.path / BEST_FILE
-    if best is None:
-        log.warning("%s names %s, which is not there whole: the best is looked for anew.", path, _name(named))
-        path.unlink(missing_ok=True)
-    else:
-        log.warning("%s names %s: %s is the best there is, and is named now.", path, _name(named), best.checkpoint)
-        run.write_json(BEST_FILE, dataclasses.asdict(best))
-    return best
-
-
-def _read_best(run: RunFolder) -> Best | None:
-    """What best.json holds; None where there is none, or, which is told, it is damaged."""
-    content = read_json_or_tell(run.path / BEST_FILE, BEST_SHAPE, "The best is looked for in the run's metrics.")
-    return Best(**{name: content[name] for name in BEST_SHAPE}) if content is not None else None
-
-
-def _name(best: Best | None) -> str:
-    return best.checkpoint if best is not None else "no checkpoint"

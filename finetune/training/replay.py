@@ -1,6 +1,6 @@
 """Steps of a run, made again in memory: whether they give what its checkpoint holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from finetune.model.checkpoint import GLOBAL_STEP, Checkpoint
 from finetune.model.checkpoint_names import RECORD_FINGERPRINTS
 from finetune.notices import few
 from finetune.progress import progress
-from finetune.training.schedules import Schedule
+from finetune.training.schedules import CutSchedule
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 from finetune.trunk.features import values_hash
@@ -21,7 +21,7 @@ def replay(
     state: TrainingState,
     training_step: TrainingStep,
     batches: Iterator[Any],
-    schedule: Schedule,
+    schedule: CutSchedule,
     steps: range,
     chain: Mapping[int, str],
 ) -> None:
@@ -54,8 +54,16 @@ def replay(
             known_step = step + 1
 
 
-def compare(state: TrainingState, checkpoint: Checkpoint, steps: range) -> tuple[int, str]:
+def compare(
+    state: TrainingState, checkpoint: Checkpoint, steps: range, *, only: Collection[str] | None = None
+) -> tuple[int, str]:
     """Compares what steps gave with what the run's checkpoint of them holds, to the bit.
+
+    Args:
+        state: After the steps.
+        checkpoint: Of the run.
+        steps: Which.
+        only: Names of what is compared; None: all.
 
     Returns:
         How many arrays that are, weights, slots, averages, and the SHA-256 of all of them.
@@ -64,7 +72,7 @@ def compare(state: TrainingState, checkpoint: Checkpoint, steps: range) -> tuple
         UserError: They differ; where, and by how much.
     """
     # Fingerprints are of other data where the run went on with other data on purpose.
-    names = sorted(set(checkpoint.shapes) - {GLOBAL_STEP, RECORD_FINGERPRINTS})
+    names = sorted(set(checkpoint.shapes if only is None else only) - {GLOBAL_STEP, RECORD_FINGERPRINTS})
     now = state.values()
     kept = {name: checkpoint.read(name) for name in names}
     hashes = [values_hash((name, values[name]) for name in names if name in values) for values in (now, kept)]

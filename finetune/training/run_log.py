@@ -11,7 +11,10 @@ metrics.jsonl, and TensorBoard's scalars, which lack `step`:
     data_chain           a hash over what all steps so far were given; two runs with the same one saw the same
     num_skipped          records of the split that can't be read and are left out; with `--on-corrupt skip` alone
 
-A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `num_examples`, and `loss`: cross-entropy alone.
+A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `balanced_accuracy`, `macro_f1`, `num_examples`, and
+`loss`: cross-entropy alone. Where averages of weights are kept these are theirs, and `plain_accuracy`,
+`plain_balanced_accuracy`, `plain_macro_f1` and `plain_loss` those of the weights themselves. `is_extra` is true where
+it was made since the time was up.
 """
 
 import contextlib
@@ -159,8 +162,18 @@ class RunLog:
             self._last_summary = time.monotonic()
             self._write_scalars("training", step, figures)
 
-    def validation(self, step: int, split: str, scores: Scores) -> None:
-        """A line on a validation."""
+    def validation(
+        self, step: int, split: str, scores: Scores, plain: Scores | None = None, *, is_extra: bool = False
+    ) -> None:
+        """A line on a validation, and a second one on that of the plain weights.
+
+        Args:
+            step: Number of updates made.
+            split: That was scored.
+            scores: Of the averages of the weights where they are kept, else of the weights.
+            plain: Of the weights where averages are kept.
+            is_extra: Whether it is outside of the schedule.
+        """
         log.info(
             "step %d  %s: accuracy %.4f  top-%d %.4f  loss %.4f without weight decay  (%d images)",
             step,
@@ -171,8 +184,20 @@ class RunLog:
             scores.loss,
             scores.num_examples,
         )
-        self.run.write_metrics(step, {"split": split, **scores.summary(), **self._skipped(split)})
-        self._write_scalars(split, step, scores.summary())
+        figures = {**scores.summary(), **scores.measures()}
+        if plain is not None:
+            log.info(
+                "step %d  %s, by the plain weights: accuracy %.4f  loss %.4f; %s, and the averages count",
+                step,
+                split,
+                plain.accuracy,
+                plain.loss,
+                "they are better" if _order(plain) > _order(scores) else "they are no better",
+            )
+            figures |= {f"plain_{name}": value for name, value in plain.measures().items()}
+        extra = {"is_extra": True} if is_extra else {}
+        self.run.write_metrics(step, {"split": split, **figures, **extra, **self._skipped(split)})
+        self._write_scalars(split, step, figures)
 
     def sample_images(self, step: int, images: Tensor) -> None:
         """Shows TensorBoard some images as the network gets them, [B,H,W,C], stretched to the range of a picture."""
@@ -208,3 +233,7 @@ class RunLog:
             for name, value in figures.items():
                 if value is not None:
                     tf.summary.scalar(f"{group}/{name}", value, step)
+
+
+def _order(scores: Scores) -> tuple[float, float]:
+    return scores.accuracy, -scores.loss

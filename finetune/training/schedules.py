@@ -74,6 +74,41 @@ class Schedule:
         return self.end_learning_rate + (highest - self.end_learning_rate) * _half_wave(progress)
 
 
+@dataclasses.dataclass(frozen=True)
+class RateCut:
+    """A lower rate from a step on, for the run diverged with the higher one.
+
+    Attributes:
+        step: Number of updates made before the first at the lower rate: of the checkpoint that was gone back to.
+        factor: What the rate is multiplied by.
+        seen_at: Number of updates after which the run was found to have diverged.
+        why: What was found.
+    """
+
+    step: int
+    factor: float
+    seen_at: int
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CutSchedule:
+    """A schedule, from each cut's step on times the cut's factor.
+
+    Attributes:
+        schedule: The rate without cuts, by step.
+        cuts: All of the run's, in any order; those of other stages don't count.
+    """
+
+    schedule: Schedule
+    cuts: tuple[RateCut, ...] = ()
+
+    def __call__(self, step: int) -> float:
+        """The rate of the update that makes step `step` + 1."""
+        begin = self.schedule.first_step
+        return self.schedule(step) * math.prod(cut.factor for cut in self.cuts if begin <= cut.step <= step)
+
+
 def _half_wave(progress: float) -> float:
     """From 1 to 0, flat at both ends."""
     return (1 + math.cos(math.pi * progress)) / 2
