@@ -134,7 +134,7 @@ class Guard:
             )
             raise UserError(
                 f"{diverged.why} Training diverged and was stopped; {tried}.",
-                "Lower --learning-rate, or look for unsound labels or images.",
+                "Begin anew with a lower --learning-rate, or look for unsound labels or images.",
             )
         step = _step_of(good)
         log.warning(

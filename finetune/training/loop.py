@@ -136,7 +136,7 @@ class TrainingLoop:
 
         Raises:
             UserError: A loss, a weight or a validation's logit isn't finite, and the run isn't guarded, or went back
-                too often. The last good checkpoint stays the newest.
+                as often as it may. The last good checkpoint stays the newest.
             OSError: There is no room for a file of the run, likewise.
             Interrupted: The user asked a second time to stop.
         """
