@@ -22,10 +22,12 @@ from finetune.settings.settings_file import to_toml_table
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import DeviceSettings, TrainSettings
 from finetune.training import training_data
+from finetune.training.batch_norm_decay import resolve_decay, tell_statistics
 from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import make_inputs
+from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
@@ -33,6 +35,7 @@ from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.rate_finder import RateCurve, find_rate
+from finetune.training.recalibration import Recalibration
 from finetune.training.resumption import cached_as_before, check_changes
 from finetune.training.schedules import Schedule, make_schedule
 from finetune.training.seen_records import SeenRecords
@@ -61,6 +64,8 @@ class PreparedRun:
         batches: What its steps are given, from the next one on.
         training_step: Makes an update.
         schedule: Learning rate by step.
+        recalibration: Of batch norm's moving statistics; None: none is to be made.
+        loss_gap: Compares losses of training and validation.
         rate_curve: What the learning-rate finder found; None: it wasn't asked.
         first_step: Number of updates made.
         images_per_step: Of all devices.
@@ -77,6 +82,8 @@ class PreparedRun:
     batches: Iterator[Any]
     training_step: TrainingStep
     schedule: Schedule
+    recalibration: Recalibration | None
+    loss_gap: LossGap
     rate_curve: RateCurve | None
     first_step: int
     images_per_step: int
@@ -106,9 +113,10 @@ def prepare(
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data; what has changed and isn't allowed to.
     """
-    stage = settings.stage
     with strategy.scope():
         model, plan, data = _restored_model(settings, data, source)
+        settings = _with_batch_norm(settings, model, plan)
+        stage = settings.stage
         images = _training_images(settings, model, data)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
@@ -133,6 +141,7 @@ def prepare(
         training_step = _make_step(settings, inputs, state)
         settings, rate_curve = _with_found_rate(settings, data, state, training_step, inputs)
         stage = settings.stage
+        recalibration = _make_recalibration(settings, inputs, state)
         images_per_step = stage.images_per_update * strategy.num_replicas_in_sync
         steps_per_epoch = data.training.num_examples / images_per_step
         return PreparedRun(
@@ -147,6 +156,11 @@ def prepare(
             batches=batches,
             training_step=training_step,
             schedule=make_schedule(stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps),
+            recalibration=recalibration,
+            loss_gap=LossGap(
+                has_stale_statistics=recalibration is None and bool(model.updated_batch_norms()),
+                has_end=stage.max_steps is not None,
+            ),
             rate_curve=rate_curve,
             first_step=first_step,
             images_per_step=images_per_step,
@@ -168,6 +182,31 @@ def _restored_model(
         warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
         model.restore(source, plan)
     return model, plan, data
+
+
+def _with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan) -> TrainSettings:
+    """Sets how moving statistics follow, and says it; the settings then have the decay in place of "auto"."""
+    stage = settings.stage
+    layers, num_steps = model.updated_batch_norms(), stage.max_steps
+    decay = resolve_decay(stage, [model.batch_norm_decays[layer] for layer in layers], num_steps)
+    stage = dataclasses.replace(stage, batch_norm_decay=decay)
+    model.batch_norm_decay = decay
+    if stage.recalibrate_batch_norm and layers:
+        model.cumulative_share = tf.Variable(0.0, trainable=False)
+    tell_statistics(model, plan, stage, num_steps)
+    return dataclasses.replace(settings, stage=stage)
+
+
+def _make_recalibration(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> Recalibration | None:
+    if state.model.cumulative_share is None:
+        return None
+    return Recalibration(
+        state,
+        inputs,
+        num_batches=settings.stage.recalibrate_batch_norm,
+        num_passes=settings.stage.accumulate_steps,
+        seed=settings.run.seed,
+    )
 
 
 def show_weights_and_plan(plan: VariablePlan, source: Checkpoint | None) -> None:

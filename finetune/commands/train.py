@@ -159,6 +159,8 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         occasions,
         best,
         make_room,
+        ready.recalibration,
+        ready.loss_gap,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:

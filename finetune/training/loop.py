@@ -26,6 +26,8 @@ from finetune.signals import stop_request
 from finetune.training.background_writer import BackgroundWriter
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
+from finetune.training.loss_gap import LossGap
+from finetune.training.recalibration import Recalibration
 from finetune.training.run_log import RunLog
 from finetune.training.schedules import Schedule
 from finetune.training.state import TrainingState
@@ -94,6 +96,8 @@ class TrainingLoop:
         occasions: Occasions,
         best: Best | None,
         make_room: Callable[[int], bool],
+        recalibration: Recalibration | None,
+        loss_gap: LossGap,
     ) -> None:
         """Sets the loop up.
 
@@ -108,6 +112,8 @@ class TrainingLoop:
             best: The best checkpoint so far, as `find_best` gives it.
             make_room: Removes from the run's folder what it can do without, of its checkpoints all but so many and the
                 best; returns whether there was such.
+            recalibration: Of batch norm's statistics, before each validation and at the end.
+            loss_gap: What training and validation losses are compared by.
         """
         self.step = occasions.first_step
         self.best = best
@@ -121,6 +127,8 @@ class TrainingLoop:
         self._batches = batches
         self._when = occasions
         self._make_room = make_room
+        self._recalibration = recalibration
+        self._loss_gap = loss_gap
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -196,6 +204,7 @@ class TrainingLoop:
         """Waits for the losses of the steps since the last check, and returns those of the last one."""
         losses = np.array([step_losses for losses in self._unchecked for step_losses in losses.numpy()])
         self._unchecked.clear()
+        self._loss_gap.note(cross_entropy for cross_entropy, *_ in losses.tolist())
         first = self.step - len(losses) + 1
         for number, step_losses in enumerate(losses, start=first):
             if not np.isfinite(step_losses).all():
@@ -211,20 +220,30 @@ class TrainingLoop:
         )
 
     def _validate_and_keep_best(self) -> None:
-        if self._inputs.validate is None or self._validated_step == self.step:
+        if self._validated_step == self.step or not (self._inputs.validate or self._is_finished()):
             return
         self._validated_step = self.step
         self._check_losses()
+        self._recalibrate()
+        if self._inputs.validate is None:
+            return
         try:
             scores = self._inputs.validate()
         except NotFiniteError:
             self._refuse_to_go_on(f"In the validation after step {self.step} the network's logits are not finite.")
         self._run_log.validation(self.step, self._inputs.eval_split, scores)
+        self._loss_gap.compare(self.step, scores.loss, scores.num_classes)
         if self.best is None or (scores.accuracy, -scores.loss) > (self.best.accuracy, -self.best.loss):
             self._save()
             self.best = best = Best(f"{RUN_PREFIX}-{self.step}", self.step, scores.accuracy, scores.loss)
             self._writer.submit(lambda: self._run.write_json(BEST_FILE, dataclasses.asdict(best)))
         self._run_log.restart_clock(self.step)
+
+    def _recalibrate(self) -> None:
+        """Before a validation; what the network is used by must be what was validated, and so is kept."""
+        if self._recalibration is not None:
+            self._recalibration()
+            self._run_log.recalibration(self.step, self._recalibration.num_batches)
 
     def _save(self) -> str:
         prefix = str(self._run.path / f"model.ckpt-{self.step}")
