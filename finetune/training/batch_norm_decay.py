@@ -149,4 +149,6 @@ def _layers(number: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share >= 0.0001 else "less than 0.01 %"
+    if share < 0.0001:
+        return "less than 0.01 %"
+    return f"{100 * share:.0f} %" if share > LARGEST_SHARE else f"{100 * share:.2g} %"

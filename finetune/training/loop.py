@@ -158,7 +158,8 @@ class TrainingLoop:
                     self._log_training(to_files=are_figures_due)
                 if self._when.eval_every and self.step % self._when.eval_every == 0:
                     self._validate_and_keep_best()
-                if time.monotonic() - self._last_save >= self._when.save_interval_seconds:
+                # At the end not before batch norm's statistics are what they are to be.
+                if not self._is_finished() and time.monotonic() - self._last_save >= self._when.save_interval_seconds:
                     self._save()
             if self._is_finished():
                 self._validate_and_keep_best()
