@@ -16,6 +16,7 @@ from finetune.model.model import Model
 from finetune.model.scopes import plan_variables
 from finetune.settings.stage import OptimizerSettings, StageSettings
 from finetune.training.batch_norm_decay import fitting_decay, resolve_decay, share_left, tell_statistics
+from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.devices import choose_strategy
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.loss_gap import LossGap
@@ -184,6 +185,20 @@ def test_a_run_without_end_is_told_how_many_steps_it_takes(caplog):
     assert "of 2 layers hold 10 % of the checkpoint's after 7,675 steps" in line
     assert "auto" not in line
     assert said_of(caplog, batch_norm="frozen", num_steps=None) == []
+
+
+@pytest.mark.parametrize(("batch_norm", "scopes"), [("frozen", []), ("plan", []), ("plan", ["Normed/logits"])])
+def test_dead_channels_are_told_of_where_they_are_trained_with_the_statistics_that_they_have(
+    caplog, batch_norm, scopes
+):
+    model, plan = make_model(batch_norm, scopes, values_of(Model(SPEC, 3)))
+    tell_dead_channels(model, plan)
+    assert caplog.text == ""
+    model.model_variables[f"{SECOND}/moving_variance"].assign([1, 0, 1e-7, 2, 0.0009, 0.002])
+    tell_dead_channels(model, plan)
+    told = "3 of 10 channels, in 1 of 2 layers, are dead in the checkpoint (variance below 0.001)"
+    assert (told in caplog.text) == (batch_norm == "frozen")
+    assert bool(caplog.text) == (batch_norm == "frozen")
 
 
 # Statistics taken anew

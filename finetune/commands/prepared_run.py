@@ -24,6 +24,7 @@ from finetune.settings.train import DeviceSettings, TrainSettings
 from finetune.training import training_data
 from finetune.training.batch_norm_decay import resolve_decay, tell_statistics
 from finetune.training.classes import match_to_restored_head
+from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import make_inputs
@@ -194,6 +195,7 @@ def _with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan) 
     if stage.recalibrate_batch_norm and layers:
         model.cumulative_share = tf.Variable(0.0, trainable=False)
     tell_statistics(model, plan, stage, num_steps)
+    tell_dead_channels(model, plan)
     return dataclasses.replace(settings, stage=stage)
 
 
