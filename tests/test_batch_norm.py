@@ -130,11 +130,11 @@ def test_auto_counts_passes_and_goes_without_an_end_by_the_networks_own(caplog):
 
 
 def said_of(caplog, *, num_steps=620, restored=True, batch_norm="plan", scopes=(), decay=None, **stage):
-    names = values_of(Model(SPEC, 3)) if restored else ()
-    model, plan = make_model(batch_norm, scopes, names)
+    model, _ = make_model(batch_norm, scopes, values_of(Model(SPEC, 3)))
     model.batch_norm_decay = decay
     caplog.clear()
-    tell_statistics(model, plan, StageSettings(batch_norm=batch_norm, **stage), num_steps)
+    layers = [FIRST, SECOND] if restored else []
+    tell_statistics(model, layers, StageSettings(batch_norm=batch_norm, **stage), num_steps)
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
@@ -406,6 +406,13 @@ def test_auto_is_recorded_as_a_number_and_holds_for_a_longer_run(data, pretraine
     assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["batch_norm_decay"] == 0.9
     assert train.main([f"--train-dir={tmp_path / 'run'}", "--resume", f"--model={MODEL}", "--max-steps=900"]) == 0
     assert "after 900 steps the moving statistics of 2 layers hold less than 0.01 %" in capsys.readouterr().err
+
+
+def test_a_resumed_run_began_where_it_began(data, pretrained, tmp_path, capsys):
+    assert start(data, tmp_path / "run", "--max-steps=2", "--eval-every=0") == 0
+    assert train.main([f"--train-dir={tmp_path / 'run'}", "--resume", f"--model={MODEL}", "--max-steps=3"]) == 0
+    said = "after 3 steps the moving statistics of 2 layers still hold 100 % of their initial mean 0 and variance 1"
+    assert said in capsys.readouterr().err
 
 
 TRAINED_BY_HEART = ["--eval-split=train", "--augmentation=none", "--max-steps=60", "--eval-every=0"]

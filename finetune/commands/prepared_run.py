@@ -194,7 +194,9 @@ def _with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan) 
     model.batch_norm_decay = decay
     if stage.recalibrate_batch_norm and layers:
         model.cumulative_share = tf.Variable(0.0, trainable=False)
-    tell_statistics(model, plan, stage, num_steps)
+    # A run that goes on has restored all, also what it began from scratch.
+    of_checkpoint = plan.restored if settings.network.checkpoint is not None else []
+    tell_statistics(model, {v.name.rpartition("/")[0] for v in of_checkpoint if v.is_statistic}, stage, num_steps)
     tell_dead_channels(model, plan)
     return dataclasses.replace(settings, stage=stage)
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Sequence
 
 from finetune.model.model import Model
-from finetune.model.scopes import VariablePlan
 from finetune.settings.stage import StageSettings
 
 log = logging.getLogger("finetune")
@@ -65,12 +64,12 @@ def share_left(decay: float, num_steps: int, stage: StageSettings) -> float:
     return float(decay ** (num_steps * stage.accumulate_steps))
 
 
-def tell_statistics(model: Model, plan: VariablePlan, stage: StageSettings, num_steps: int | None) -> None:
+def tell_statistics(model: Model, restored: Collection[str], stage: StageSettings, num_steps: int | None) -> None:
     """Says before the first step what becomes of the moving statistics in this run; a warning where they stay behind.
 
     Args:
         model: Frozen as the settings say, its decay resolved.
-        plan: Where its statistics are from.
+        restored: Full scope names of the layers that began with a checkpoint's statistics.
         stage: Of the run.
         num_steps: Of the stage; None: it has no end.
     """
@@ -87,7 +86,6 @@ def tell_statistics(model: Model, plan: VariablePlan, stage: StageSettings, num_
             stage.recalibrate_batch_norm,
         )
         return
-    restored = {variable.name.rpartition("/")[0] for variable in plan.restored if variable.is_statistic}
     for is_restored in (True, False):
         chosen = [layer for layer in layers if (layer in restored) == is_restored]
         if chosen:
