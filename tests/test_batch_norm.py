@@ -99,8 +99,9 @@ def test_after_some_steps_statistics_hold_the_share_of_their_beginning_that_is_s
         (DECAY, 10_000, 0.995),
         (DECAY, 10**6, DECAY),
         (0.997, 10**6, 0.997),
-        (DECAY, 20, 0.9),
-        (DECAY, 1, 0.9),
+        (DECAY, 100, 0.9),
+        (DECAY, 20, 0.778801),
+        (DECAY, 1, 0.006738),
         (0.5, 10_000, 0.5),
     ],
 )
@@ -114,6 +115,11 @@ def test_by_auto_a_hundredth_of_the_beginning_is_left_when_a_tenth_of_the_run_is
     decay = fitting_decay(DECAY, num_steps)
     assert share_left(decay, num_steps // 10, stage) < 0.01
     assert share_left(decay, num_steps, stage) < 1e-20
+
+
+@pytest.mark.parametrize("num_steps", [1, 10, 47, 100])
+def test_however_short_the_run_auto_leaves_a_hundredth_at_its_end(num_steps):
+    assert share_left(fitting_decay(DECAY, num_steps), num_steps, StageSettings()) < 0.01
 
 
 def test_auto_counts_passes_and_goes_without_an_end_by_the_networks_own(caplog):
@@ -402,8 +408,8 @@ def test_without_a_validation_split_they_are_taken_anew_at_the_end(tmp_path):
 def test_auto_is_recorded_as_a_number_and_holds_for_a_longer_run(data, pretrained, tmp_path, capsys):
     words = [f"--checkpoint={pretrained}", "--eval-every=0", "--max-steps=4", "--batch-norm-decay=auto"]
     assert start(data, tmp_path / "run", *words) == 0
-    assert "--batch-norm-decay auto: 0.9 for 4 steps; the network's own is 0.9997" in capsys.readouterr().err
-    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["batch_norm_decay"] == 0.9
+    assert "--batch-norm-decay auto: 0.286505 for 4 steps; the network's own is 0.9997" in capsys.readouterr().err
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["batch_norm_decay"] == 0.286505
     assert train.main([f"--train-dir={tmp_path / 'run'}", "--resume", f"--model={MODEL}", "--max-steps=900"]) == 0
     assert "after 900 steps the moving statistics of 2 layers hold less than 0.01 %" in capsys.readouterr().err
 

@@ -16,9 +16,11 @@ log = logging.getLogger("finetune")
 
 # A decay of 1 - 50/n leaves e^-5, less than a hundredth, of what statistics began with after a tenth of the n updates,
 # when the first of ten validations is due, and then averages over the last fiftieth of the run, as far as noise allows:
-# by 0.9 over some 20 batches. Longer averages would lag behind weights whose rate is high, shorter ones be noise.
+# by 0.9 over some 20 batches. Longer averages would lag behind weights whose rate is high, shorter ones be noise; only
+# where all of the run is too short for them, e^-5 is left at its end.
 WINDOWS_IN_A_RUN = 50
 LEAST_AUTO_DECAY = 0.9
+E_FOLDINGS = 5
 # What statistics may hold of their beginning at the end of a run.
 LARGEST_SHARE = 0.1
 # To get there, where it isn't known when the run ends.
@@ -34,7 +36,8 @@ def fitting_decay(own: float, num_updates: int) -> float:
         own: The network's decay, which is never exceeded.
         num_updates: Passes of the run, each of which moves the statistics.
     """
-    return min(own, max(LEAST_AUTO_DECAY, round(1 - WINDOWS_IN_A_RUN / num_updates, 6)))
+    decay = min(max(LEAST_AUTO_DECAY, 1 - WINDOWS_IN_A_RUN / num_updates), math.exp(-E_FOLDINGS / num_updates))
+    return min(own, round(decay, 6))
 
 
 def resolve_decay(stage: StageSettings, own: Collection[float], num_steps: int | None) -> float | None:
