@@ -24,11 +24,14 @@ from finetune.settings.settings_file import to_toml_table
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import DeviceSettings, NetworkSettings, TrainSettings
 from finetune.training import training_data
+from finetune.training.batch_norm_decay import resolve_decay, tell_statistics
 from finetune.training.classes import match_to_restored_head
+from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.divergence import with_cuts_of_run
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import make_inputs
+from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
@@ -36,6 +39,7 @@ from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.rate_finder import RateCurve, find_rate
+from finetune.training.recalibration import Recalibration
 from finetune.training.resumption import cached_as_before, check_changes
 from finetune.training.schedules import CutSchedule, make_schedule
 from finetune.training.seen_records import SeenRecords
@@ -64,6 +68,8 @@ class PreparedRun:
         batches: What its steps are given, from the next one on.
         training_step: Makes an update.
         schedule: Learning rate by step, with the cuts that the run had so far.
+        recalibration: Of batch norm's moving statistics; None: none is to be made.
+        loss_gap: Compares losses of training and validation.
         rate_curve: What the learning-rate finder found; None: it wasn't asked.
         first_step: Number of updates made.
         images_per_step: Of all devices.
@@ -80,6 +86,8 @@ class PreparedRun:
     batches: Iterator[Any]
     training_step: TrainingStep
     schedule: CutSchedule
+    recalibration: Recalibration | None
+    loss_gap: LossGap
     rate_curve: RateCurve | None
     first_step: int
     images_per_step: int
@@ -111,9 +119,10 @@ def prepare(
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data; what has changed and isn't allowed to.
     """
-    stage = settings.stage
     with strategy.scope():
         model, plan, data = _restored_model(settings, data, source)
+        settings = _with_batch_norm(settings, model, plan, place)
+        stage = settings.stage
         images = _training_images(settings, model, data)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
@@ -142,6 +151,7 @@ def prepare(
         training_step = _make_step(settings, inputs, state)
         settings, rate_curve = _with_found_rate(settings, data, state, training_step, inputs)
         stage = settings.stage
+        recalibration = _make_recalibration(settings, inputs, state)
         images_per_step = stage.images_per_update * strategy.num_replicas_in_sync
         steps_per_epoch = data.training.num_examples / images_per_step
         return PreparedRun(
@@ -164,6 +174,11 @@ def prepare(
                 ),
                 RunFolder(settings.run.train_dir),
             ),
+            recalibration=recalibration,
+            loss_gap=LossGap(
+                has_stale_statistics=recalibration is None and bool(model.updated_batch_norms()),
+                has_end=stage.max_steps is not None,
+            ),
             rate_curve=rate_curve,
             first_step=first_step,
             images_per_step=images_per_step,
@@ -185,6 +200,35 @@ def _restored_model(
         warn_of_other_rules(data.training.image_rules, Path(source.prefix).parent)
         model.restore(source, plan)
     return model, plan, data
+
+
+def _with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan, place: StagePlace) -> TrainSettings:
+    """Sets how moving statistics follow, and says it; the settings then have the decay in place of "auto"."""
+    stage = settings.stage
+    layers = model.updated_batch_norms()
+    num_steps = None if stage.max_steps is None else stage.max_steps - place.first_step
+    decay = resolve_decay(stage, [model.batch_norm_decays[layer] for layer in layers], num_steps)
+    stage = dataclasses.replace(stage, batch_norm_decay=decay)
+    model.batch_norm_decay = decay
+    if stage.recalibrate_batch_norm and layers:
+        model.cumulative_share = tf.Variable(0.0, trainable=False)
+    # A run that goes on has restored all, also what it began from scratch.
+    of_checkpoint = plan.restored if settings.network.checkpoint is not None else []
+    tell_statistics(model, {v.name.rpartition("/")[0] for v in of_checkpoint if v.is_statistic}, stage, num_steps)
+    tell_dead_channels(model, plan)
+    return dataclasses.replace(settings, stage=stage)
+
+
+def _make_recalibration(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> Recalibration | None:
+    if state.model.cumulative_share is None:
+        return None
+    return Recalibration(
+        state,
+        inputs,
+        num_batches=settings.stage.recalibrate_batch_norm,
+        num_passes=settings.stage.accumulate_steps,
+        seed=settings.run.seed,
+    )
 
 
 def show_weights_and_plan(plan: VariablePlan, source: Checkpoint | None) -> None:

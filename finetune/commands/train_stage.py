@@ -118,6 +118,8 @@ def train_stage(
         best,
         make_room,
         time_limit,
+        ready.recalibration,
+        ready.loss_gap,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:

@@ -81,9 +81,20 @@ def verify(settings: TrainSettings) -> Verification:
     with run.lend_features() as features:
         ready = prepare(settings, data, strategy, source, features, history, place, compared_step=last_step)
         steps = range(ready.first_step, last_step)
-        chain = {line["step"]: line["data_chain"] for line in run.read_metrics() if "data_chain" in line}
+        lines = run.read_metrics()
+        chain = {line["step"]: line["data_chain"] for line in lines if "data_chain" in line}
+        recalibrated = {line["step"] for line in lines if "batch_norm_batches" in line}
         with reading(data.training, settings.data.labels_offset):
-            replay(ready.state, ready.training_step, ready.batches, ready.schedule, steps, chain)
+            replay(
+                ready.state,
+                ready.training_step,
+                ready.batches,
+                ready.schedule,
+                steps,
+                chain,
+                ready.recalibration,
+                recalibrated,
+            )
     # A guarded stage that has just begun has its own slots in the checkpoint that the one before it ended with.
     is_of_next = settings.stopping.on_divergence == "halve" and next_place.begins
     only = ready.state.model.model_variables if is_of_next else None

@@ -36,6 +36,10 @@ class Model(tf.Module):
         model_variables: Every variable by its name in a checkpoint.
         decayed_names: Names of those that weight decay applies to.
         is_frozen: Tells by a batch norm layer's full scope name whether it is frozen.
+        batch_norm_decays: The network's own decays of moving statistics, by the layers' full scope names.
+        batch_norm_decay: In place of all of these; None: they hold. Passes traced before a change keep theirs.
+        cumulative_share: A scalar variable: where it is above 0, moving statistics go this share of their way to the
+            batch's, whatever the decays say. None: there is none, and passes traced now won't look for one.
         compute_dtype: Of the layers between images and logits; passes traced before a change keep theirs. Variables,
             statistics of batch norm and logits are float32 in any case.
     """
@@ -74,6 +78,9 @@ class Model(tf.Module):
         self.model_variables: dict[str, Variable] = {}
         self.decayed_names: frozenset[str] = frozenset()
         self.is_frozen: Callable[[str], bool] = lambda scope: False
+        self.batch_norm_decays: dict[str, float] = {}
+        self.batch_norm_decay: float | None = None
+        self.cumulative_share: Variable | None = None
         self.compute_dtype = tf.float32
         self._seed = seed
         self._initializers: dict[str, Callable[..., Tensor]] = {}
@@ -91,7 +98,7 @@ class Model(tf.Module):
             is_training: The mode of the layers that are not frozen.
             seed: Integers [2] for dropout, different at each step; needed in training.
         """
-        with self._variable_scope(), layer_modes(is_training, self.is_frozen, seed):
+        with self._variable_scope(), layer_modes(is_training, self.is_frozen, seed, self._moved_share):
             logits, end_points = self._network(
                 tf.cast(images, self.compute_dtype),
                 self.num_classes,
@@ -123,6 +130,14 @@ class Model(tf.Module):
             "slim": lambda scope: False,
         }
         self.is_frozen = modes[batch_norm]
+
+    def updated_batch_norms(self) -> list[str]:
+        """Full scope names of the batch norms whose moving statistics a training pass moves."""
+        return [layer for layer in self.batch_norm_decays if not self.is_frozen(layer)]
+
+    def decays_of(self, layers: Iterable[str]) -> list[float]:
+        """The decays that are in force in batch norms with these full scope names, each once."""
+        return sorted({self._decay_in_force(self.batch_norm_decays[layer]) for layer in layers})
 
     def initialise(self, names: Iterable[str]) -> None:
         """Gives the variables with these names their initial values, whatever they hold."""
@@ -157,6 +172,18 @@ class Model(tf.Module):
         """Scopes that take the variables with these names in the checkpoint, and those that were not restored."""
         names = {variable.name for variable in plan.variables if variable.source is None or variable.source in sources}
         return shortest_scopes(names, list(self.model_variables))
+
+    def _moved_share(self, layer: str, decay: float) -> Any:
+        """What batch norm asks for; the first pass, in which no layer is frozen, tells what the network has."""
+        self.batch_norm_decays.setdefault(layer, decay)
+        share = 1.0 - self._decay_in_force(decay)
+        if self.cumulative_share is None:
+            return share
+        given = self.cumulative_share.read_value()
+        return tf.where(given > 0.0, given, share)
+
+    def _decay_in_force(self, own: float) -> float:
+        return own if self.batch_norm_decay is None else self.batch_norm_decay
 
     def _make_variables(self) -> None:
         """Traces one training pass, the mode in which all variables are met, and throws the trace away."""

@@ -8,8 +8,8 @@ Two of tf-slim's layers are replaced by ours, under slim's argument and variable
   that a resumed run repeats an unbroken one.
 
 tf-slim's networks look both up in `tf_slim.layers.layers` when they are called, so replacing them there reaches those.
-What tells these layers how to behave (`is_training`, `is_frozen`, `seed`) comes through slim's `arg_scope`, set by
-`layer_modes`. Everything else of tf-slim works as it is.
+What tells these layers how to behave (`is_training`, `is_frozen`, `moved_share`, `seed`) comes through slim's
+`arg_scope`, set by `layer_modes`. Everything else of tf-slim works as it is.
 """
 
 import contextlib
@@ -25,6 +25,10 @@ from tf_slim.layers import layers as slim_layers
 from finetune.types import Tensor
 
 DECAYED_VARIABLES = "decayed_variables"
+
+# From a batch norm's full scope name and its own decay to the share of their way to the batch's statistics that its
+# moving ones go in a pass.
+MovedShare = Callable[[str, float], Any]
 
 SCALABLE_CONVOLUTIONS = {"Conv2D": tf.raw_ops.Conv2D, "DepthwiseConv2dNative": tf.raw_ops.DepthwiseConv2dNative}
 CONVOLUTION_ATTRIBUTES = ("strides", "padding", "explicit_paddings", "data_format", "dilations")
@@ -49,6 +53,7 @@ def batch_norm(
     param_initializers: dict[str, Any] | None = None,
     is_training: bool = True,
     is_frozen: Callable[[str], bool] = lambda scope: False,
+    moved_share: MovedShare = lambda scope, decay: 1.0 - decay,
     scope: str | None = None,
 ) -> Tensor:
     """Batch normalisation over all but the last axis (Ioffe and Szegedy, arXiv:1502.03167) in slim's arithmetic.
@@ -66,6 +71,7 @@ def batch_norm(
         param_initializers: Initialisers by variable name (`beta`, `gamma`, `moving_mean`, `moving_variance`).
         is_training: The mode of the pass.
         is_frozen: Tells by a layer's full scope name whether it is frozen.
+        moved_share: Tells how far the moving statistics go, in place of what `decay` says.
         scope: Name of the layer.
 
     Returns:
@@ -97,8 +103,9 @@ def batch_norm(
             outputs, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs, factor, offset, epsilon=epsilon, is_training=True
             )
-            _move_towards(mean, batch_mean, decay)
-            _move_towards(variance, batch_variance, decay)
+            share = moved_share(layer.name, decay)
+            _move_towards(mean, batch_mean, share)
+            _move_towards(variance, batch_variance, share)
         else:
             outputs = _normalise(inputs, factor, offset, mean, variance, epsilon)
         return activation_fn(outputs) if activation_fn else outputs
@@ -132,8 +139,8 @@ def _normalise(
     return tf.nn.bias_add(scaled, tf.cast(offset - mean * scale, images.dtype))
 
 
-def _move_towards(statistic: Tensor, batch_statistic: Tensor, decay: float) -> None:
-    statistic.assign_sub((statistic - batch_statistic) * (1.0 - decay))
+def _move_towards(statistic: Tensor, batch_statistic: Tensor, share: Any) -> None:
+    statistic.assign_sub((statistic - batch_statistic) * share)
 
 
 @slim.add_arg_scope
@@ -218,16 +225,22 @@ slim_layers.dropout = slim.layers.dropout = slim.dropout = dropout
 
 
 @contextlib.contextmanager
-def layer_modes(is_training: bool, is_frozen: Callable[[str], bool], seed: Tensor | None) -> Iterator[None]:
+def layer_modes(
+    is_training: bool,
+    is_frozen: Callable[[str], bool],
+    seed: Tensor | None,
+    moved_share: MovedShare = lambda scope, decay: 1.0 - decay,
+) -> Iterator[None]:
     """Sets the mode of every layer of the networks called inside.
 
     Args:
         is_training: The mode of the pass.
         is_frozen: Tells by a layer's full scope name whether it is frozen; batch norm and drop path ask.
         seed: Integers [2] for dropout; needed in training.
+        moved_share: Tells how far the moving statistics of a batch norm that isn't frozen go in a training pass.
     """
     modes = (
-        slim.arg_scope([batch_norm], is_training=is_training, is_frozen=is_frozen),
+        slim.arg_scope([batch_norm], is_training=is_training, is_frozen=is_frozen, moved_share=moved_share),
         slim.arg_scope([dropout], is_training=is_training, seed=seed),
         slim.arg_scope([drop_path], is_frozen=is_frozen),
     )

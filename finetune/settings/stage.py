@@ -169,6 +169,19 @@ class StageSettings(CommandSettings):
         choices=BATCH_NORM_MODES,
         help="plan: frozen layers keep their statistics; frozen: all do; slim: none does, as in old runs",
     )
+    batch_norm_decay: float | Literal["auto"] | None = flag(
+        None,
+        at_least=0,
+        below=1,
+        metavar="auto|DECAY",
+        help="of moving statistics; auto: follows within a tenth of the run; not given: the network's, such as 0.9997",
+    )
+    recalibrate_batch_norm: int = flag(
+        0,
+        at_least=0,
+        metavar="BATCHES",
+        help="moving statistics anew, over so many of training, before each validation and at the end; 0: never",
+    )
     max_steps: int | None = flag(
         None, above=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
     )

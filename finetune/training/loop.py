@@ -20,6 +20,8 @@ from finetune.training.divergence import DivergedError, Guard
 from finetune.training.early_stopping import ended_early
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
+from finetune.training.loss_gap import LossGap
+from finetune.training.recalibration import Recalibration
 from finetune.training.run_log import RunLog
 from finetune.training.schedules import CutSchedule
 from finetune.training.state import TrainingState
@@ -81,6 +83,8 @@ class TrainingLoop:
         best: Best | None,
         make_room: Callable[[int], bool],
         time_limit: TimeLimit,
+        recalibration: Recalibration | None,
+        loss_gap: LossGap,
     ) -> None:
         """Sets the loop up.
 
@@ -98,6 +102,8 @@ class TrainingLoop:
             make_room: Removes from the run's folder what it can do without, of its checkpoints all but so many and the
                 best; returns whether there was such.
             time_limit: When to stop, whatever the step.
+            recalibration: Of batch norm's statistics, before each validation and at the end.
+            loss_gap: What training and validation losses are compared by.
         """
         self.step = occasions.first_step
         self.best = best
@@ -119,6 +125,8 @@ class TrainingLoop:
         every = occasions.guard_every
         begin = occasions.first_step_of_stage
         self._guard = Guard(self._run, state, self.step, begin, every) if every is not None else None
+        self._recalibration = recalibration
+        self._loss_gap = loss_gap
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -166,7 +174,8 @@ class TrainingLoop:
                 self._validate_and_keep_best()
                 why_early = ended_early(self._validations, self._stopping)
             is_save_due = time.monotonic() - self._last_save >= self._when.save_interval_seconds
-            if is_save_due or (self._guard is not None and self._guard.is_due(self.step)):
+            is_save_due |= self._guard is not None and self._guard.is_due(self.step)
+            if is_save_due and not self._is_finished():  # At the end not before batch norm's statistics are final.
                 self._save()
         if self._is_finished():
             self._validate_and_keep_best()
@@ -244,6 +253,7 @@ class TrainingLoop:
         """Waits for the losses of the steps since the last check, and returns those of the last one."""
         losses = np.array([step_losses for losses in self._unchecked for step_losses in losses.numpy()])
         self._unchecked.clear()
+        self._loss_gap.note(cross_entropy for cross_entropy, *_ in losses.tolist())
         first = self.step - len(losses) + 1
         for number, step_losses in enumerate(losses, start=first):
             if not np.isfinite(step_losses).all():
@@ -261,9 +271,13 @@ class TrainingLoop:
 
     def _validate_and_keep_best(self, *, is_extra: bool = False) -> None:
         validate, validate_plain = self._inputs.validate, self._inputs.validate_plain
-        if validate is None or (self._validations and self._validations[-1].step == self.step):
+        is_validated = bool(self._validations) and self._validations[-1].step == self.step
+        if is_validated or not (validate or self._is_finished()):
             return
         self._check_losses()
+        self._recalibrate()
+        if validate is None:
+            return
         try:
             with self._time_limit.taking("validation"):
                 scores = validate()
@@ -272,6 +286,7 @@ class TrainingLoop:
             why = f"In the validation after step {self.step} the network's logits are not finite."
             raise DivergedError(self.step, why) from None
         self._run_log.validation(self.step, self._inputs.eval_split, scores, plain, is_extra=is_extra)
+        self._loss_gap.compare(self.step, scores.loss, scores.num_classes)
         validation = validated(self.step, scores, is_extra=is_extra)
         self._validations.append(validation)
         if validation.is_better(self.best, self._stopping.best_by):
@@ -279,6 +294,12 @@ class TrainingLoop:
             self.best = validation
             self._writer.submit(lambda: self._run.write_json(BEST_FILE, validation.to_json()))
         self._run_log.restart_clock(self.step)
+
+    def _recalibrate(self) -> None:
+        """Before a validation; what the network is used by must be what was validated, and so is kept."""
+        if self._recalibration is not None:
+            self._recalibration()
+            self._run_log.recalibration(self.step, self._recalibration.num_batches)
 
     def _save(self) -> str:
         prefix = str(self._run.path / f"model.ckpt-{self.step}")

@@ -1,7 +1,7 @@
 """Moving averages of a network's variables, as slim's `--moving_average_decay` keeps them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow as tf
 
@@ -40,6 +40,11 @@ class MovingAverages:
             for name, shadow in self.shadows.items():
                 moved = self._variables[name].read_value()
                 self._strategy.extended.update(shadow, _move, args=(moved, 1.0 - kept))
+
+    def take_over(self, names: Iterable[str]) -> None:
+        """Makes the averages of the variables with these names equal to the variables."""
+        for name in names:
+            self.shadows[name].assign(self._variables[name].numpy())
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

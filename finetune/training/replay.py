@@ -10,6 +10,7 @@ from finetune.model.checkpoint import GLOBAL_STEP, Checkpoint
 from finetune.model.checkpoint_names import RECORD_FINGERPRINTS
 from finetune.notices import few
 from finetune.progress import progress
+from finetune.training.recalibration import Recalibration
 from finetune.training.schedules import CutSchedule
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
@@ -24,6 +25,8 @@ def replay(
     schedule: CutSchedule,
     steps: range,
     chain: Mapping[int, str],
+    recalibration: Recalibration | None = None,
+    recalibrated: Collection[int] = (),
 ) -> None:
     """Makes steps again.
 
@@ -34,6 +37,8 @@ def replay(
         schedule: Learning rate by step.
         steps: Numbers of the updates made before each of them.
         chain: The hash over what the run's steps were given, by the number of updates, as metrics.jsonl has it.
+        recalibration: Of batch norm's statistics.
+        recalibrated: Numbers of updates after which the run made one.
 
     Raises:
         UserError: They are given something else than the run's were.
@@ -43,6 +48,8 @@ def replay(
         for step in steps:
             training_step(next(batches), step, schedule(step))
             advance(1)
+            if recalibration is not None and step + 1 in recalibrated:
+                recalibration()
             if state.seen is None or step + 1 not in chain:
                 continue
             if state.seen.link != chain[step + 1]:

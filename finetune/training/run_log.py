@@ -11,6 +11,7 @@ metrics.jsonl, and TensorBoard's scalars, which lack `step`:
     data_chain           a hash over what all steps so far were given; two runs with the same one saw the same
     num_skipped          records of the split that can't be read and are left out; with `--on-corrupt skip` alone
 
+A row of a recalibration of batch norm's statistics has `batch_norm_batches`, over how many batches, alone.
 A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `balanced_accuracy`, `macro_f1`, `num_examples`, and
 `loss`: cross-entropy alone. Where averages of weights are kept these are theirs, and `plain_accuracy`,
 `plain_balanced_accuracy`, `plain_macro_f1` and `plain_loss` those of the weights themselves. `is_extra` is true where
@@ -198,6 +199,10 @@ class RunLog:
         extra = {"is_extra": True} if is_extra else {}
         self.run.write_metrics(step, {"split": split, **figures, **extra, **self._skipped(split)})
         self._write_scalars(split, step, figures)
+
+    def recalibration(self, step: int, num_batches: int) -> None:
+        """Notes that batch norm's statistics were taken anew: steps that are made again to compare do it there, too."""
+        self.run.write_metrics(step, {"batch_norm_batches": num_batches})
 
     def sample_images(self, step: int, images: Tensor) -> None:
         """Shows TensorBoard some images as the network gets them, [B,H,W,C], stretched to the range of a picture."""
