@@ -129,7 +129,10 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
     if any(change.name == "validation" for change in ready.changes):
         run.forget_best()
     recorded = with_history(ready.facts, read_provenance(run.path))
-    validations = read_validations(run, ready.inputs.eval_split, same_validation_since(recorded), first_step)
+    since = same_validation_since(recorded)
+    # What was validated before the first step, a probe, counts too, where the images have been the same since.
+    after_step = since if since or any(change.name == "validation" for change in ready.changes) else -1
+    validations = read_validations(run, ready.inputs.eval_split, after_step, first_step)
     best = find_best(run, first_step, validations)  # Before room is made, which spares it.
     with_room(lambda: _describe_in(run, ready, recorded), lambda: make_room(settings.run.max_to_keep))
     run_log = RunLog(
@@ -148,6 +151,7 @@ def _train_in(run: RunFolder, settings: TrainSettings, data: "TrainingData", str
         log_every=settings.run.log_every,
         save_interval_seconds=settings.run.save_interval_seconds,
         max_to_keep=settings.run.max_to_keep,
+        keeps_start=settings.stage.probe and first_step == 0,
     )
     loop = TrainingLoop(
         run_log,

@@ -38,8 +38,8 @@ PROVENANCE_SHAPE = {**_PART_SHAPE, "before": MayLack([_PART_SHAPE])}
 PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
 # Versions that the last bits of a weight may hang on.
 COMPUTING_PACKAGES = ("finetune", "tensorflow", "numpy")
-# Decide when a training ends and where features lie, not what a step does.
-_NOT_OF_A_STEP = ("max_steps", "cache_memory", "deterministic", "clone_on_cpu")
+# Decide how a training begins, when it ends and where features lie, not what a step does.
+_NOT_OF_A_STEP = ("probe", "max_steps", "cache_memory", "deterministic", "clone_on_cpu")
 
 _MEND = "Copy it from where it came from, or remove it: then what has changed since can't be said."
 

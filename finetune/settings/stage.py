@@ -157,7 +157,7 @@ class StageSettings(CommandSettings):
         help="plan: frozen layers keep their statistics; frozen: all do; slim: none does, as in old runs",
     )
     max_steps: int | None = flag(
-        None, above=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
+        None, at_least=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
     )
     batch_size: int = flag(32, above=0, help="images in a step, or in a pass of it, for each device")
     accumulate_steps: int = flag(
@@ -167,13 +167,33 @@ class StageSettings(CommandSettings):
     weight_decay: float = flag(
         0.00004, at_least=0, help="L2 on the trained weights; of adamw and lion no part of the loss"
     )
+    head_weight_decay: float | Literal["auto"] | None = flag(
+        None,
+        at_least=0,
+        metavar="DECAY|auto",
+        help="L2 on the classification layer's kernel; auto: by cross-validation; not given: as all others",
+    )
     label_smoothing: float = flag(0.0, at_least=0, below=1, help="share of the target spread over all classes")
     moving_average_decay: float | None = flag(
         None, at_least=0, below=1, metavar="DECAY", help="keep moving averages of the weights"
     )
+    probe: bool = flag(
+        False, help="begin with the best linear head on frozen features, by L-BFGS; enough with --max-steps 0"
+    )
     update: OptimizerSettings = group()
     schedule: ScheduleSettings = group()
     cache: CacheSettings = group()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_steps == 0 and not self.probe:
+            raise UserError("--max-steps is 0, but must be above 0.", "Give a number of steps, or --probe with it.")
+
+    @property
+    def head_decay(self) -> float:
+        """The head's own decay, once it is known."""
+        assert isinstance(self.head_weight_decay, float), "is yet to be chosen, or not given"
+        return self.head_weight_decay
 
     @property
     def images_per_update(self) -> int:

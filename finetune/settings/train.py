@@ -211,3 +211,7 @@ class TrainSettings(CommandSettings):
         super().__post_init__()
         if self.run.resume and self.stage.schedule.learning_rate == "auto":
             raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
+        if self.run.resume and self.stage.head_weight_decay == "auto":
+            raise UserError(
+                "--head-weight-decay auto is of a run that begins, not of one that goes on.", "Give a number."
+            )

@@ -63,6 +63,7 @@ class Occasions:
         log_every: Steps between figures.
         save_interval_seconds: Between checkpoints.
         max_to_keep: Newest checkpoints that are kept, beside the best.
+        keeps_start: Whether what it begins with is a result of its own, validated and saved as after a step.
     """
 
     first_step: int
@@ -72,6 +73,7 @@ class Occasions:
     log_every: int
     save_interval_seconds: float
     max_to_keep: int
+    keeps_start: bool = False
 
 
 class TrainingLoop:
@@ -143,6 +145,9 @@ class TrainingLoop:
         """
         # The request holds until all is written: a first Ctrl-C in the meantime mustn't cut the last checkpoint off.
         with stop_request() as stop, self._writer:
+            if self._when.keeps_start:
+                self._validate_and_keep_best()
+                self._save()
             while not self._is_finished() and not stop.is_made:
                 self._make_steps(self._batches)
                 are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
@@ -203,8 +208,9 @@ class TrainingLoop:
         return losses[-1] if len(losses) else None
 
     def _refuse_to_go_on(self, what: str) -> NoReturn:
-        kept_step = self._saved_step or self._when.first_step
-        newest = f"step {kept_step} is kept" if kept_step else "no checkpoint was written yet, so nothing is kept"
+        kept_step = self._saved_step if self._saved_step is not None else self._when.first_step or None
+        is_kept = kept_step is not None
+        newest = f"step {kept_step} is kept" if is_kept else "no checkpoint was written yet, so nothing is kept"
         raise UserError(
             f"{what} Training diverged and was stopped; {newest}.",
             f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images.",

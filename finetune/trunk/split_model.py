@@ -33,6 +33,7 @@ class SplitModel:
         """
         self.model = model
         self.plan = plan
+        self._evaluation: SplitModel | None = None
         graph = tf.__internal__.FuncGraph("split")
         with graph.as_default():
             size = [None, model.image_size, model.image_size, model.channels]
@@ -56,8 +57,10 @@ class SplitModel:
         self._head = Subgraph(graph, [*frontier, seed], wanted, model.model_variables, updates)
 
     def of_evaluation(self) -> "SplitModel":
-        """The same model's pass in evaluation, in two."""
-        return SplitModel(self.model, self.plan, is_training=False)
+        """The same model's pass in evaluation, in two; traced once."""
+        if self._evaluation is None:
+            self._evaluation = SplitModel(self.model, self.plan, is_training=False)
+        return self._evaluation
 
     def trunk(self, images: Tensor) -> list[Tensor]:
         """The frontier's values for images [B,H,W,C], float32; to be called inside a `tf.function`."""
