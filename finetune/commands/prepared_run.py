@@ -26,7 +26,7 @@ from finetune.training.classes import match_to_restored_head
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.head_decay import decayed_variables
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
-from finetune.training.inputs import make_inputs, refuse_without_features
+from finetune.training.inputs import count_views, make_inputs, refuse_without_features
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
@@ -43,6 +43,7 @@ from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 from finetune.training.training_data import TrainingData, num_outputs, refuse_large_batch
 from finetune.trunk.linear_head import LinearHead, find_linear_head
+from finetune.trunk.split_model import SplitModel
 from finetune.types import Variable
 
 log = logging.getLogger("finetune")
@@ -136,7 +137,7 @@ def prepare(
         stage = cached_as_before(stage, recorded)
         inputs = make_inputs(stage, images, state, plan, features, were_cached=were_cached, needed_by=needed_by)
         if head is not None:
-            settings = _with_head(settings, data, images, state, inputs, head)
+            settings = _with_head(settings, plan, images, state, inputs, head)
             state.take_optimizer(_make_optimizer(settings.stage, model, trained, multipliers))
         with reading(data.training, settings.data.labels_offset):
             batches = seen.watched(inputs.batches, first_step)
@@ -302,7 +303,7 @@ def _make_optimizer(
 
 def _with_head(
     settings: TrainSettings,
-    data: TrainingData,
+    plan: VariablePlan,
     images: TrainingImages,
     state: TrainingState,
     inputs: TrainingInputs,
@@ -310,8 +311,16 @@ def _with_head(
 ) -> TrainSettings:
     """Chooses the head's weight decay, and makes the probe; the settings then have the number in place of "auto"."""
     stage, seed = settings.stage, settings.run.seed
-    assert inputs.cached is not None
-    of_head = head_data(head, inputs.cached, images, data.class_names or (), stage.label_smoothing)
+    cached = inputs.cached
+    of_head = head_data(
+        head,
+        cached.split.of_evaluation() if cached is not None else SplitModel(state.model, plan, is_training=False),
+        images,
+        cached,
+        count_views(stage, images),
+        images.data.class_names or (),
+        stage.label_smoothing,
+    )
     if stage.head_weight_decay in (None, "auto"):
         stage = dataclasses.replace(stage, head_weight_decay=choose_head_decay(of_head, seed))
     if stage.probe:

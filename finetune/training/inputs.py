@@ -45,7 +45,7 @@ def make_inputs(
         plan: Which variables training changes.
         folder: Where features go that are too large for memory.
         were_cached: Whether the run goes on from steps that were given features.
-        needed_by: The flag that can't do without features; empty: there is none.
+        needed_by: The flag that is to be given features, which then are cached wherever they can be; empty: none.
 
     Raises:
         UserError: Features are asked for that can't be cached; the data is damaged.
@@ -73,22 +73,16 @@ def _choose(
 ) -> tuple[CachedViews | None, str]:
     """The views to cache, or None and the reason in words."""
     wanted = stage.cache.cache_features
-    if needed_by:
-        refuse_without_features(stage, state.model.spec.head_scopes, plan, needed_by)
     if wanted == "off":
         return None, CACHE_OFF
     split, why_not = _split(stage, state, plan)
-    if needed_by and split is None:
-        raise UserError(
-            f"{needed_by} needs features that don't change, but {why_not}.", _train(state.model.spec.head_scopes)
-        )
-    if wanted != "auto":
-        if split is None:
-            raise UserError(f"--cache-features {wanted}: {why_not}.", "Give --cache-features off.")
-        return CachedViews(split, int(wanted)), ""
+    if split is None and wanted != "auto" and not needed_by:
+        raise UserError(f"--cache-features {wanted}: {why_not}.", "Give --cache-features off.")
     if split is None:
         return None, why_not
-    num_views = AUTO_VIEWS if images.options.preprocessing.is_random else 1
+    num_views = count_views(stage, images)
+    if wanted != "auto":
+        return CachedViews(split, num_views), ""
     num_images = images.data.training.num_examples
     if (
         not needed_by
@@ -110,6 +104,13 @@ def _split(stage: StageSettings, state: TrainingState, plan: VariablePlan) -> tu
     return split, ""
 
 
+def count_views(stage: StageSettings, images: TrainingImages) -> int:
+    """Of each training image, where features are cached."""
+    if stage.cache.cache_features != "auto":
+        return int(stage.cache.cache_features)
+    return AUTO_VIEWS if images.options.preprocessing.is_random else 1
+
+
 def refuse_without_features(
     stage: StageSettings, head_scopes: Sequence[str], plan: VariablePlan, needed_by: str
 ) -> None:
@@ -120,7 +121,7 @@ def refuse_without_features(
     """
     mends = {
         SEVERAL_DEVICES: "--num-clones 1",
-        NOTHING_FROZEN: _train(head_scopes),
+        NOTHING_FROZEN: f"--trainable-scopes {','.join(head_scopes)}",
         SLIM_BATCH_NORM: "--batch-norm plan",
         CACHE_OFF: "--cache-features auto",
     }
@@ -128,7 +129,7 @@ def refuse_without_features(
     if found:
         raise UserError(
             f"{needed_by} needs the features of frozen layers, computed once, but {' and '.join(found)}.",
-            f"Give {' '.join(mends[obstacle].removeprefix('Give ') for obstacle in found)}",
+            f"Give {' '.join(mends[obstacle] for obstacle in found)}",
         )
 
 
@@ -140,10 +141,6 @@ def _obstacles(stage: StageSettings, plan: VariablePlan) -> list[str]:
         SLIM_BATCH_NORM: stage.batch_norm == "slim",
     }
     return [obstacle for obstacle, stands in standing.items() if stands]
-
-
-def _train(scopes: Sequence[str]) -> str:
-    return f"Give --trainable-scopes {','.join(scopes)}"
 
 
 def _description(views: CachedViews, images: TrainingImages) -> str:

@@ -21,6 +21,7 @@ from finetune.training.image_inputs import CachedFeatures, TrainingImages
 from finetune.training.logistic_regression import DECAYS, NUM_FOLDS, Choice, Problem, Solution, choose_decay, fit
 from finetune.trunk.features import Features, compute_features
 from finetune.trunk.linear_head import LinearHead
+from finetune.trunk.split_model import SplitModel
 from finetune.types import Array
 
 log = logging.getLogger("finetune")
@@ -57,16 +58,32 @@ def feature_user(stage: StageSettings) -> str:
 
 
 def head_data(
-    head: LinearHead, cached: CachedFeatures, images: TrainingImages, class_names: Sequence[str], label_smoothing: float
+    head: LinearHead,
+    evaluation: SplitModel,
+    images: TrainingImages,
+    cached: CachedFeatures | None,
+    num_views: int,
+    class_names: Sequence[str],
+    label_smoothing: float,
 ) -> HeadData:
     """The features in front of the head, as evaluation has them, of all views of the training images.
 
-    They are among the cached ones, or, where dropout lies farther in front, as in VGG, computed from the images.
+    They are among the cached ones, or, where something varies farther in front, as dropout does in VGG and whole paths
+    in NASNet, computed from the images.
+
+    Args:
+        head: Of the network.
+        evaluation: Its pass in evaluation, in two.
+        images: Of the run.
+        cached: What training is given; None: images.
+        num_views: Outcomes of the augmentation for each image.
+        class_names: By label.
+        label_smoothing: Of the targets.
 
     Raises:
         UserError: Not all are finite.
     """
-    views = _evaluated_views(cached, images)
+    views, labels = _evaluated_views(evaluation, cached, num_views, images)
     rows = np.concatenate([head.features(view) for view in views])
     num_not_finite = int((~np.isfinite(rows)).sum())
     if num_not_finite:
@@ -74,7 +91,6 @@ def head_data(
             f"{num_not_finite:,} of {rows.size:,} features of the training images are not finite.",
             "Give --precision float32, or other weights: --checkpoint.",
         )
-    labels = cached.views[0].labels
     problem = Problem(
         rows,
         np.tile(labels, len(views)),
@@ -157,26 +173,30 @@ def _tell_small_classes(labels: Array, num_classes: int, class_names: Sequence[s
             log.warning("Head: of %d classes there is %s: %s.", len(found), what, few(found))
 
 
-def _evaluated_views(cached: CachedFeatures, images: TrainingImages) -> list[Array]:
-    """Values of the evaluation's frontier for each view."""
-    trunk = function_of_images(cached.split.of_evaluation())
+def _evaluated_views(
+    evaluation: SplitModel, cached: CachedFeatures | None, num_views: int, images: TrainingImages
+) -> tuple[list[Array], Array]:
+    """Values of the evaluation's frontier for each view, and labels."""
+    trunk = function_of_images(evaluation)
     dataset = images.data.training
     with reading(dataset, images.options.labels_offset):
-        (first,) = trunk(images.first_batch(images.batch_size)[0])
-        index = _index_of(first.numpy(), cached.views[0])
-        if index is not None:
-            return [view.values[index] for view in cached.views]
-        return [
+        if cached is not None:
+            (first,) = trunk(images.first_batch(images.batch_size)[0])
+            index = _index_of(first.numpy(), cached.views[0])
+            if index is not None:
+                return [view.values[index] for view in cached.views], cached.views[0].labels
+        views = [
             compute_features(
                 trunk,
                 images.view_batches(number),
                 num_images=dataset.num_examples,
                 folder=None,
                 key="",
-                what=f"view {number + 1} of {len(cached.views)}, for the head",
-            ).values[0]
-            for number in range(len(cached.views))
+                what=f"view {number + 1} of {num_views}, for the head",
+            )
+            for number in range(num_views)
         ]
+    return [view.values[0] for view in views], views[0].labels
 
 
 def _index_of(first: Array, features: Features) -> int | None:
