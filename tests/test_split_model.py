@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune.model.model import Model
+from finetune.errors import UserError
+from finetune.model.model import Model, variable_name
 from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
+from finetune.trunk.linear_head import find_linear_head
 from finetune.trunk.split_model import SplitModel
 
 NUM_CLASSES = 3
@@ -50,6 +52,33 @@ def test_trunk_and_head_are_the_network(small_network):
         within = {name for name in before if any(name == scope or name.startswith(f"{scope}/") for scope in scopes)}
         # A step moves all of the head and nothing else; deeper, a unit may be silent for both images.
         assert changed == within if depth == 0 else changed <= within
+
+
+def test_the_head_is_found_and_left_as_it_was(small_network):
+    """Whatever it is called: of all networks."""
+    model, before = small_network, values_of(small_network)
+    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+    scopes = model.spec.head_scopes
+    plan = plan_variables(model.network_variables(), checkpoint_shapes=shapes, trainable_scopes=scopes)
+    model.freeze(plan)
+    head = find_linear_head(model, plan, "--probe")
+    found = {variable_name(variable) for variable in (head.kernel, head.bias, *head.others)}
+    assert found == {variable.name for variable in plan.trained}
+    assert bool(head.others) == model.spec.has_auxiliary_logits
+    assert head.kernel.shape[-1] == model.num_classes
+    for name, value in values_of(model).items():
+        assert are_equal(value, before[name]), name
+
+
+def test_a_layer_in_front_of_the_head_is_none():
+    spec = get_spec("lenet")
+    model = Model(spec, NUM_CLASSES)
+    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+    for scopes in (["LeNet/fc3"], ["LeNet/fc3", "LeNet/fc4"], ["LeNet"]):
+        plan = plan_variables(model.network_variables(), checkpoint_shapes=shapes, trainable_scopes=scopes)
+        model.freeze(plan)
+        with pytest.raises(UserError, match="Give --trainable-scopes LeNet/fc4"):
+            find_linear_head(model, plan, "--probe")
 
 
 def check_split(model, scopes, before):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 from finetune.datasets.pipeline import ReadOptions, reading
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
-from finetune.model.model import Model, variable_name
+from finetune.model.model import Model
 from finetune.model.plan_table import plan_text
 from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
@@ -29,8 +29,9 @@ from finetune.training.classes import match_to_restored_head
 from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.divergence import with_cuts_of_run
+from finetune.training.head_decay import decayed_variables
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
-from finetune.training.inputs import make_inputs
+from finetune.training.inputs import count_views, make_inputs, refuse_without_features
 from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
@@ -38,6 +39,7 @@ from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
+from finetune.training.probe import choose_head_decay, feature_user, fit_head, head_data
 from finetune.training.rate_finder import RateCurve, find_rate
 from finetune.training.recalibration import Recalibration
 from finetune.training.resumption import cached_as_before, check_changes
@@ -47,6 +49,8 @@ from finetune.training.starting_weights import step_of
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 from finetune.training.training_data import TrainingData, num_outputs, refuse_large_batch
+from finetune.trunk.linear_head import LinearHead, find_linear_head
+from finetune.trunk.split_model import SplitModel
 from finetune.types import Variable
 
 log = logging.getLogger("finetune")
@@ -126,7 +130,12 @@ def prepare(
         images = _training_images(settings, model, data)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
-        optimizer = Optimizer(stage.update, trained, multipliers, decoupled_decays(stage, _decayed(model, trained)))
+        begins = place.begins or not settings.run.resume
+        needed_by = feature_user(stage) if begins else ""
+        if needed_by:
+            refuse_without_features(stage, model.spec.head_scopes, plan, needed_by)
+        head = find_linear_head(model, plan, needed_by) if needed_by else None
+        optimizer = _make_optimizer(stage, model, trained, multipliers)
         settings = _with_precision(settings, model, trained, images)
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
@@ -145,7 +154,19 @@ def prepare(
                 seen.accept_other_data()  # With it the run went on from here.
         were_cached = bool(recorded.get("cached_views"))
         stage = cached_as_before(stage, recorded)
-        inputs = make_inputs(stage, images, state, plan, features, were_cached=were_cached)
+        inputs = make_inputs(
+            stage,
+            images,
+            state,
+            plan,
+            features,
+            num_steps=_num_steps(stage, place),
+            were_cached=were_cached,
+            needed_by=needed_by,
+        )
+        if head is not None:
+            settings = _with_head(settings, plan, images, state, inputs, head)
+            state.take_optimizer(_make_optimizer(settings.stage, model, trained, multipliers))
         with reading(data.training, settings.data.labels_offset):
             batches = seen.watched(inputs.batches, first_step)
         training_step = _make_step(settings, inputs, state)
@@ -206,7 +227,7 @@ def _with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan, 
     """Sets how moving statistics follow, and says it; the settings then have the decay in place of "auto"."""
     stage = settings.stage
     layers = model.updated_batch_norms()
-    num_steps = None if stage.max_steps is None else stage.max_steps - place.first_step
+    num_steps = _num_steps(stage, place)
     decay = resolve_decay(stage, [model.batch_norm_decays[layer] for layer in layers], num_steps)
     stage = dataclasses.replace(stage, batch_norm_decay=decay)
     model.batch_norm_decay = decay
@@ -217,6 +238,11 @@ def _with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan, 
     tell_statistics(model, {v.name.rpartition("/")[0] for v in of_checkpoint if v.is_statistic}, stage, num_steps)
     tell_dead_channels(model, plan)
     return dataclasses.replace(settings, stage=stage)
+
+
+def _num_steps(stage: StageSettings, place: StagePlace) -> int | None:
+    """Of the stage; None: without end."""
+    return None if stage.max_steps is None else stage.max_steps - place.first_step
 
 
 def _make_recalibration(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> Recalibration | None:
@@ -351,6 +377,44 @@ def _with_precision(
     return dataclasses.replace(settings, devices=dataclasses.replace(devices, precision=precision))
 
 
+def _make_optimizer(
+    stage: StageSettings, model: Model, trained: Sequence[Variable], multipliers: Mapping[str, float]
+) -> Optimizer:
+    """With a head's decay that is yet to be chosen the optimizer is made once more when it is."""
+    decayed, head = decayed_variables(stage, model, trained)
+    is_known = stage.head_weight_decay != "auto"
+    return Optimizer(stage.update, trained, multipliers, decoupled_decays(stage, decayed, head if is_known else ()))
+
+
+def _with_head(
+    settings: TrainSettings,
+    plan: VariablePlan,
+    images: TrainingImages,
+    state: TrainingState,
+    inputs: TrainingInputs,
+    head: LinearHead,
+) -> TrainSettings:
+    """Chooses the head's weight decay, and makes the probe; the settings then have the number in place of "auto"."""
+    stage, seed = settings.stage, settings.run.seed
+    cached = inputs.cached
+    of_head = head_data(
+        head,
+        cached.split.of_evaluation() if cached is not None else SplitModel(state.model, plan, is_training=False),
+        images,
+        cached,
+        count_views(stage, images),
+        images.data.class_names or (),
+        stage.label_smoothing,
+    )
+    if stage.head_weight_decay in (None, "auto"):
+        stage = dataclasses.replace(stage, head_weight_decay=choose_head_decay(of_head, seed))
+    if stage.probe:
+        fit_head(head, of_head, stage.head_decay, seed)
+        if state.averages is not None:
+            state.averages.restart()
+    return dataclasses.replace(settings, stage=stage)
+
+
 def _make_averages(settings: StageSettings, model: Model, plan: VariablePlan) -> MovingAverages | None:
     if settings.moving_average_decay is None:
         return None
@@ -376,10 +440,14 @@ def _go_on(state: TrainingState, source: Checkpoint, history: Facts | None, plac
 
 def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> TrainingStep:
     stage, devices = settings.stage, settings.devices
-    of_loss = [] if stage.update.decouples_decay else _decayed(state.model, state.optimizer.variables)
+    decayed, head = decayed_variables(stage, state.model, state.optimizer.variables)
+    of_loss = TrainingLoss(stage.label_smoothing)
+    if not stage.update.decouples_decay:
+        head_decay = stage.head_decay if head else 0.0
+        of_loss = TrainingLoss(stage.label_smoothing, stage.weight_decay, decayed, head_decay, head)
     return TrainingStep(
         inputs.forward,
-        TrainingLoss(stage.label_smoothing, stage.weight_decay, of_loss),
+        of_loss,
         state.optimizer,
         averages=state.averages,
         loss_scale=state.loss_scale,
@@ -410,7 +478,3 @@ def _with_found_rate(
         raise UserError(f"--learning-rate auto: {curve}", "Give a number.")
     schedule = dataclasses.replace(settings.stage.schedule, learning_rate=curve.suggestion)
     return dataclasses.replace(settings, stage=dataclasses.replace(settings.stage, schedule=schedule)), curve
-
-
-def _decayed(model: Model, trained: Sequence[Variable]) -> list[Variable]:
-    return [variable for variable in trained if variable_name(variable) in model.decayed_names]

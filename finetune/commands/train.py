@@ -95,7 +95,9 @@ def train(settings: TrainSettings) -> TrainResult:
     time_limit = TimeLimit(settings.stopping.time_limit_seconds, time.monotonic())
     if settings.run.resume:
         if settings.stage.schedule.learning_rate == "auto" and not settings.course.stages:
-            raise UserError("--learning-rate auto is of a run that begins, not of one that goes on.", "Give a number.")
+            raise _of_a_beginning("--learning-rate auto")
+        if settings.stage.head_weight_decay == "auto" and not settings.course.stages:
+            raise _of_a_beginning("--head-weight-decay auto")
         network = as_begun(settings.network, settings.run.train_dir)
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))
@@ -111,6 +113,10 @@ def train(settings: TrainSettings) -> TrainResult:
         run.begun(resume=settings.run.resume),
     ):
         return _train_in(run, settings, data, strategy, time_limit)
+
+
+def _of_a_beginning(what: str) -> UserError:
+    return UserError(f"{what} is of a run that begins, not of one that goes on.", "Give a number.")
 
 
 def _how_to_go_on(train_dir: Path) -> str:

@@ -93,7 +93,10 @@ def train_stage(
         run.forget_best()
     settings = recorded_settings(settings, place, told, ready.settings)
     recorded = with_history(ready.facts, read_provenance(run.path))
-    validations = read_validations(run, ready.inputs.eval_split, same_validation_since(recorded), first_step)
+    since = same_validation_since(recorded)
+    # What was validated before the first step, a probe, counts too, where the images have been the same since.
+    after_step = since if since or any(change.name == "validation" for change in ready.changes) else -1
+    validations = read_validations(run, ready.inputs.eval_split, after_step, first_step)
     # Before room is made, which spares it.
     best = find_best(run, first_step, validations, settings.stopping.best_by)
     with_room(lambda: _describe_in(run, ready, settings, place, recorded), lambda: make_room(settings.run.max_to_keep))
@@ -114,7 +117,7 @@ def train_stage(
         ready.batches,
         _occasions(ready, place),
         settings.stopping,
-        [validation for validation in validations if validation.step > place.first_step],
+        [validation for validation in validations if validation.step >= place.first_step + bool(place.index)],
         best,
         make_room,
         time_limit,
@@ -161,6 +164,7 @@ def _occasions(ready: PreparedRun, place: StagePlace) -> Occasions:
         log_every=settings.run.log_every,
         save_interval_seconds=settings.run.save_interval_seconds,
         max_to_keep=settings.run.max_to_keep,
+        keeps_start=settings.stage.probe and ready.first_step == place.first_step,
     )
 
 

@@ -72,6 +72,11 @@ def verify(settings: TrainSettings) -> Verification:
     _refuse_changes_within(history, range(step_of(older[0]) if older else 0, last_step))
     place = find_place_of_run(run, settings, step_of(older[0]) if older else 0)
     next_place = find_place_of_run(run, settings, last_step)
+    if place.index and not older:
+        raise UserError(
+            f"--verify: {last.prefix} is the only checkpoint of the run, and its stage began from another one.",
+            "Verify when there are two checkpoints (--save-interval-seconds).",
+        )
     settings, source = (settings, older[0]) if older else _from_the_start(settings, last)
     data = dataclasses.replace(without_corrupt(settings.data, find_data(settings)), validation=None)
     told = settings_of_stage(settings, place, data.training.num_examples)

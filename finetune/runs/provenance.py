@@ -38,8 +38,8 @@ PROVENANCE_SHAPE = {**_PART_SHAPE, "before": MayLack([_PART_SHAPE])}
 PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
 # Versions that the last bits of a weight may hang on.
 COMPUTING_PACKAGES = ("finetune", "tensorflow", "numpy")
-# Decide when a training ends and where features lie, not what a step does.
-_NOT_OF_A_STEP = ("max_steps", "epochs", "cache_memory", "deterministic", "clone_on_cpu")
+# Decide how a training begins, when it ends and where features lie, not what a step does.
+_NOT_OF_A_STEP = ("probe", "max_steps", "epochs", "cache_memory", "deterministic", "clone_on_cpu")
 # Said by scopes where a step is made.
 _SAID_OTHERWISE = ("trainable_layers", "freeze_until")
 

@@ -183,7 +183,7 @@ class StageSettings(CommandSettings):
         help="moving statistics anew, over so many of training, before each validation and at the end; 0: never",
     )
     max_steps: int | None = flag(
-        None, above=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
+        None, at_least=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
     )
     epochs: float | None = flag(None, above=0, help="instead of --max-steps: so many times each image")
     batch_size: int = flag(32, above=0, help="images in a step, or in a pass of it, for each device")
@@ -194,9 +194,18 @@ class StageSettings(CommandSettings):
     weight_decay: float = flag(
         0.00004, at_least=0, help="L2 on the trained weights; of adamw and lion no part of the loss"
     )
+    head_weight_decay: float | Literal["auto"] | None = flag(
+        None,
+        at_least=0,
+        metavar="DECAY|auto",
+        help="L2 on the classification layer's kernel; auto: by cross-validation; not given: as all others",
+    )
     label_smoothing: float = flag(0.0, at_least=0, below=1, help="share of the target spread over all classes")
     moving_average_decay: float | None = flag(
         None, at_least=0, below=1, metavar="DECAY", help="keep moving averages of the weights"
+    )
+    probe: bool = flag(
+        False, help="begin with the best linear head on frozen features, by L-BFGS; enough with --max-steps 0"
     )
     update: OptimizerSettings = group()
     schedule: ScheduleSettings = group()
@@ -217,6 +226,14 @@ class StageSettings(CommandSettings):
                 f"The length is said twice: --max-steps {self.max_steps} and --epochs {self.epochs:g}.",
                 "Give one of them; a run that is resumed has --max-steps.",
             )
+        if self.max_steps == 0 and not self.probe:
+            raise UserError("--max-steps is 0, but must be above 0.", "Give a number of steps, or --probe with it.")
+
+    @property
+    def head_decay(self) -> float:
+        """The head's own decay, once it is known."""
+        assert isinstance(self.head_weight_decay, float), "is yet to be chosen, or not given"
+        return self.head_weight_decay
 
     @property
     def images_per_update(self) -> int:

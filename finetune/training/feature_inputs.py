@@ -14,7 +14,7 @@ from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import score
-from finetune.training.image_inputs import TrainingImages, TrainingInputs, plain_validation, validation
+from finetune.training.image_inputs import CachedFeatures, TrainingImages, TrainingInputs, plain_validation, validation
 from finetune.training.state import TrainingState
 from finetune.trunk.features import Features, compute_features, feature_batches, features_key, values_hash
 from finetune.trunk.split_model import SplitModel
@@ -87,6 +87,7 @@ def feature_inputs(
         num_views=views.num_views,
         features=tuple(store.names),
         validate_plain=validate_plain,
+        cached=CachedFeatures(split, kept),
     )
 
 
@@ -105,7 +106,7 @@ class _FeatureStore:
 
     def views(self, views: CachedViews) -> list[Features]:
         """Of the training images under each outcome of the augmentation; the trunk is traced once for all."""
-        trunk = _function_of_images(views.split)
+        trunk = function_of_images(views.split)
         return [self._view(number, views, trunk) for number in range(views.num_views)]
 
     def _view(self, number: int, views: CachedViews, trunk: Trunk) -> Features:
@@ -117,7 +118,7 @@ class _FeatureStore:
         """Of the validation images."""
         named = evaluation_batches(dataset, self._images.options, batch_size=self._images.batch_size)
         batches = named.map(lambda images, labels, _: (images, labels))
-        trunk = _function_of_images(split)
+        trunk = function_of_images(split)
         return self._compute("validation", split, trunk, dataset, batches, "the validation images")
 
     def _compute(
@@ -171,7 +172,7 @@ def _scores_of(features: Features, split: SplitModel, batch_size: int) -> Callab
     return lambda: score(lambda values: infer(*values), feature_rows())
 
 
-def _function_of_images(split: SplitModel) -> Trunk:
+def function_of_images(split: SplitModel) -> Trunk:
     """The trunk traced here, for batches of any size: a network's trace takes seconds."""
     model = split.model
     shape = [None, model.image_size, model.image_size, model.channels]

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from finetune.model.model import Outputs
 from finetune.training.run_log import NUM_SAMPLE_IMAGES
 from finetune.training.state import TrainingState
 from finetune.training.training_data import TrainingData
+from finetune.trunk.features import Features
+from finetune.trunk.split_model import SplitModel
 from finetune.types import Tensor
 
 # Two small batches of the validation split are scored before the first step.
@@ -71,6 +73,19 @@ class TrainingImages:
 
 
 @dataclasses.dataclass(frozen=True)
+class CachedFeatures:
+    """What the trunk made of the training images.
+
+    Attributes:
+        split: The model in two, as training runs it.
+        views: The features under each outcome of the augmentation, the images in the order of the files.
+    """
+
+    split: SplitModel
+    views: Sequence[Features]
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingInputs:
     """What feeds a run.
 
@@ -85,6 +100,7 @@ class TrainingInputs:
         steps_per_call: How many steps are made in one call, where nothing is to be done between them.
         num_views: Of each training image, whose features are kept; 0: none are.
         features: Names of the folders of features that are read from files.
+        cached: The features; None where images are computed in every step.
     """
 
     forward: Callable[[Any, Tensor], Outputs]
@@ -96,6 +112,7 @@ class TrainingInputs:
     num_views: int = 0
     features: tuple[str, ...] = ()
     validate_plain: Callable[[], Scores] | None = None
+    cached: CachedFeatures | None = None
 
 
 def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs:

@@ -47,6 +47,7 @@ class Occasions:
         log_every: Steps between figures.
         save_interval_seconds: Between checkpoints.
         max_to_keep: Newest checkpoints that are kept, beside the best.
+        keeps_start: Whether what it begins with is a result of its own, validated and saved as after a step.
     """
 
     first_step: int
@@ -57,6 +58,7 @@ class Occasions:
     log_every: int
     save_interval_seconds: float
     max_to_keep: int
+    keeps_start: bool = False
 
 
 class TrainingLoop:
@@ -163,6 +165,9 @@ class TrainingLoop:
         return newest
 
     def _train(self, stop: StopRequest) -> EndedBy:
+        if self._when.keeps_start and self.step == self._when.first_step:
+            self._validate_and_keep_best()
+            self._save()
         why_early = ended_early(self._validations, self._stopping)
         while (ended_by := self._why_to_end(stop, why_early)) is None:
             with self._time_limit.taking("steps"):
@@ -261,8 +266,9 @@ class TrainingLoop:
         return losses[-1] if len(losses) else None
 
     def _refusal(self, diverged: DivergedError) -> UserError:
-        kept_step = self._saved_step or self._when.first_step
-        newest = f"step {kept_step} is kept" if kept_step else "no checkpoint was written yet, so nothing is kept"
+        kept_step = self._saved_step if self._saved_step is not None else self._when.first_step or None
+        is_kept = kept_step is not None
+        newest = f"step {kept_step} is kept" if is_kept else "no checkpoint was written yet, so nothing is kept"
         return UserError(
             f"{diverged.why} Training diverged and was stopped; {newest}.",
             f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images; "

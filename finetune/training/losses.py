@@ -46,16 +46,23 @@ class TrainingLoss:
         label_smoothing: Share of the target that is spread evenly over all classes.
         weight_decay: Factor of the decayed variables' loss.
         decayed: The variables that weight decay applies to: trained ones.
+        head_weight_decay: Factor of the loss of kernels that have a decay of their own.
+        head: These kernels.
     """
 
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
     decayed: Sequence[Variable] = ()
+    head_weight_decay: float = 0.0
+    head: Sequence[Variable] = ()
 
     def __call__(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """A tensor [2]: cross-entropy, with the auxiliary head's part, of labels [B], and weight decay."""
         loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels, self.label_smoothing)
-        return tf.stack([loss, weight_decay_loss(self.decayed, self.weight_decay)])
+        decay = weight_decay_loss(self.decayed, self.weight_decay)
+        if self.head:
+            decay += weight_decay_loss(self.head, self.head_weight_decay)
+        return tf.stack([loss, decay])
 
 
 def weight_decay_loss(variables: Iterable[Variable], weight_decay: float) -> Tensor:

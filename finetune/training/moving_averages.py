@@ -46,6 +46,11 @@ class MovingAverages:
         for name in names:
             self.shadows[name].assign(self._variables[name].numpy())
 
+    def restart(self) -> None:
+        """Makes the averages equal to the variables once more."""
+        for name, shadow in self.shadows.items():
+            shadow.assign(self._variables[name].read_value())
+
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the averages in the variables' place for as long as the context lasts, as evaluation wants them."""

@@ -86,16 +86,20 @@ class Optimizer:
         return by_name
 
 
-def decoupled_decays(settings: StageSettings, decayed: Iterable[Variable]) -> dict[str, float]:
+def decoupled_decays(
+    settings: StageSettings, decayed: Iterable[Variable], head: Iterable[Variable] = ()
+) -> dict[str, float]:
     """The decay of each variable by name, for `Optimizer`; none where weight decay is part of the loss.
 
     Args:
         settings: Which optimizer, and the decay.
         decayed: The variables that slim's weight decay applies to: some networks' biases are among them, and have none.
+        head: Kernels that have the head's own decay.
     """
     if not settings.update.decouples_decay:
         return {}
-    return {variable_name(variable): settings.weight_decay for variable in decayed if variable.shape.rank > 1}
+    decays = {variable_name(variable): settings.weight_decay for variable in decayed if variable.shape.rank > 1}
+    return decays | {variable_name(variable): settings.head_decay for variable in head}
 
 
 def _make(settings: OptimizerSettings, rate: Variable, decay: float) -> Any:

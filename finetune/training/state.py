@@ -40,6 +40,11 @@ class TrainingState:
         self.loss_scale = loss_scale
         self.seen = seen
 
+    def take_optimizer(self, optimizer: Optimizer) -> None:
+        """Puts one in the place of another that has made no step, and makes its slots."""
+        optimizer.make_slots()
+        self.optimizer = optimizer
+
     def values(self) -> dict[str, Array]:
         """A snapshot by name in a checkpoint.
 

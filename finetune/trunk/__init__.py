@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "features": ["Features", "compute_features", "feature_batches"],
+        "linear_head": ["LinearHead", "find_linear_head"],
         "split_model": ["SplitModel"],
     },
 )

@@ -5,7 +5,7 @@ import tensorflow as tf
 from finetune.model.model import Model, Outputs
 from finetune.model.scopes import VariablePlan
 from finetune.trunk.frontier import find_frontier, frontier_bytes, varying_operations
-from finetune.trunk.subgraph import Subgraph
+from finetune.trunk.subgraph import Subgraph, operations_between
 from finetune.types import FuncGraph, Operation, Tensor
 
 
@@ -33,6 +33,7 @@ class SplitModel:
         """
         self.model = model
         self.plan = plan
+        self._evaluation: SplitModel | None = None
         graph = tf.__internal__.FuncGraph("split")
         with graph.as_default():
             size = [None, model.image_size, model.image_size, model.channels]
@@ -45,8 +46,10 @@ class SplitModel:
             operations, lambda operation: operation.name in changing or _mixes_images(operation)
         )
         wanted = [tensor for tensor in (outputs.logits, outputs.auxiliary_logits) if tensor is not None]
-        frontier = find_frontier(operations, images, varying, wanted)
         updates = [operation for operation in operations if _is_update(operation) and operation.name in varying]
+        # What comes to nothing, such as an auxiliary head in evaluation, needs nothing.
+        varying &= operations_between([], [*(tensor.op for tensor in wanted), *updates])
+        frontier = find_frontier(operations, images, varying, wanted)
         self.frontier = [tf.TensorSpec(tensor.shape, tf.float32) for tensor in frontier]
         self._dtypes = [tensor.dtype for tensor in frontier]
         self.num_bytes = frontier_bytes(self.frontier)
@@ -56,8 +59,10 @@ class SplitModel:
         self._head = Subgraph(graph, [*frontier, seed], wanted, model.model_variables, updates)
 
     def of_evaluation(self) -> "SplitModel":
-        """The same model's pass in evaluation, in two."""
-        return SplitModel(self.model, self.plan, is_training=False)
+        """The same model's pass in evaluation, in two; traced once."""
+        if self._evaluation is None:
+            self._evaluation = SplitModel(self.model, self.plan, is_training=False)
+        return self._evaluation
 
     def trunk(self, images: Tensor) -> list[Tensor]:
         """The frontier's values for images [B,H,W,C], float32; to be called inside a `tf.function`."""

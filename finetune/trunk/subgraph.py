@@ -33,7 +33,7 @@ class Subgraph:
         """
         self._input_names = [tensor.name for tensor in inputs]
         self._output_names = [tensor.name for tensor in outputs]
-        wanted = _operations_between(inputs, [*(tensor.op for tensor in outputs), *effects])
+        wanted = operations_between(inputs, [*(tensor.op for tensor in outputs), *effects])
         by_handle = {id(variable.handle): variable for variable in variables.values()}
         self._captured = {
             inner.name: by_handle.get(id(outer), outer) for outer, inner in graph.captures if inner.op.name in wanted
@@ -74,7 +74,7 @@ class Subgraph:
         return [passed_on[name] if name in passed_on else tensors[computed.index(name)] for name in self._output_names]
 
 
-def _operations_between(inputs: Sequence[Tensor], wanted: Sequence[Operation]) -> set[str]:
+def operations_between(inputs: Sequence[Tensor], wanted: Sequence[Operation]) -> set[str]:
     """Names of the operations that the wanted ones need, themselves included, up to the inputs."""
     names: set[str] = set()
     given = {tensor.name for tensor in inputs}
