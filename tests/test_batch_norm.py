@@ -467,6 +467,9 @@ def test_parted_losses_are_told_once(caplog, training, validation, is_told):
 def test_where_statistics_follow_parted_losses_are_overfitting(caplog):
     gap = LossGap(has_stale_statistics=False)
     gap.note([1.0, 0.01, 0.01] * 30)
+    gap.note([np.nan, np.inf])
+    gap.compare(5, 5.0, 2)
+    assert caplog.text == ""
     gap.compare(10, 50.0, 2)
     assert "--weight-decay" in caplog.text
     assert "batch" not in caplog.text

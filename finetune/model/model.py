@@ -175,7 +175,8 @@ class Model(tf.Module):
 
     def _moved_share(self, layer: str, decay: float) -> Any:
         """What batch norm asks for; the first pass, in which no layer is frozen, tells what the network has."""
-        self.batch_norm_decays.setdefault(layer, decay)
+        if layer not in self.batch_norm_decays:  # TensorFlow, which tracks the dictionary, doesn't see `setdefault`.
+            self.batch_norm_decays[layer] = decay
         share = 1.0 - self._decay_in_force(decay)
         if self.cumulative_share is None:
             return share

@@ -31,8 +31,8 @@ class LossGap:
         self._has_told = False
 
     def note(self, losses: Iterable[float]) -> None:
-        """Takes up cross-entropies of training steps."""
-        self._recent.extend(losses)
+        """Takes up cross-entropies of training steps; those that aren't finite are refused elsewhere, or taken back."""
+        self._recent.extend(loss for loss in losses if math.isfinite(loss))
 
     def compare(self, step: int, validation_loss: float, num_classes: int) -> None:
         """Warns where a validation is worse than chance, and its loss so many times the training's."""
