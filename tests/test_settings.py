@@ -70,6 +70,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
     newer = {name: written[name] for name in written.keys() - values.keys()}
     assert newer == {
         "deterministic": False,
+        "probe": False,
         "on_corrupt": "fail",
         "accumulate_steps": 1,
         "layer_decay": 1.0,
