@@ -73,6 +73,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "deterministic": False,
         "early_stopping_min_delta": 0.0,
         "on_divergence": "stop",
+        "probe": False,
         "on_corrupt": "fail",
         "accumulate_steps": 1,
         "layer_decay": 1.0,
