@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.commands.command import run_command, say
+from finetune.commands.evaluate import print_result
+from finetune.commands.final_evaluation import evaluate_at_end
+from finetune.commands.photographs import on_records, run_folder_chosen
+from finetune.commands.published_weights import with_published_weights
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.commands.verification import print_verification, verify
 from finetune.errors import Interrupted, UserError
+from finetune.evaluation.result_files import REPORT_FILE
 from finetune.files.write_errors import with_room, write_errors_told
 from finetune.runs.provenance import PROVENANCE_FILE, Facts, read_provenance, same_validation_since, with_history
 from finetune.runs.run_folder import FEATURES_FOLDER, IMAGES_FILE, RunFolder
@@ -20,6 +25,7 @@ from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from finetune.commands.prepared_run import PreparedRun
+    from finetune.evaluation.result_files import EvalResult
     from finetune.model.scopes import VariablePlan
     from finetune.training.training_data import TrainingData
 
@@ -36,6 +42,7 @@ class TrainResult:
         checkpoint: Prefix of the newest checkpoint.
         best_step: Step of the checkpoint of the best validation accuracy; None without validation.
         best_accuracy: That accuracy, 0 to 1.
+        evaluation: Of the best checkpoint on the validation split; None: no report was asked for, or there is no split.
     """
 
     train_dir: Path
@@ -43,6 +50,12 @@ class TrainResult:
     checkpoint: str
     best_step: int | None
     best_accuracy: float | None
+    evaluation: "EvalResult | None" = None
+
+    @property
+    def report(self) -> Path | None:
+        """The report of the evaluation, report.html."""
+        return None if self.evaluation is None else self.evaluation.output_dir / REPORT_FILE
 
 
 class TrainingInterrupted(Interrupted):
@@ -66,11 +79,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-train") -> int
     """The command."""
     return run_command(
         TrainSettings,
-        _train_and_print,
+        _train_or_verify,
         prog=prog,
         argv=argv,
         description=f"{VERBS['train'].summary} Restores a checkpoint minus --exclude-scopes, trains "
-        "--trainable-scopes, keeps all else frozen.",
+        "--trainable-scopes, keeps all else frozen. PHOTOS are converted first, and evaluated at the end.",
         find_config=_config_of_run,
     )
 
@@ -85,21 +98,32 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     if settings.run.verify:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
+    with run_folder_chosen(settings) as chosen:
+        try:
+            return _train(on_records(with_published_weights(chosen)))
+        except TrainingInterrupted:
+            raise
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}\n  {_how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
+
+
+def _train(settings: TrainSettings) -> TrainResult:
     from finetune.commands.prepared_run import choose_devices, find_data
     from finetune.training.resumption import as_begun
     from finetune.training.training_data import without_corrupt
 
     if settings.run.resume:
-        network = as_begun(settings.network, settings.run.train_dir)
+        network = as_begun(settings.network, settings.run.folder)
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))
     strategy = choose_devices(settings, data)
-    run = RunFolder(settings.run.train_dir)
+    run = RunFolder(settings.run.folder)
     with (
         write_errors_told(lambda: f"Make room there. {_how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
-        return _train_in(run, settings, data, strategy)
+        result = _train_in(run, settings, data, strategy)
+    return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
 
 
 def _how_to_go_on(train_dir: Path) -> str:
@@ -195,6 +219,7 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     from finetune.training.classes import match_to_restored_head
     from finetune.training.starting_weights import open_weights
 
+    settings = on_records(with_published_weights(settings))
     data = find_data(settings)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
         model = make_model(settings, data)
@@ -205,30 +230,25 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     return variable_plan
 
 
-def _train_and_print(settings: TrainSettings) -> None:
-    try:
-        _train_or_verify(settings)
-    except TrainingInterrupted:
-        raise
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}\n  {_how_to_go_on(settings.run.train_dir)}", stop.signal_number) from stop
-
-
 def _train_or_verify(settings: TrainSettings) -> None:
     start_tensorflow()
     if settings.run.verify:
-        print_verification(verify(settings), settings.run.train_dir)
+        print_verification(verify(settings), settings.run.folder)
         return
     result = train(settings)
     say(f"step {result.step}: {result.checkpoint}")
     if result.best_accuracy is not None:
         say(f"best validation accuracy: {result.best_accuracy:.4f} at step {result.best_step}")
+    if result.evaluation is not None:
+        print_result(result.evaluation, with_report=True)
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:
     """Where a run is resumed its own settings hold, but for those given anew."""
-    path = given.get("train_dir", Path()) / CONFIG_FILE
-    return path if given.get("resume") and path.is_file() else None
+    if not given.get("resume") or "train_dir" not in given:
+        return None
+    path = given["train_dir"] / CONFIG_FILE
+    return path if path.is_file() else None
 
 
 def _eval_every(settings: TrainSettings, steps_per_epoch: float) -> int:
