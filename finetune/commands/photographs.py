@@ -3,7 +3,7 @@
 Records of PHOTOS lie in `records/NAME-HASH` beside the runs' folders; the hash is of their place and of the settings of
 the conversion. In that folder `photographs.json` holds what they were made of, and as what:
 
-    made_with      the program's version, that of dataset.json, the conversion's settings, and the photographs' folder
+    made_with      the program's version, that of the data set's description, settings, and where the photographs are
     photographs    of each image its split, class, size in bytes and time of modification in nanoseconds
     records        of each file of the records its size and time of modification
 
@@ -188,7 +188,7 @@ def _made_of(conversion: ConvertSettings) -> dict[str, dict[str, str]]:
     assert conversion.images_dir is not None
     found = find_images(conversion.images_dir, conversion)
     return {
-        "made_with": {"finetune": __version__, "dataset.json": str(VERSION), **_made_with(conversion)},
+        "made_with": {"finetune": __version__, "description": str(VERSION), **_made_with(conversion)},
         "photographs": {
             file: f"{split} {class_name} {_state(found.root / file)}"
             for split, classes in found.splits.items()
