@@ -25,7 +25,7 @@ def evaluate_at_end(settings: TrainSettings, split: str) -> EvalResult | None:
     if not settings.run.report:
         return None
     if not split:
-        log.warning("There is no validation split to evaluate on: the run gets no report (--no-report).")
+        log.warning("There is no validation split to evaluate on: the run gets no report.")
         return None
     data, network, run = settings.data, settings.network, settings.run.folder
     try:
