@@ -120,7 +120,7 @@ def test_a_flag_without_meaning_here_takes_its_default_alone():
         (["--dataset-dir=d", "--batch-size=0"], "--batch-size is 0"),
         (["--dataset-dir=d", "--optimizer=sdg"], "sgd"),
         (["--dataset-dir=d", "--label-smoothing=1.5"], "--label-smoothing is 1.5"),
-        ([], "needs --dataset-dir"),
+        ([], "nothing to train on[\\s\\S]*--images-dir[\\s\\S]*--dataset-dir"),
     ],
 )
 def test_mistakes_are_told(words, message):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.settings.convert import ConvertSettings
 from finetune.settings.flags import flags_of, flat_values
 from finetune.settings.settings_file import read_toml, to_toml_table
 from finetune.settings.stage import OptimizerSettings, StageSettings
@@ -36,7 +37,7 @@ def test_unknown_and_missing_names_are_pythons_own_mistakes():
     with pytest.raises(TypeError, match="batch_sise"):
         TrainSettings(dataset_dir="d", batch_sise=8)
     with pytest.raises(TypeError, match="dataset_dir"):
-        TrainSettings(batch_size=8)
+        ConvertSettings(seed=8)
 
 
 def test_values_become_what_settings_hold():

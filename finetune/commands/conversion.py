@@ -141,6 +141,21 @@ def _on_validation(conversion: Conversion, validation: bool | None) -> tuple[Rem
 def print_summary(conversion: Conversion) -> None:
     """Prints how many images each class has in each split, and a line for each remark, to standard output."""
     from rich.console import Console
+
+    _print_summary(conversion, Console())
+
+
+def summary_text(conversion: Conversion) -> str:
+    """What `print_summary` prints, in lines for the log: as wide as the terminal, without colours."""
+    from rich.console import Console
+
+    console = Console(stderr=True, color_system=None)
+    with console.capture() as captured:
+        _print_summary(conversion, console)
+    return captured.get().rstrip("\n")
+
+
+def _print_summary(conversion: Conversion, console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -155,7 +170,6 @@ def print_summary(conversion: Conversion) -> None:
     table.add_section()
     table.add_row("", "all", *(str(sum(counts)) for counts in conversion.counts.values()))
     table.add_row("", "shards", *(str(conversion.num_shards[split]) for split in conversion.counts))
-    console = Console()
     console.print(table)
     if conversion.reencoded:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(conversion.reencoded.items()))

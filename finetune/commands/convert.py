@@ -67,11 +67,11 @@ def convert(settings: ConvertSettings) -> Conversion:
     from finetune.progress import progress
 
     given_rules = ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
-    name = settings.dataset_name or _name_of_folder(settings.dataset_dir)
+    name = settings.dataset_name or name_of_folder(settings.dataset_dir)
     complete_conversion(settings.dataset_dir)
     files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)  # What is refused is refused at once.
     with _images_dir(settings) as images_dir:
-        found = _find_images(images_dir, settings)
+        found = find_images(images_dir, settings)
         splits = _divide(found, settings)
         known = KNOWN_DATASETS.get(name)
         classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
@@ -150,8 +150,12 @@ def _images_dir(settings: ConvertSettings) -> Iterator[Path]:
         yield obtain(name, default_folder())
 
 
-def _find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
-    """The images and their classes: by a table where one is given, else by their folders."""
+def find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
+    """The images and their classes: by a table where one is given, else by their folders.
+
+    Raises:
+        UserError: There are none, or they contradict each other.
+    """
     skip = settings.dataset_dir
     if settings.labels_csv is not None:
         return read_label_table(settings.labels_csv, images_dir, skip=skip)
@@ -169,7 +173,8 @@ def _find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
         ) from error
 
 
-def _name_of_folder(folder: Path) -> str:
+def name_of_folder(folder: Path) -> str:
+    """What a data set is called by its folder: a part of file names."""
     return re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-") or "images"
 
 

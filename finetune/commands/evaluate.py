@@ -226,7 +226,7 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
         _print_comparison(settings, *compare(settings))
         return EXIT_DONE
     for result in watch(settings) if settings.watch else [evaluate(settings)]:
-        _print_result(result, with_report=settings.report)
+        print_result(result, with_report=settings.report)
     least = settings.assert_accuracy_at_least
     if least is not None and result.scores.accuracy < least:
         log.error("The accuracy %.6g is below --assert-accuracy-at-least %g.", result.scores.accuracy, least)
@@ -234,7 +234,8 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
     return EXIT_DONE
 
 
-def _print_result(result: EvalResult, *, with_report: bool) -> None:
+def print_result(result: EvalResult, *, with_report: bool) -> None:
+    """The lines for the user."""
     scores = result.scores
     say(f"{result.checkpoint_name} on {result.dataset.split}:")
     say(f"accuracy {_accuracy(scores)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.commands.stages import stages_of
 from finetune.datasets.pipeline import ReadOptions, reading
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
@@ -193,7 +194,7 @@ def prepare(
                     max_steps=stage.max_steps,
                     first_step=place.first_step,
                 ),
-                RunFolder(settings.run.train_dir),
+                RunFolder(settings.run.folder),
             ),
             recalibration=recalibration,
             loss_gap=LossGap(
@@ -294,7 +295,8 @@ def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:
     if devices.deterministic:
         make_deterministic(on_cpu=devices.clone_on_cpu)
     strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
-    refuse_large_batch(settings.stage, strategy.num_replicas_in_sync, data.training)
+    for stage in stages_of(settings):
+        refuse_large_batch(stage.settings(settings.stage), strategy.num_replicas_in_sync, data.training)
     return strategy
 
 

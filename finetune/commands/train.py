@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.commands.command import run_command, say
+from finetune.commands.evaluate import print_result
+from finetune.commands.final_evaluation import evaluate_at_end
+from finetune.commands.photographs import on_records, run_folder_chosen
+from finetune.commands.published_weights import with_published_weights
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.commands.verification import print_verification, verify
 from finetune.errors import Interrupted, UserError
+from finetune.evaluation.result_files import REPORT_FILE
 from finetune.files.write_errors import write_errors_told
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.settings_file import CONFIG_FILE
@@ -19,6 +24,7 @@ from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from finetune.commands.train_stage import EndedStage
+    from finetune.evaluation.result_files import EvalResult
     from finetune.model.scopes import VariablePlan
     from finetune.training.loop import EndedBy
     from finetune.training.time_limit import TimeLimit
@@ -37,6 +43,7 @@ class TrainResult:
         best_accuracy: Its validation accuracy, 0 to 1.
         ended_by: "steps": the last one was made; "patience": early stopping; "time": the limit; "signal": Ctrl-C or the
             like.
+        evaluation: Of the best checkpoint on the validation split; None: no report was asked for, or there is no split.
     """
 
     train_dir: Path
@@ -45,6 +52,12 @@ class TrainResult:
     best_step: int | None
     best_accuracy: float | None
     ended_by: "EndedBy" = "steps"
+    evaluation: "EvalResult | None" = None
+
+    @property
+    def report(self) -> Path | None:
+        """The report of the evaluation, report.html."""
+        return None if self.evaluation is None else self.evaluation.output_dir / REPORT_FILE
 
 
 class TrainingInterrupted(Interrupted):
@@ -68,11 +81,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-train") -> int
     """The command."""
     return run_command(
         TrainSettings,
-        _train_and_print,
+        _train_or_verify,
         prog=prog,
         argv=argv,
         description=f"{VERBS['train'].summary} Restores a checkpoint minus --exclude-scopes, trains "
-        "--trainable-scopes, keeps all else frozen.",
+        "--trainable-scopes, keeps all else frozen. PHOTOS are converted first, and evaluated at the end.",
         find_config=_config_of_run,
     )
 
@@ -87,18 +100,29 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     if settings.run.verify:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
+    start = time.monotonic()
+    with run_folder_chosen(settings) as chosen:
+        try:
+            return _train(on_records(with_published_weights(chosen)), start)
+        except TrainingInterrupted:
+            raise
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}\n  {_how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
+
+
+def _train(settings: TrainSettings, start: float) -> TrainResult:
     from finetune.commands.prepared_run import choose_devices, find_data
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
 
-    time_limit = TimeLimit(settings.stopping.time_limit_seconds, time.monotonic())
+    time_limit = TimeLimit(settings.stopping.time_limit_seconds, start)
     if settings.run.resume:
         if settings.stage.schedule.learning_rate == "auto" and not settings.course.stages:
             raise _of_a_beginning("--learning-rate auto")
         if settings.stage.head_weight_decay == "auto" and not settings.course.stages:
             raise _of_a_beginning("--head-weight-decay auto")
-        network = as_begun(settings.network, settings.run.train_dir)
+        network = as_begun(settings.network, settings.run.folder)
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))
     if settings.stopping.early_stopping_patience is not None and data.validation is None:
@@ -107,12 +131,13 @@ def train(settings: TrainSettings) -> TrainResult:
             "Name one with --eval-split, make one with finetune-convert --validation-fraction, or leave the flag out.",
         )
     strategy = choose_devices(settings, data)
-    run = RunFolder(settings.run.train_dir)
+    run = RunFolder(settings.run.folder)
     with (
         write_errors_told(lambda: f"Make room there. {_how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
-        return _train_in(run, settings, data, strategy, time_limit)
+        result = _train_in(run, settings, data, strategy, time_limit)
+    return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
 
 
 def _of_a_beginning(what: str) -> UserError:
@@ -158,10 +183,11 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     from finetune.training.classes import match_to_restored_head
     from finetune.training.starting_weights import open_weights, step_of
 
+    settings = on_records(with_published_weights(settings))
     data = find_data(settings)
     source = open_weights(settings.network, resumed=settings.run.resumed)
     step = step_of(source) if settings.run.resume and source is not None else 0
-    place = find_place_of_run(RunFolder(settings.run.train_dir), settings, step)
+    place = find_place_of_run(RunFolder(settings.run.folder), settings, step)
     settings = settings_of_stage(settings, place, data.training.num_examples)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
         model = make_model(settings, data)
@@ -171,19 +197,10 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     return variable_plan
 
 
-def _train_and_print(settings: TrainSettings) -> None:
-    try:
-        _train_or_verify(settings)
-    except TrainingInterrupted:
-        raise
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}\n  {_how_to_go_on(settings.run.train_dir)}", stop.signal_number) from stop
-
-
 def _train_or_verify(settings: TrainSettings) -> None:
     start_tensorflow()
     if settings.run.verify:
-        print_verification(verify(settings), settings.run.train_dir)
+        print_verification(verify(settings), settings.run.folder)
         return
     result = train(settings)
     say(f"step {result.step}: {result.checkpoint}")
@@ -196,9 +213,13 @@ def _train_or_verify(settings: TrainSettings) -> None:
     elif result.ended_by == "patience":
         patience = settings.stopping.early_stopping_patience
         say(f"ended by --early-stopping-patience {patience}: --resume with a larger one goes on")
+    if result.evaluation is not None:
+        print_result(result.evaluation, with_report=True)
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:
     """Where a run is resumed its own settings hold, but for those given anew."""
-    path = given.get("train_dir", Path()) / CONFIG_FILE
-    return path if given.get("resume") and path.is_file() else None
+    if not given.get("resume") or "train_dir" not in given:
+        return None
+    path = given["train_dir"] / CONFIG_FILE
+    return path if path.is_file() else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.commands.command import say
+from finetune.commands.photographs import on_records
 from finetune.errors import UserError
 from finetune.nets import get_spec
 from finetune.runs.provenance import Facts, changes_between, facts_at
@@ -58,7 +59,8 @@ def verify(settings: TrainSettings) -> Verification:
     from finetune.training.starting_weights import no_whole_checkpoint, step_of
     from finetune.training.training_data import with_augmentation, without_corrupt
 
-    run = RunFolder(settings.run.train_dir)
+    run = RunFolder(settings.run.folder)
+    settings = on_records(settings)
     settings = dataclasses.replace(
         settings,
         run=dataclasses.replace(settings.run, resume=True),

@@ -22,7 +22,7 @@ from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
 from finetune.files.whole_files import is_special
-from finetune.notices import few
+from finetune.notices import few, tell_once
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")
@@ -36,6 +36,7 @@ LABEL_COLUMNS = (
     *("label_name", "class_name", "classname", "category_name", "label", "labels", "class", "classes", "category"),
     *("target", "species", "breed", "diagnosis", "tag", "annotation"),
 )
+WEIGHT_COLUMNS = ("weight", "weights", "sample_weight", "sample_weights")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data_set", "dataset")
 MOST_LINES_TRIED = 20
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -93,6 +94,9 @@ def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None)
             "file and which the class.",
             _advice_on_columns(lines),
         )
+    weights = [name for name in lines[0][1] if columns.has_names and _column_name(name) in WEIGHT_COLUMNS]
+    if weights:
+        tell_once(f"{table}: the column {weights[0]} is not used: in training all images count alike.")
     rows = _rows(lines, columns)
     if not rows:
         raise UserError(

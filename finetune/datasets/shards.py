@@ -4,7 +4,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -140,7 +142,7 @@ def _write_in_processes(
     # The longest shards first, so that the last to end are short ones.
     order = sorted(range(len(tasks)), key=lambda index: -len(tasks[index].files))
     try:
-        with _interrupts_held_back():
+        with _interrupts_held_back(), _main_module_hidden():
             futures = {
                 index: executor.submit(_write_in_worker, tasks[index], images_dir, output_dir, rules) for index in order
             }
@@ -156,8 +158,7 @@ def _write_in_processes(
         return [futures[index].result() for index in range(len(tasks))]
     except BrokenProcessPool as error:
         raise UserError(
-            "A worker process ended before its work was done: killed for want of memory, or started by a script that "
-            'calls convert() outside of `if __name__ == "__main__":`.',
+            "A worker process ended before its work was done: it was killed, for want of memory perhaps.",
             "Work in one process: --workers 1.",
         ) from error
     finally:
@@ -178,6 +179,20 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Processes spawned in this context don't run the program's main module anew: they need nothing of it.
+
+    A script of three lines, without `if __name__ == "__main__":`, would begin once more in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class _CancelledError(Exception):

@@ -27,6 +27,7 @@ from finetune.settings.choices import (
     XLA_MODES,
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, group
+from finetune.settings.photographs import PhotographSettings
 from finetune.settings.recipes import RECIPES, with_recipe
 from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage, names_everywhere
@@ -43,7 +44,7 @@ class DataSettings(CommandSettings):
 
     title: ClassVar[str] = "Data"
 
-    dataset_dir: Path = flag(help="folder of the TFRecord shards")
+    dataset_dir: Path | None = flag(None, help="folder of TFRecord shards, in place of PHOTOS")
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("train", slim=["dataset_split_name"], help="split to train on")
     eval_split: str | None = flag(None, help="split to validate on; not given: validation, where there is one")
@@ -53,12 +54,18 @@ class DataSettings(CommandSettings):
         LABEL_KEY, metavar="KEY", help="of the label in the records: a number, a text or a one-hot list"
     )
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
-    on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=ON_CORRUPT_HELP)
+    on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=f"{ON_CORRUPT_HELP}; of PHOTOS likewise")
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
     num_readers: int | None = flag(
         None, above=0, metavar="N", help="shards read at a time; not given: chosen while running"
     )
     num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")
+
+    @property
+    def records(self) -> Path:
+        """Folder of the records, `dataset_dir`, where there are such: after PHOTOS were converted."""
+        assert self.dataset_dir is not None
+        return self.dataset_dir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +90,11 @@ class NetworkSettings(CommandSettings):
     )
     use_grayscale: bool = flag(False, help="images of one channel")
     checkpoint: Path | None = flag(
-        None, slim=["checkpoint_path"], help="pretrained weights: a checkpoint's prefix, a V1 file, or a folder"
+        None,
+        slim=["checkpoint_path"],
+        metavar="PATH|NAME|none",
+        help="pretrained weights: a checkpoint's prefix, a V1 file, a folder, or a network's name: those published, as "
+        "finetune-download gets them; none: from scratch; not given: --model's published ones with PHOTOS, else none",
     )
     checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
     exclude_scopes: tuple[str, ...] = flag(
@@ -105,7 +116,11 @@ class RunSettings(CommandSettings):
 
     title: ClassVar[str] = "Run"
 
-    train_dir: Path = flag(DEFAULT_RUN_DIR, help="folder of the run: checkpoints, logs, settings")
+    train_dir: Path | None = flag(
+        None,
+        help="folder of the run: checkpoints, logs, settings; not given: the first runs/PHOTOS-N that there isn't yet, "
+        f"or {DEFAULT_RUN_DIR} with --dataset-dir",
+    )
     resume: bool = flag(False, help="go on with the run in --train-dir, with its own settings", is_recorded=False)
     verify: bool = flag(
         False,
@@ -148,6 +163,10 @@ class RunSettings(CommandSettings):
         help="TensorBoard scalars at most so often; 0: every --log-every steps",
     )
     max_to_keep: int = flag(5, above=0, metavar="N", help="newest checkpoints kept, beside the best")
+    report: bool | None = flag(
+        None,
+        help="at the end, evaluate the best checkpoint as finetune-eval does, with its report; not given: with PHOTOS",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,9 +178,14 @@ class RunSettings(CommandSettings):
             raise UserError("--find-learning-rate is of a run that begins, not of one that goes on.", "Leave it out.")
 
     @property
+    def folder(self) -> Path:
+        """Folder of the run, where it has no number to come."""
+        return DEFAULT_RUN_DIR if self.train_dir is None else self.train_dir
+
+    @property
     def resumed(self) -> Path | None:
         """Folder of the run that goes on; None: a new one begins."""
-        return self.train_dir if self.resume else None
+        return self.folder if self.resume else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,6 +247,7 @@ class CourseSettings(CommandSettings):
 class TrainSettings(CommandSettings):
     """Settings of `finetune-train`."""
 
+    source: PhotographSettings = group()
     data: DataSettings = group()
     network: NetworkSettings = group()
     course: CourseSettings = group()
@@ -237,6 +262,7 @@ class TrainSettings(CommandSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_source()
         for stage in self.course.stages:
             stage.settings(self.stage)  # Which refuses what doesn't go together.
         if self.course.stages:
@@ -245,6 +271,22 @@ class TrainSettings(CommandSettings):
             raise UserError(
                 "--early-stopping-patience counts validations, and --eval-every 0 makes none before the last step.",
                 "Give another --eval-every, or leave one of the two out.",
+            )
+
+    def _check_source(self) -> None:
+        """Photographs or records, one of them; a run that goes on knows its own records."""
+        photographs, records = self.source.photographs_path, self.data.dataset_dir
+        if self.run.resume and self.run.train_dir is None and (photographs is not None or records is None):
+            raise UserError("--resume: it isn't known which run is to go on.", "Give its folder with --train-dir.")
+        if photographs is None and records is None:
+            raise UserError(
+                "There is nothing to train on.",
+                "Give the folder of photographs, as a word or by --images-dir, or that of records by --dataset-dir.",
+            )
+        if photographs is not None and records is not None and not self.run.resume:
+            raise UserError(
+                f"Photographs, {photographs}, and records, --dataset-dir {records}, are both given.",
+                "Give one of them; a --config file may name the records, too (dataset_dir).",
             )
 
 

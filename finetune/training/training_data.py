@@ -69,7 +69,7 @@ def find_data(settings: DataSettings, spec: NetSpec, augmentation: str, *, resum
     training = _find_split(settings, settings.split)
     validation = None
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
-    if settings.eval_split is None and eval_split not in find_splits(settings.dataset_dir, settings.dataset_name):
+    if settings.eval_split is None and eval_split not in find_splits(settings.records, settings.dataset_name):
         log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
     else:
         validation = _find_split(settings, eval_split)
@@ -97,7 +97,7 @@ def without_corrupt(settings: DataSettings, data: TrainingData) -> TrainingData:
 
 def _find_split(settings: DataSettings, split: str) -> Dataset:
     return find_dataset(
-        settings.dataset_dir,
+        settings.records,
         settings.dataset_name,
         split,
         labels_offset=settings.labels_offset,

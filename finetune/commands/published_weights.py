@@ -1,0 +1,67 @@
+"""`--checkpoint NAME`: the published weights of a network; with photographs they are what a training begins from."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from finetune.errors import UserError
+from finetune.published.catalogue import catalogue
+from finetune.published.obtain import default_folder, obtain
+from finetune.settings.train import TrainSettings
+
+FROM_SCRATCH = "none"
+
+log = logging.getLogger("finetune")
+
+
+def with_published_weights(settings: TrainSettings) -> TrainSettings:
+    """The settings with the path of the weights in place of a network's name, fetched where they aren't here yet.
+
+    Without --checkpoint a training of photographs, or by a recipe, begins from those of its network, one of records
+    from scratch, and one that goes on from its own.
+
+    Raises:
+        UserError: None were published of the network; they can't be fetched.
+    """
+    network = settings.network
+    begins_from_them = settings.source.photographs_path is not None or settings.course.recipe is not None
+    if settings.run.resume or (network.checkpoint is None and not begins_from_them):
+        return settings
+    name = network.model if network.checkpoint is None else str(network.checkpoint)
+    networks = {published.name for published in catalogue().values() if not published.is_dataset}
+    if network.checkpoint is not None and (name in networks or name == FROM_SCRATCH) and _is_there(network.checkpoint):
+        log.info("--checkpoint %s: the path of this name is taken; it is a name that means something, too.", name)
+        return settings
+    if name == FROM_SCRATCH:
+        return _with_checkpoint(settings, None)
+    if name in networks:
+        return _with_checkpoint(settings, _obtained(name))
+    if network.checkpoint is None:
+        raise UserError(
+            f"No weights of {network.model} were published, which the training would begin from.",
+            f"Give --checkpoint PATH, or --checkpoint {FROM_SCRATCH} to train it from scratch.",
+        )
+    return settings
+
+
+def _with_checkpoint(settings: TrainSettings, checkpoint: Path | None) -> TrainSettings:
+    return dataclasses.replace(settings, network=dataclasses.replace(settings.network, checkpoint=checkpoint))
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.with_name(f"{path.name}.index").exists()
+
+
+def _obtained(name: str) -> Path:
+    folder = default_folder()
+    try:
+        return obtain(name, folder)
+    except UserError as error:
+        (url,) = catalogue()[name].urls
+        archive, unpacked = url.rsplit("/", 1)[-1], folder / name
+        unpack = f"mkdir -p {unpacked} && tar -xf {archive} -C {unpacked}"
+        raise UserError(
+            f"The published weights of {name} can't be had: {str(error).splitlines()[0]}",
+            f"Fetch {url} where it can be reached, and unpack it here: {unpack}\n"
+            f"  Or give --checkpoint PATH of other weights, or --checkpoint {FROM_SCRATCH} to train from scratch.",
+        ) from error
