@@ -358,8 +358,8 @@ def test_a_run_killed_after_a_validation_ends_as_an_unbroken_one(
     assert start(data, tmp_path / "whole", *words) == 0
     validation = RunLog.validation
 
-    def killed(self, step, split, scores):
-        validation(self, step, split, scores)
+    def killed(self, step, *figures, **options):
+        validation(self, step, *figures, **options)
         if step == 4:
             raise KilledError
 

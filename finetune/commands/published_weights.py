@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.errors import UserError
 from finetune.published.catalogue import catalogue
 from finetune.published.obtain import default_folder, obtain
+from finetune.settings.recipes import RECIPES
 from finetune.settings.train import TrainSettings
 
 FROM_SCRATCH = "none"
@@ -24,7 +25,7 @@ def with_published_weights(settings: TrainSettings) -> TrainSettings:
         UserError: None were published of the network; they can't be fetched.
     """
     network = settings.network
-    begins_from_them = settings.source.photographs_path is not None or settings.course.recipe is not None
+    begins_from_them = settings.source.photographs_path is not None or settings.course.recipe in RECIPES
     if settings.run.resume or (network.checkpoint is None and not begins_from_them):
         return settings
     name = network.model if network.checkpoint is None else str(network.checkpoint)

@@ -1,6 +1,7 @@
 """`finetune-train`: fine-tune a network from a pretrained checkpoint, or train it from scratch."""
 
 import dataclasses
+import logging
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from finetune.errors import Interrupted, UserError
 from finetune.evaluation.result_files import REPORT_FILE
 from finetune.files.write_errors import write_errors_told
 from finetune.runs.run_folder import RunFolder
+from finetune.settings.recipes import RECIPES
 from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import TrainSettings
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from finetune.training.loop import EndedBy
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import TrainingData
+
+log = logging.getLogger("finetune")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,8 @@ def train(settings: TrainSettings) -> TrainResult:
 
 
 def _train(settings: TrainSettings, start: float) -> TrainResult:
+    if settings.course.recipe in RECIPES and not settings.run.resume:
+        log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.prepared_run import choose_devices, find_data
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit

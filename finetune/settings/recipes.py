@@ -1,61 +1,95 @@
 """Recipes: settings that were measured to be good together, as defaults for whatever isn't given. docs/recipes.md.
 
-A recipe says nothing of a network: what is trained is said by its layers (`--trainable-layers`).
+A recipe says nothing of a network: what is trained is said by its layers (`--trainable-layers`). Where more than a head
+is trained the head comes first, at its optimum: random, it would send large gradients into layers that have learned
+already (Kumar et al., arXiv:2202.10054). What a second stage does is said around the stages, so that flags change it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.settings.stage import ALTERNATIVES
+from finetune.settings.flags import flags_of
+from finetune.settings.stage import ALTERNATIVES, StageSettings
 from finetune.settings.stages import Stage
 
 AUTO_SCOPES = ("auto",)
+NO_RECIPE = "none"
+DEFAULT_RECIPE = "last-blocks"
 
+_PROBE = {
+    "trainable_layers": "head",
+    "probe": True,
+    "max_steps": 0,
+    "augmentation": "flip",
+    "cache_features": "2",
+}
+_PROBE_FIRST = Stage("probe", 0, {name: value for name, value in _PROBE.items() if name != "max_steps"})
+_FALLING_RATE = {"learning_rate_decay_type": "cosine", "end_learning_rate": 0.0}
 _HEAD = {
+    **_FALLING_RATE,
     "trainable_layers": "head",
     "augmentation": "flip",
     "cache_features": "2",
     "optimizer": "adam",
     "learning_rate": 0.005,
-    "learning_rate_decay_type": "cosine",
-    "end_learning_rate": 0.0,
     "epochs": 60.0,
 }
+# The statistics of batch norm that the weights were trained with: batches of a few dozen have worse ones.
 _BACKBONE = {
+    **_FALLING_RATE,
     "batch_norm": "frozen",
-    "augmentation": "default",
+    "augmentation": "flip",
     "optimizer": "momentum",
-    "learning_rate": 0.001,
-    "learning_rate_decay_type": "cosine",
-    "end_learning_rate": 0.0,
+    "learning_rate": 0.003,
     "warmup_epochs": 0.5,
     "weight_decay": 0.0001,
     "epochs": 10.0,
 }
-_HEAD_FIRST = Stage("head", None, _HEAD)
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "probe": _PROBE,
     "head": _HEAD,
-    "head-then-all": {**_BACKBONE, "stages": (_HEAD_FIRST, Stage("all"))},
+    "head-then-all": {**_BACKBONE, "stages": (Stage("head", None, _HEAD), Stage("all"))},
     "gradual": {
         **_BACKBONE,
         "epochs": 4.0,
-        "stages": (_HEAD_FIRST, *(Stage("", None, {"trainable_layers": f"last={n}"}) for n in (2, 3, 4))),
+        "stages": (_PROBE_FIRST, *(Stage("", None, {"trainable_layers": f"last={n}"}) for n in (2, 3, 4, 5))),
     },
-    "last-blocks": {**_BACKBONE, "stages": (_HEAD_FIRST, Stage("last blocks", None, {"trainable_layers": "last=30%"}))},
-    "all": {**_BACKBONE, "trainable_layers": "all"},
-    "discriminative": {**_BACKBONE, "learning_rate": 0.01, "layer_decay": 0.75, "stages": (_HEAD_FIRST, Stage("all"))},
+    "last-blocks": {
+        **_BACKBONE,
+        "trainable_layers": "last=30%",
+        "cache_features": "2",
+        "epochs": 20.0,
+        "stages": (_PROBE_FIRST, Stage("last blocks")),
+    },
+    "all": {**_BACKBONE, "stages": (_PROBE_FIRST, Stage("all"))},
+    "discriminative": {**_BACKBONE, "learning_rate": 0.01, "layer_decay": 0.75, "stages": (_PROBE_FIRST, Stage("all"))},
 }
 
 
 def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of settings with those of the recipe that they name, where they say nothing themselves.
+    """Values of settings with those of a recipe, where they say nothing themselves.
 
-    A run that goes on has its own settings, whatever recipe it was begun with.
+    A training of photographs of which nothing else is said has the default one. A run that goes on has its own
+    settings, whatever recipe it was begun with.
     """
-    recipe = RECIPES.get(values.get("recipe", ""))
-    if recipe is None or values.get("resume"):
+    name = values.get("recipe")
+    if values.get("resume"):
         return dict(values)
-    said = {name for ways in ALTERNATIVES for name in ways if any(values.get(way) for way in ways)}
-    defaults = {"exclude_scopes": AUTO_SCOPES, **recipe}
-    return {**{name: value for name, value in defaults.items() if name not in said}, **values}
+    if name is None and _is_of_photographs(values) and not _says_how(values):
+        name = DEFAULT_RECIPE
+    if not isinstance(name, str) or name not in RECIPES:
+        return dict(values)
+    said = {way for ways in ALTERNATIVES for way in ways if any(values.get(other) is not None for other in ways)}
+    defaults = {"exclude_scopes": AUTO_SCOPES, **RECIPES[name]}
+    kept = {setting: value for setting, value in defaults.items() if setting not in said}
+    return {**kept, **values, "recipe": name}
+
+
+def _is_of_photographs(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("photographs") or values.get("images_dir"))
+
+
+def _says_how(values: Mapping[str, Any]) -> bool:
+    how = {"stages", "exclude_scopes", *(flag.name for flag in flags_of(StageSettings))}
+    return not how.isdisjoint(values)

@@ -28,7 +28,7 @@ from finetune.settings.choices import (
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, group
 from finetune.settings.photographs import PhotographSettings
-from finetune.settings.recipes import RECIPES, with_recipe
+from finetune.settings.recipes import DEFAULT_RECIPE, NO_RECIPE, RECIPES, with_recipe
 from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage, names_everywhere
 from finetune.settings.stopping import StoppingSettings
@@ -234,7 +234,10 @@ class CourseSettings(CommandSettings):
     title: ClassVar[str] = "Recipe and stages"
 
     recipe: str | None = flag(
-        None, choices=tuple(RECIPES), help="good defaults for all that isn't given; docs/recipes.md", is_recorded=False
+        None,
+        choices=(*RECIPES, NO_RECIPE),
+        help=f"defaults that were measured; of photographs {DEFAULT_RECIPE}, else none: slim's defaults",
+        is_recorded=False,
     )
     stages: tuple[Stage, ...] = flag(
         (),

@@ -175,12 +175,14 @@ class TrainingLoop:
             are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
             if are_figures_due or self._run_log.is_line_due():
                 self._log_training(to_files=are_figures_due)
+            if self._is_finished():
+                continue  # What is last of all comes once, behind the loop.
             if self._when.eval_every and self.step % self._when.eval_every == 0:
                 self._validate_and_keep_best()
                 why_early = ended_early(self._validations, self._stopping)
             is_save_due = time.monotonic() - self._last_save >= self._when.save_interval_seconds
             is_save_due |= self._guard is not None and self._guard.is_due(self.step)
-            if is_save_due and not self._is_finished():  # At the end not before batch norm's statistics are final.
+            if is_save_due:
                 self._save()
         if self._is_finished():
             self._validate_and_keep_best()
