@@ -51,6 +51,7 @@ from finetune.published.cifar10_mnist import write_mnist
 from finetune.published.http_download import download
 from finetune.runs.provenance import read_provenance
 from finetune.runs.run_folder import RunFolder, image_rules_of_run
+from finetune.runs.stage_record import read_stage_records
 from finetune.settings.command_line import parse_flags
 from finetune.settings.convert import ConvertSettings
 from finetune.settings.flags import flags_of
@@ -519,6 +520,10 @@ TARGETS = {
     "rate_cuts.json": Target(
         changed_json({"cuts": [{"step": 4, "factor": 0.5, "seen_at": 6, "why": "The loss is nan."}]}),
         of_file("rate_cuts.json", lambda folder: read_rate_cuts(RunFolder(folder))),
+    ),
+    "stages.json": Target(
+        changed_json({"stages": [{"name": "head", "first_step": 0, "last_step": 3}]}),
+        of_file("stages.json", read_stage_records),
     ),
     "metrics.jsonl": Target(
         changed_json({"step": 3, "loss": 0.5, "split": "validation"}).map(_lines),

@@ -16,6 +16,7 @@ from finetune.files.whole_files import MOST_TEXT_BYTES
 from finetune.model.checkpoint import best_checkpoint, write_checkpoint
 from finetune.runs.provenance import read_provenance_or_tell
 from finetune.runs.run_folder import METRICS_SHAPE, RunFolder, image_rules_of_run, settings_of_run
+from finetune.runs.stage_record import read_stage_records
 from finetune.settings.settings_file import CONFIG_FILE
 from finetune.training.best import BEST_SHAPE, _read_best
 from finetune.training.divergence import read_rate_cuts
@@ -23,6 +24,9 @@ from finetune.training.divergence import read_rate_cuts
 BEST = {"checkpoint": "model.ckpt-7", "step": 7, "accuracy": 0.5, "loss": 1.0}
 MEASURES = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "is_extra": False}  # Older ones lack these.
 RATE_CUTS = {"cuts": [{"step": 4, "factor": 0.5, "seen_at": 6, "why": "The loss is nan at step 6."}]}
+STAGES = {
+    "stages": [{"name": "head", "first_step": 0, "last_step": 3}, {"name": "", "first_step": 3, "last_step": None}]
+}
 VARIABLE = {"name": "a", "shape": [3], "source": None, "is_trained": True, "is_statistic": False}
 DATA = {"name": "tiny", "split": "train", "num_examples": 3, "sha256": "0"}
 PROVENANCE = {"versions": {"numpy": "2"}, "data": DATA, "validation": DATA}
@@ -43,9 +47,10 @@ JSON_FILES = {
     "provenance.json": (read_provenance_or_tell, PROVENANCE),
     "dataset.json": (read_description, DATASET),
     "rate_cuts.json": (lambda folder: read_rate_cuts(RunFolder(folder)), RATE_CUTS),
+    "stages.json": (read_stage_records, STAGES),
     "metrics.jsonl": (lambda folder: RunFolder(folder).read_metrics(), {"step": 3, "loss": 0.5}),
 }
-NEEDED = ("images.json", "dataset.json", "rate_cuts.json", "metrics.jsonl")
+NEEDED = ("images.json", "dataset.json", "rate_cuts.json", "stages.json", "metrics.jsonl")
 
 DAMAGES = {
     "torn": (b'{"step": 1', "it is no JSON"),

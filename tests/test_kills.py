@@ -34,10 +34,12 @@ CONVERT = "finetune.commands.convert:main"
 CLOCKED = "images_per_second"
 
 NETWORK = ["--model=lenet", "--image-size=8", "--batch-size=4", "--log-every=1", "--optimizer=adam"]
-SAVING = ["--save-interval-seconds=0", "--max-to-keep=2", "--eval-every=2", "--max-steps=80"]
-AVERAGES = ["--moving-average-decay=0.9", "--on-divergence=halve"]
+SAVING = ["--save-interval-seconds=0", "--max-to-keep=2", "--eval-every=2"]
+STEPS = "--max-steps=80"
+AVERAGES = [STEPS, "--moving-average-decay=0.9", "--on-divergence=halve"]
 HEAD = ["--exclude-scopes=LeNet/fc4", "--trainable-scopes=LeNet/fc4"]
-FEATURES = [*HEAD, "--cache-features=3", "--cache-memory=0"]
+STAGES = [HEAD[0], "--stages=head:25:0.01,last=2:25:0.003,all:30:0.001", "--on-divergence=halve"]
+FEATURES = [STEPS, *HEAD, "--cache-features=3", "--cache-memory=0"]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ def assert_alike(killed: Path, unbroken: Path) -> None:
     ]
     assert names[0] == names[1]
     features = [name for name in names[0] if name.startswith("features/")]
-    for name in ("best.json", "checkpoint", "images.json", "labels.txt", *features):
+    for name in ("best.json", "checkpoint", "images.json", "labels.txt", "rate_cuts.json", "stages.json", *features):
         if (unbroken / name).is_file():
             assert (killed / name).read_bytes() == (unbroken / name).read_bytes(), name
     metrics = [
@@ -132,11 +134,13 @@ def assert_alike(killed: Path, unbroken: Path) -> None:
             np.testing.assert_array_equal(values[tensor], value, err_msg=f"{name} {tensor}")
 
 
-@pytest.mark.parametrize(("options", "num_kills"), [(AVERAGES, NUM_KILLS), (FEATURES, 6)], ids=["images", "features"])
+@pytest.mark.parametrize(
+    ("options", "num_kills"), [(AVERAGES, NUM_KILLS), (FEATURES, 6), (STAGES, 12)], ids=["images", "features", "stages"]
+)
 def test_a_run_killed_again_and_again_is_the_unbroken_one_to_the_bit(training, data, tmp_path, options, num_kills):
     print(f"FINETUNE_KILL_SEED={SEED}")
     words = [f"--dataset-dir={data}", *NETWORK, *SAVING, *options]
-    if options is FEATURES:
+    if HEAD[0] in options:
         words.append(f"--checkpoint={write_run(tmp_path / 'pretrained', 'lenet', image_size=8)}")
     unbroken = tmp_path / "unbroken" / "run"
     unbroken.parent.mkdir()

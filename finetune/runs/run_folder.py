@@ -31,6 +31,7 @@ from finetune.files.whole_files import (
 from finetune.model.scopes import VariablePlan
 from finetune.notices import few, tell_once
 from finetune.runs.provenance import PROVENANCE_FILE
+from finetune.runs.stage_record import STAGES_FILE
 from finetune.settings.settings_file import CONFIG_FILE, read_toml
 from finetune.settings.train import TrainSettings
 
@@ -39,7 +40,16 @@ METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
 RATE_CUTS_FILE = "rate_cuts.json"
-_SETTINGS_FILES = (CONFIG_FILE, PLAN_FILE, METRICS_FILE, IMAGES_FILE, LABELS_FILE, PROVENANCE_FILE, RATE_CUTS_FILE)
+_SETTINGS_FILES = (
+    CONFIG_FILE,
+    PLAN_FILE,
+    METRICS_FILE,
+    IMAGES_FILE,
+    LABELS_FILE,
+    PROVENANCE_FILE,
+    RATE_CUTS_FILE,
+    STAGES_FILE,
+)
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {
