@@ -112,7 +112,7 @@ def test_a_run_that_goes_on_follows_no_recipe():
     assert resumed.stage == settings().stage
 
 
-def test_photographs_of_which_nothing_is_said_have_the_default_recipe():
+def test_photographs_have_the_default_recipe_unless_it_is_said_what_is_trained():
     def of_photographs(**values):
         return TrainSettings(images_dir=Path("photos"), **values).course.recipe
 
@@ -121,7 +121,10 @@ def test_photographs_of_which_nothing_is_said_have_the_default_recipe():
     assert TrainSettings(photographs=("photos",)).course.recipe == DEFAULT_RECIPE
     assert of_photographs(recipe="head") == "head"
     assert of_photographs(recipe="none") == "none"
-    assert of_photographs(max_steps=3) is None  # Who gives slim's flags gets slim's defaults.
+    assert of_photographs(max_steps=3, learning_rate=0.01) == DEFAULT_RECIPE
+    for said in ({"trainable_scopes": ("a",)}, {"exclude_scopes": ()}, {"freeze_until": "a"}, {"stages": ()}):
+        assert of_photographs(**said) is None  # Who gives slim's flags gets slim's defaults.
+    assert of_photographs(checkpoint=Path("none")) is None
     assert settings().course.recipe is None
 
 

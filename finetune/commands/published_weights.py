@@ -7,10 +7,9 @@ from pathlib import Path
 from finetune.errors import UserError
 from finetune.published.catalogue import catalogue
 from finetune.published.obtain import default_folder, obtain
+from finetune.settings.choices import FROM_SCRATCH
 from finetune.settings.recipes import RECIPES
 from finetune.settings.train import TrainSettings
-
-FROM_SCRATCH = "none"
 
 log = logging.getLogger("finetune")
 

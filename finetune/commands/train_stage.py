@@ -146,7 +146,8 @@ def train_stage(
 def _say_stage(settings: TrainSettings, place: StagePlace, told: TrainSettings) -> None:
     stages, end = stages_of(settings), told.stage.max_steps
     if len(stages) > 1:
-        steps = f"steps {place.first_step + 1} to {end}" if end else f"from step {place.first_step + 1} on"
+        steps = f"from step {place.first_step + 1} on" if end is None else f"steps {place.first_step + 1} to {end}"
+        steps = "no steps" if end == place.first_step else steps
         name = name_of(stages[place.index], place.index)
         log.info("Stage %d of %d, %s: %s", place.index + 1, len(stages), name, steps)
 

@@ -149,8 +149,9 @@ def at_next_stage(before: Facts, now: Facts) -> Facts:
     """The facts of a stage's end, with what the next stage may have otherwise as that has it."""
     kept = {name: fact for name, fact in before.items() if name != "cached_views"}
     if "settings" in kept:
-        of_stage = {flag.name for flag in flags_of(StageSettings)}.intersection(now["settings"])
-        kept["settings"] = kept["settings"] | {name: now["settings"][name] for name in of_stage}
+        of_stage = {flag.name for flag in flags_of(StageSettings)}
+        of_run = {name: value for name, value in kept["settings"].items() if name not in of_stage}
+        kept["settings"] = of_run | {name: now["settings"][name] for name in of_stage.intersection(now["settings"])}
     return kept
 
 

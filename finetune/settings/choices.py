@@ -20,6 +20,9 @@ SHELLS = ("bash", "zsh")
 # Those of slim's data sets that can be downloaded; published/known_datasets.py says from where.
 PUBLISHED_DATASETS = ("flowers", "cifar10", "mnist")
 
+# In place of a checkpoint's path.
+FROM_SCRATCH = "none"
+
 # Keys of the image and of its label in slim's records.
 IMAGE_KEY = "image/encoded"
 LABEL_KEY = "image/class/label"

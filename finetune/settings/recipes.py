@@ -8,8 +8,8 @@ already (Kumar et al., arXiv:2202.10054). What a second stage does is said aroun
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.settings.flags import flags_of
-from finetune.settings.stage import ALTERNATIVES, StageSettings
+from finetune.settings.choices import FROM_SCRATCH
+from finetune.settings.stage import ALTERNATIVES
 from finetune.settings.stages import Stage
 
 AUTO_SCOPES = ("auto",)
@@ -46,6 +46,8 @@ _BACKBONE = {
     "epochs": 10.0,
 }
 
+_WHAT_IS_TRAINED = {"stages", "exclude_scopes", *ALTERNATIVES[1]}
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "probe": _PROBE,
     "head": _HEAD,
@@ -70,13 +72,13 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of settings with those of a recipe, where they say nothing themselves.
 
-    A training of photographs of which nothing else is said has the default one. A run that goes on has its own
-    settings, whatever recipe it was begun with.
+    A training of photographs has the default one, unless it is said what is trained, by scopes as in slim, by layers
+    or by stages, or begins from scratch. A run that goes on has its own settings, whatever recipe it was begun with.
     """
     name = values.get("recipe")
     if values.get("resume"):
         return dict(values)
-    if name is None and _is_of_photographs(values) and not _says_how(values):
+    if name is None and _is_of_photographs(values) and _WHAT_IS_TRAINED.isdisjoint(values):
         name = DEFAULT_RECIPE
     if not isinstance(name, str) or name not in RECIPES:
         return dict(values)
@@ -87,9 +89,6 @@ def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_of_photographs(values: Mapping[str, Any]) -> bool:
-    return bool(values.get("photographs") or values.get("images_dir"))
-
-
-def _says_how(values: Mapping[str, Any]) -> bool:
-    how = {"stages", "exclude_scopes", *(flag.name for flag in flags_of(StageSettings))}
-    return not how.isdisjoint(values)
+    """Of photographs, and with weights that there are layers of to keep."""
+    is_from_scratch = str(values.get("checkpoint")) == FROM_SCRATCH
+    return bool(values.get("photographs") or values.get("images_dir")) and not is_from_scratch
