@@ -22,7 +22,7 @@
 From a folder of photographs, which is converted by itself, to an accuracy and a report it takes three lines:
 
     from finetune.api import TrainSettings, train
-    run = train(TrainSettings(images_dir=Path("photos"), model="mobilenet_v2", exclude_scopes=head, max_steps=100))
+    run = train(TrainSettings(images_dir=Path("photos"), model="mobilenet_v2"))
     print(run.best_accuracy, run.report)
 
 Mistakes that the user can mend raise `UserError`; Ctrl-C in a training raises `TrainingInterrupted`, which is a
@@ -46,6 +46,7 @@ from finetune.settings.convert import ConvertSettings
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.export import ExportSettings
 from finetune.settings.predict import PredictSettings
+from finetune.settings.stages import Stage
 from finetune.settings.train import TrainSettings
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Guess",
     "PredictSettings",
     "Prediction",
+    "Stage",
     "TrainResult",
     "TrainSettings",
     "TrainingInterrupted",
