@@ -49,6 +49,13 @@ class HeadData:
         """Each with some views."""
         return int(self.images.max()) + 1
 
+    @property
+    def first_view(self) -> tuple[Problem, Array]:
+        """One row for each image, and the images' numbers: enough to choose by, at half the cost of two views."""
+        rows = slice(self.num_images)  # The views come one after the other.
+        features, labels = self.problem.features[rows], self.problem.labels[rows]
+        return dataclasses.replace(self.problem, features=features, labels=labels), self.images[rows]
+
 
 def feature_user(stage: StageSettings) -> str:
     """The flag that needs the features of frozen layers before the first step; empty where there is none."""
@@ -110,7 +117,7 @@ def choose_head_decay(data: HeadData, seed: int) -> float:
     """
     start = time.monotonic()
     with progress("Head: cross-validation", NUM_FOLDS * len(DECAYS), "fits") as advance:
-        choice = choose_decay(data.problem, data.images, scalings=[False], seed=seed, advance=advance)
+        choice = choose_decay(*data.first_view, scalings=[False], seed=seed, advance=advance)
     if choice is None:
         raise UserError(
             "--head-weight-decay auto: no class has two training images, so that none can be held out.",
@@ -134,7 +141,7 @@ def fit_head(head: LinearHead, data: HeadData, decay: float, seed: int) -> None:
     know of the choice.
     """
     start = time.monotonic()
-    choice = choose_decay(data.problem, data.images, [decay], seed=seed)
+    choice = choose_decay(*data.first_view, [decay], seed=seed)
     is_scaled = choice is not None and choice.is_scaled
     solution = fit(data.problem, decay, is_scaled=is_scaled)
     head.assign(solution.kernel, solution.bias)
