@@ -100,6 +100,12 @@ def test_a_stage_of_one_word(text, stage):
     assert Stage.of_table(stage.table()) == stage
 
 
+def test_a_stage_in_words():
+    stage = Stage("new head", 3, {"trainable_layers": "head", "learning_rate": 0.5})
+    assert str(stage) == "new head: steps 3, trainable-layers head, learning-rate 0.5"
+    assert str(Stage("", 3)) == "steps 3"
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

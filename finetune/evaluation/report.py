@@ -20,6 +20,7 @@ from finetune.model.scopes import PlannedVariable, VariablePlan
 from finetune.runs.provenance import read_provenance_or_tell, software_versions
 from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.settings.flags import flags_of
+from finetune.settings.stages import Stage
 from finetune.settings.train import TrainSettings
 from finetune.types import Array
 
@@ -215,7 +216,8 @@ def _read_plan(path: Path) -> Sequence[tuple[str, str, int, int]]:
 
 def _setting(value: Any) -> str:
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
+        mark = "; " if any(isinstance(item, Stage) for item in value) else ", "
+        return mark.join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

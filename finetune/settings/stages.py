@@ -88,6 +88,11 @@ class Stage(Tabular):
         own = {name: plain_value(value) for name, value in self.own.items() if value is not None}
         return {**named, **length, **own}
 
+    def __str__(self) -> str:
+        own = {name: value for name, value in self.table().items() if name != "name"}
+        told = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in own.items())
+        return f"{self.name}: {told}" if self.name else told
+
     def settings(self, around: StageSettings) -> StageSettings:
         """Its settings; `max_steps` is its length in steps, where it isn't in epochs.
 
