@@ -94,7 +94,8 @@ class NetworkSettings(CommandSettings):
         slim=["checkpoint_path"],
         metavar="PATH|NAME|none",
         help="pretrained weights: a checkpoint's prefix, a V1 file, a folder, or a network's name: those published, as "
-        "finetune-download gets them; none: from scratch; not given: --model's published ones with PHOTOS, else none",
+        "finetune-download gets them; none: from scratch; not given: --model's published ones with PHOTOS or a recipe, "
+        "else none",
     )
     checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
     exclude_scopes: tuple[str, ...] = flag(
