@@ -39,8 +39,8 @@ _BACKBONE = {
     **_FALLING_RATE,
     "batch_norm": "frozen",
     "augmentation": "flip",
-    "optimizer": "momentum",
-    "learning_rate": 0.003,
+    "optimizer": "adam",
+    "learning_rate": 0.0003,
     "warmup_epochs": 0.5,
     "weight_decay": 0.0001,
     "epochs": 10.0,
@@ -65,7 +65,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "stages": (_PROBE_FIRST, Stage("last blocks")),
     },
     "all": {**_BACKBONE, "stages": (_PROBE_FIRST, Stage("all"))},
-    "discriminative": {**_BACKBONE, "learning_rate": 0.01, "layer_decay": 0.75, "stages": (_PROBE_FIRST, Stage("all"))},
+    "discriminative": {**_BACKBONE, "layer_decay": 0.75, "stages": (_PROBE_FIRST, Stage("all"))},
 }
 
 
