@@ -143,16 +143,7 @@ def prepare(
         state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen)
         first_step = _go_on(state, source, history, place) if settings.run.resume and source is not None else 0
         facts = _describe(settings, data, first_step)
-        at_checkpoint = facts_at(history or {}, first_step)
-        if place.begins:
-            at_checkpoint = at_next_stage(at_checkpoint, facts)
-        recorded = at_checkpoint if compared_step is None else facts_at(history or {}, compared_step)
-        changes = []
-        if history is not None:
-            argument = "--resume" if compared_step is None else "--verify"
-            changes = check_changes(recorded, facts, seen, allowed=settings.run.allow_changed, argument=argument)
-            if any(change.makes_another_run for change in changes_between(at_checkpoint, recorded)):
-                seen.accept_other_data()  # With it the run went on from here.
+        changes, recorded = _check_changes(settings, history, facts, seen, place, compared_step)
         were_cached = bool(recorded.get("cached_views"))
         stage = cached_as_before(stage, recorded)
         inputs = make_inputs(
@@ -175,7 +166,6 @@ def prepare(
         stage = settings.stage
         recalibration = _make_recalibration(settings, inputs, state)
         images_per_step = stage.images_per_update * strategy.num_replicas_in_sync
-        steps_per_epoch = data.training.num_examples / images_per_step
         return PreparedRun(
             settings=settings,
             facts={**facts, "settings": to_toml_table(settings), "cached_views": inputs.num_views},
@@ -187,15 +177,7 @@ def prepare(
             inputs=inputs,
             batches=batches,
             training_step=training_step,
-            schedule=with_cuts_of_run(
-                make_schedule(
-                    stage.schedule,
-                    steps_per_epoch=steps_per_epoch,
-                    max_steps=stage.max_steps,
-                    first_step=place.first_step,
-                ),
-                RunFolder(settings.run.folder),
-            ),
+            schedule=_make_schedule(settings, place, data.training.num_examples / images_per_step),
             recalibration=recalibration,
             loss_gap=LossGap(
                 has_stale_statistics=recalibration is None and bool(model.updated_batch_norms()),
@@ -205,6 +187,32 @@ def prepare(
             first_step=first_step,
             images_per_step=images_per_step,
         )
+
+
+def _check_changes(
+    settings: TrainSettings,
+    history: Facts | None,
+    now: Facts,
+    seen: SeenRecords,
+    place: StagePlace,
+    compared_step: int | None,
+) -> tuple[list[Change], Facts]:
+    """What has changed, where the run goes on; and the facts that those of now are compared with.
+
+    Raises:
+        UserError: What has changed makes another run, and isn't allowed.
+    """
+    if history is None:
+        return [], {}
+    at_checkpoint = facts_at(history, now["first_step"])
+    if place.begins:
+        at_checkpoint = at_next_stage(at_checkpoint, now)
+    recorded = at_checkpoint if compared_step is None else facts_at(history, compared_step)
+    argument = "--resume" if compared_step is None else "--verify"
+    changes = check_changes(recorded, now, seen, allowed=settings.run.allow_changed, argument=argument)
+    if any(change.makes_another_run for change in changes_between(at_checkpoint, recorded)):
+        seen.accept_other_data()  # With it the run went on from here.
+    return changes, recorded
 
 
 def _restored_model(
@@ -244,6 +252,14 @@ def _with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan, 
 def _num_steps(stage: StageSettings, place: StagePlace) -> int | None:
     """Of the stage; None: without end."""
     return None if stage.max_steps is None else stage.max_steps - place.first_step
+
+
+def _make_schedule(settings: TrainSettings, place: StagePlace, steps_per_epoch: float) -> CutSchedule:
+    stage = settings.stage
+    schedule = make_schedule(
+        stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps, first_step=place.first_step
+    )
+    return with_cuts_of_run(schedule, RunFolder(settings.run.folder))
 
 
 def _make_recalibration(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> Recalibration | None:
