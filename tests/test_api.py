@@ -94,4 +94,7 @@ def test_all_that_is_offered_is_documented():
 
 def test_the_page_shows_the_same_example():
     page = (Path(__file__).parents[1] / "docs/python.md").read_text(encoding="utf-8")
-    assert [block.strip() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)] == [EXAMPLE]
+    first, of_photographs = [block.strip() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+    assert first == EXAMPLE
+    one_line = (Path(__file__).parents[1] / "docs/one_line.md").read_text(encoding="utf-8")
+    assert of_photographs in one_line
