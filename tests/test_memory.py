@@ -28,8 +28,8 @@ def train_and_measure(words: list[str], measured: str) -> int:
 
     validation = RunLog.validation
 
-    def validate_and_measure(run_log, step, split, scores):
-        validation(run_log, step, split, scores)
+    def validate_and_measure(run_log, step, *figures, **options):
+        validation(run_log, step, *figures, **options)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         row = [step, pages * os.sysconf("SC_PAGE_SIZE"), sum(1 for _ in Path("/proc/self/fd").iterdir())]
         with Path(measured).open("a") as file:

@@ -39,7 +39,7 @@ FAMILIES = {
     "mobilenet_v2_035": True,
     "mobilenet_v3_small": True,
     "mobilenet_edgetpu_075": True,
-    "nasnet_cifar": True,
+    "nasnet_mobile": True,
     "pnasnet_mobile": True,
 }
 
@@ -185,7 +185,7 @@ def data(tmp_path_factory):
 
 def image_size(model):
     sizes = (size for family, size in SMALL_SIZES.items() if model.startswith(family))
-    small = {"lenet": 28, "cifarnet": 32, "nasnet_cifar": 32, "mobilenet_v1_025": 64, "alexnet_v2": 180}
+    small = {"lenet": 28, "cifarnet": 32, "mobilenet_v1_025": 64, "alexnet_v2": 180}
     return small.get(model) or next(sizes, get_spec(model).image_size * 3 // 4)
 
 
