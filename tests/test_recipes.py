@@ -104,7 +104,13 @@ def test_a_recipe_comes_back_from_toml_without_its_name(name, tmp_path):
     (tmp_path / "config.toml").write_text(tomli_w.dumps(to_toml_table(recipe)), encoding="utf-8")
     read = TrainSettings(**read_toml(TrainSettings, tmp_path / "config.toml"))
     assert read.course.recipe is None
-    assert dataclasses.replace(read, recipe=name) == recipe
+    assert dataclasses.replace(read, course=dataclasses.replace(read.course, recipe=name)) == recipe
+
+
+def test_settings_that_are_made_take_no_recipe_any_more():
+    """It would take the place of what was given when they were made."""
+    with pytest.raises(TypeError, match="not below a whole group: course, network, stage"):
+        dataclasses.replace(settings(learning_rate=0.5), recipe="head")
 
 
 def test_a_run_that_goes_on_follows_no_recipe():

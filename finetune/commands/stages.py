@@ -92,7 +92,8 @@ def find_place_of_run(run: RunFolder, settings: TrainSettings, step: int) -> Sta
     if not records:
         raise UserError(
             f"--resume: {run.path / STAGES_FILE} is missing, which says what stage the run is at.",
-            "Copy it from where it came from, or begin another run.",
+            "Copy it from where it came from, or begin another run; one that was begun without stages goes on without "
+            "--stages.",
         )
     _check_records(settings, records)
     place = find_place(records, step)

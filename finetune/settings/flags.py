@@ -14,6 +14,7 @@ behind an equals sign where shells leave it as it is, a TOML file, or Python. `$
 affair.
 """
 
+import abc
 import dataclasses
 import math
 import numbers
@@ -31,30 +32,30 @@ MOST_NAME_BYTES = 255  # Of Linux's file systems.
 MOST_FLOAT = 3.4028234663852886e38  # Of float32, in which TensorFlow computes.
 
 
-class Tabular:
+class Tabular(abc.ABC):
     """A kind of value with parts: a table in a TOML file, a word on the command line."""
 
     @classmethod
+    @abc.abstractmethod
     def of_table(cls, table: Mapping[str, Any]) -> Self:
         """The value that a table stands for.
 
         Raises:
             UserError: It stands for none.
         """
-        raise NotImplementedError
 
     @classmethod
+    @abc.abstractmethod
     def of_text(cls, text: str) -> Self:
         """The value that a word stands for.
 
         Raises:
             UserError: It stands for none.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def table(self) -> dict[str, Any]:
         """As `of_table` reads it back."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,7 @@ _BACKBONE = {
     "epochs": 10.0,
 }
 
+_CHANGED_GROUPS = {"network", "course", "stage"}
 _WHAT_IS_TRAINED = {"stages", "exclude_scopes", *ALTERNATIVES[1]}
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -82,6 +83,9 @@ def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
         name = DEFAULT_RECIPE
     if not isinstance(name, str) or name not in RECIPES:
         return dict(values)
+    whole = _CHANGED_GROUPS.intersection(values)
+    if whole:  # Nobody knows any more what in them was given.
+        raise TypeError(f"A recipe lies below flat values, not below a whole group: {', '.join(sorted(whole))}.")
     said = {way for ways in ALTERNATIVES for way in ways if any(values.get(other) is not None for other in ways)}
     defaults = {"exclude_scopes": AUTO_SCOPES, **RECIPES[name]}
     kept = {setting: value for setting, value in defaults.items() if setting not in said}
