@@ -26,6 +26,8 @@ from finetune.datasets.tfrecord import RecordWriter, read_records
 from finetune.errors import UserError
 from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.preprocessing import get_preprocessing
+from finetune.settings.augmentation import AugmentationSettings
+from finetune.settings.choices import AUGMENTATIONS
 
 SIZE = 16
 NUM_RECORDS = 23
@@ -58,9 +60,11 @@ def dataset(tmp_path) -> Dataset:
 
 def train_on(dataset: Dataset, num_batches: int, *, family: str = "inception", augmentation: str = "default", **more):
     """The first batches of training."""
-    of_reading = ("image_size", "channels", "labels_offset", "num_parallel_calls")
+    of_augmentation = ("crop_area", "randaugment", "random_erasing")
+    details = {name: more.pop(name) for name in of_augmentation if name in more}
+    of_reading = ("image_size", "channels", "labels_offset", "num_parallel_calls", "num_readers")
     read = {"image_size": SIZE, "channels": 3, **{name: more.pop(name) for name in of_reading if name in more}}
-    options = ReadOptions(get_preprocessing(family, augmentation), **read)
+    options = ReadOptions(get_preprocessing(family, AugmentationSettings(augmentation=augmentation, **details)), **read)
     with reading(dataset, options.labels_offset):
         batches = training_batches(dataset, options, **{"batch_size": 4, "seed": 1, **more}).take(num_batches)
         return [(images.numpy(), labels.numpy()) for images, labels, _ in batches]
@@ -96,10 +100,12 @@ def test_resumed_is_as_unbroken_to_the_bit(dataset, start_step):
     assert_equal(train_on(dataset, 16 - start_step, start_step=start_step), unbroken[start_step:])
 
 
-def test_nothing_but_seed_epoch_and_example_matters(dataset):
-    first = train_on(dataset, 12, num_parallel_calls=1)
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_nothing_but_seed_epoch_and_example_matters(dataset, augmentation):
+    how = {"augmentation": augmentation, "random_erasing": 0.5}
+    first = train_on(dataset, 12, num_parallel_calls=1, num_readers=1, **how)
     tf.random.set_seed(77)
-    assert_equal(train_on(dataset, 12, num_parallel_calls=8), first)
+    assert_equal(train_on(dataset, 12, num_parallel_calls=8, **how), first)
 
 
 def test_order_and_augmentation_follow_the_seed(tmp_path):

@@ -11,12 +11,17 @@ import tensorflow as tf
 
 from finetune.errors import UserError
 from finetune.nets import MODELS
-from finetune.preprocessing import FAMILIES, get_preprocessing, inception
+from finetune.preprocessing import FAMILIES, get_preprocessing
 from finetune.preprocessing.geometry import crop
+from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.choices import AUGMENTATIONS
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "preprocessing.json").read_text())
 RANDOM_FAMILIES = ("cifarnet", "inception", "vgg")
+
+
+def augmented(name, augmentation, **details):
+    return get_preprocessing(name, AugmentationSettings(augmentation=augmentation, **details))
 
 
 def noise(height, width, channels=3):
@@ -139,10 +144,10 @@ def test_a_seed_decides_everything(name):
     assert len(np.unique(first, axis=0)) == 8
 
 
-@pytest.mark.parametrize("augmentation", ["default", "crop", "flip", "none"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_in_two_steps_is_training_in_one(name, augmentation):
-    family = get_preprocessing(name, augmentation)
+    family = augmented(name, augmentation)
     image = tf.constant(noise(60, 70))
     for number in range(4):
         window = family.training_window(tf.shape(image), 32, 32, [number, 0])
@@ -217,18 +222,18 @@ def test_half_of_all_images_are_mirrored(name):
 def test_light_augmentation_is_evaluation_mirrored_or_not():
     image = noise(60, 70)
     plain = FAMILIES["inception"].evaluate(image, 32, 32).numpy()
-    images = over_seeds(lambda seed: get_preprocessing("inception", "flip").train(image, 32, 32, seed), 200)
+    images = over_seeds(lambda seed: augmented("inception", "flip").train(image, 32, 32, seed), 200)
     is_plain = (images == plain).all((1, 2, 3))
     is_mirrored = (images == plain[:, ::-1]).all((1, 2, 3))
     assert (is_plain ^ is_mirrored).all()
     assert 0.4 < is_mirrored.mean() < 0.6
-    np.testing.assert_array_equal(get_preprocessing("inception", "none").train(image, 32, 32, [1, 2]), plain)
+    np.testing.assert_array_equal(augmented("inception", "none").train(image, 32, 32, [1, 2]), plain)
 
 
 @pytest.mark.parametrize("name", RANDOM_FAMILIES)
 def test_cropping_changes_no_colours(name):
     image = tf.constant(np.full([400, 400, 3], [90, 120, 150], np.uint8))
-    family = get_preprocessing(name, "crop")
+    family = augmented(name, "crop")
     cropped = over_seeds(lambda seed: family.train(image, 32, 32, seed), 20)
     if name == "cifarnet":  # Brought to mean 0 and deviation 1; only a cut into the black margin has other values.
         values = [len(np.unique(image.round(3))) for image in cropped]
@@ -239,7 +244,9 @@ def test_cropping_changes_no_colours(name):
 
 def test_brightness_says_nothing_about_the_flip():
     image = ramp(200, 200)
-    images = over_seeds(lambda seed: inception.finish_training(image, 32, 32, seed), 300)[:, 16, :, 0]
+    images = over_seeds(lambda seed: get_preprocessing("inception").finish_training(image, 32, 32, seed), 300)[
+        :, 16, :, 0
+    ]
     mirrored = images[:, 8] > images[:, 24]
     brightness = images.mean(1)
     assert abs(np.corrcoef(mirrored, brightness)[0, 1]) < 0.2
@@ -259,7 +266,7 @@ def test_unknown_names_are_told_with_the_nearest():
     with pytest.raises(UserError, match=r"'incepton'.*\n.*Did you mean inception"):
         get_preprocessing("incepton")
     with pytest.raises(UserError, match=r"'flop'.*\n.*Did you mean flip"):
-        get_preprocessing("vgg", "flop")
+        augmented("vgg", "flop")
 
 
 def test_the_table_needs_no_tensorflow():
@@ -271,7 +278,7 @@ def test_the_table_needs_no_tensorflow():
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_is_random_where_the_family_says_so(name, augmentation):
-    preprocessing = get_preprocessing(name, augmentation)
+    preprocessing = augmented(name, augmentation)
     image = tf.constant(noise(40, 50))
     outcomes = over_seeds(lambda seed: preprocessing.train(image, 32, 32, seed), 20)
     assert np.any(outcomes != outcomes[0]) == preprocessing.is_random

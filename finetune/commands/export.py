@@ -14,6 +14,7 @@ from finetune.exports.staged_output import staged_output
 from finetune.files.whole_files import write_json
 from finetune.prediction.classifier import restore_classifier
 from finetune.runs.run_folder import warn_of_other_rules
+from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.choices import CALIBRATION_SPLIT
 from finetune.settings.export import ExportSettings
 from finetune.types import Array
@@ -182,7 +183,7 @@ def _calibration_images(settings: ExportSettings, classifier: "Classifier", data
     """Prepared images, float32 [1,H,W,C], drawn from all over the split: records may be sorted by class."""
     from finetune.datasets.pipeline import reading, training_batches
 
-    plain = dataclasses.replace(classifier.preprocessing, augmentation="none")
+    plain = dataclasses.replace(classifier.preprocessing, augmentation=AugmentationSettings(augmentation="none"))
     options = dataclasses.replace(classifier.read_options, preprocessing=plain)
     batches = training_batches(dataset, options, batch_size=1, seed=0)
     num_images = _num_calibration_images(settings, dataset)

@@ -298,7 +298,10 @@ def find_data(settings: TrainSettings) -> TrainingData:
         UserError: There is no such split; the run that is resumed has other classes.
     """
     spec = get_spec(settings.network.model)
-    return training_data.find_data(settings.data, spec, settings.stage.augmentation, resumed=settings.run.resumed)
+    for stage in stages_of(settings):  # What one of them can't have is said before the first.
+        training_data.find_preprocessing(settings.data, spec, stage.settings(settings.stage).augment)
+    augmentation = stages_of(settings)[0].settings(settings.stage).augment
+    return training_data.find_data(settings.data, spec, augmentation, resumed=settings.run.resumed)
 
 
 def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:

@@ -83,7 +83,7 @@ def train_stage(
     step = step_of(source) if settings.run.resume and source is not None else 0
     place = find_place_of_run(run, settings, step)
     told = settings_of_stage(settings, place, data.training.num_examples)
-    data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augmentation)
+    data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augment)
     _say_stage(settings, place, told)
     history = recorded_facts(run) if settings.run.resume else None
     ready = prepare(told, data, strategy, source, run.path / FEATURES_FOLDER, history, place)

@@ -83,7 +83,7 @@ def verify(settings: TrainSettings) -> Verification:
     data = dataclasses.replace(without_corrupt(settings.data, find_data(settings)), validation=None)
     told = settings_of_stage(settings, place, data.training.num_examples)
     settings = _as_recorded(told, facts_at(history, last_step))
-    data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augmentation)
+    data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augment)
     strategy = choose_devices(settings, data)
     with run.lend_features() as features:
         ready = prepare(settings, data, strategy, source, features, history, place, compared_step=last_step)

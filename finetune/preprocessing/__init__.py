@@ -12,8 +12,10 @@ from types import ModuleType
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import MODELS, get_spec
 from finetune.preprocessing.steps import Step
-from finetune.settings.choices import AUGMENTATIONS
+from finetune.settings.augmentation import ALWAYS_INCEPTION_WINDOWS, OWN_WINDOWS, AugmentationSettings
 from finetune.types import Tensor
+
+AS_SLIM = AugmentationSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +29,23 @@ class Preprocessing:
     Attributes:
         name: Of the family, and of the module beside this one that holds its functions and says whether its training
             is random.
-        augmentation: What training does. "default": as the family does it; "crop": the same without changes of colour;
-            "flip": evaluation's preprocessing, mirrored in half of all cases; "none": evaluation's preprocessing.
+        augmentation: What training does at random.
     """
 
     name: str
-    augmentation: str = "default"
+    augmentation: AugmentationSettings = AS_SLIM
 
     @property
     def is_random(self) -> bool:
         """Whether training's outcome for an image depends on the seed."""
-        return self.augmentation == "flip" or (self._cuts and self._functions.TRAINING_IS_RANDOM)
+        by_itself = {"none": False, **dict.fromkeys(OWN_WINDOWS, self._functions.TRAINING_IS_RANDOM)}
+        return self.augmentation.random_erasing > 0 or by_itself.get(self.augmentation.augmentation, True)
+
+    @property
+    def cuts_as_inception(self) -> bool:
+        """Whether training cuts random windows as slim's inception does."""
+        augmentation = self.augmentation.augmentation
+        return augmentation in ALWAYS_INCEPTION_WINDOWS or (augmentation in OWN_WINDOWS and self.name == "inception")
 
     def training_window(self, image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor | None:
         """The part of an image to train on, int32 [y, x, height, width] in pixels, or None if all of it is needed.
@@ -48,20 +56,24 @@ class Preprocessing:
             width: The same.
             seed: The image's seed.
         """
-        return self._functions.training_window(image_shape, height, width, seed) if self._cuts else None
+        if self.cuts_as_inception:
+            cut = _functions_of("inception").training_window
+            return cut(image_shape, height, width, seed, self.augmentation.crop_area)
+        if self.augmentation.augmentation == "vgg":
+            return _functions_of("vgg").training_window(image_shape, height, width, seed)
+        if self.augmentation.augmentation in OWN_WINDOWS:
+            return self._functions.training_window(image_shape, height, width, seed)
+        return None
 
     def finish_training(self, window: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
         """What is left to do for training once the window, uint8 [H,W,C], is cut: float32 [height,width,C].
 
         Where `training_window` gives None the window is the whole image.
         """
-        if self._cuts:
-            in_colour = self.augmentation == "default"
-            return self._functions.finish_training(window, height, width, seed, changes_colours=in_colour)
-        from finetune.preprocessing.geometry import random_flip
+        from finetune.preprocessing.augment import augment
 
-        image = self.evaluate(window, height, width)
-        return random_flip(image, seed) if self.augmentation == "flip" else image
+        image = augment(self.augmentation, self._functions, window, height, width, seed)
+        return self._functions.to_network_range(image)
 
     def train(self, image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
         """Preprocesses an image, uint8 [H,W,C], for training: float32 [height,width,C]."""
@@ -76,19 +88,19 @@ class Preprocessing:
 
     def evaluate(self, image: Tensor, height: int, width: int) -> Tensor:
         """Preprocesses an image, uint8 [H,W,C], for evaluation, without any randomness: float32 [height,width,C]."""
-        return self._functions.evaluate(image, height, width)
+        return self._functions.to_network_range(self._functions.fit(image, height, width))
 
     def evaluation_steps(self, height: int, width: int, channels: int) -> list[Step]:
         """What `evaluate` does to an image of so many channels, as data for other programs."""
         return self._functions.evaluation_steps(height, width, channels)
 
     @property
-    def _cuts(self) -> bool:
-        return self.augmentation in ("default", "crop")
-
-    @property
     def _functions(self) -> ModuleType:
-        return importlib.import_module(f"{__name__}.{self.name}")
+        return _functions_of(self.name)
+
+
+def _functions_of(family: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{family}")
 
 
 FAMILIES = {
@@ -102,16 +114,13 @@ FAMILIES = {
 }
 
 
-def get_preprocessing(name: str, augmentation: str = "default") -> Preprocessing:
-    """The preprocessing called `name`, or that of the network called `name`, with one of `AUGMENTATIONS` in training.
+def get_preprocessing(name: str, augmentation: AugmentationSettings = AS_SLIM) -> Preprocessing:
+    """The preprocessing called `name`, or that of the network called `name`, with an augmentation of its training.
 
     Raises:
-        UserError: There is no such preprocessing, network or augmentation; the nearest are named.
+        UserError: There is no such preprocessing or network, the nearest are named; a part of the augmentation has no
+            effect with it.
     """
-    if augmentation not in AUGMENTATIONS:
-        raise UserError(
-            f"--augmentation: there is no augmentation {augmentation!r}.", did_you_mean(augmentation, AUGMENTATIONS)
-        )
     if name in FAMILIES:
         family = FAMILIES[name]
     elif name in MODELS or ":" in name:
@@ -121,4 +130,8 @@ def get_preprocessing(name: str, augmentation: str = "default") -> Preprocessing
             f"--preprocessing: there is no preprocessing {name!r}, nor a network of that name.",
             did_you_mean(name, [*FAMILIES, *MODELS]),
         )
-    return dataclasses.replace(family, augmentation=augmentation)
+    preprocessing = dataclasses.replace(family, augmentation=augmentation)
+    if augmentation.crop_area and not preprocessing.cuts_as_inception:
+        own = f"--augmentation {augmentation.augmentation} of the preprocessing {family.name}"
+        raise augmentation.no_windows(own)
+    return preprocessing

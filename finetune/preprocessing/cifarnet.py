@@ -19,14 +19,14 @@ CONTRAST_RANGE = (0.2, 1.8)
 
 
 def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> None:
-    """None: the window may reach over the image's border, so `finish_training` cuts it."""
+    """None: the window may reach over the image's border, so `distort` cuts it."""
     del image_shape, height, width, seed
 
 
-def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
+def distort(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
     """A random part of an image, uint8 [H,W,C], with a black margin, in random brightness and contrast.
 
-    float32 [height,width,C] of mean 0 and standard deviation 1.
+    float32 [height,width,C], in [0, 255] but for what the colours add to it.
     """
     size = [height, width, image.shape[-1]]
     image = tf.image.stateless_random_crop(with_margin(image, height, width), size, seed_for(Decision.WINDOW, seed))
@@ -34,19 +34,21 @@ def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, cha
     if changes_colours:
         image = tf.image.stateless_random_brightness(image, MAX_BRIGHTNESS_CHANGE, seed_for(Decision.BRIGHTNESS, seed))
         image = tf.image.stateless_random_contrast(image, *CONTRAST_RANGE, seed_for(Decision.CONTRAST, seed))
+    return image
+
+
+def fit(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of an image, uint8 [H,W,C], with black borders where it is too small: float32 [height,width,C]."""
+    return tf.cast(tf.image.resize_with_crop_or_pad(image, height, width), tf.float32)
+
+
+def to_network_range(image: Tensor) -> Tensor:
+    """An image [H,W,C] with mean 0 and standard deviation 1."""
     return tf.image.per_image_standardization(image)
 
 
-def evaluate(image: Tensor, height: int, width: int) -> Tensor:
-    """The middle of an image, uint8 [H,W,C], with black borders where it is too small.
-
-    float32 [height,width,C] of mean 0 and standard deviation 1.
-    """
-    return tf.image.per_image_standardization(tf.image.resize_with_crop_or_pad(image, height, width))
-
-
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
-    """What `evaluate` does, as data; the channels make no difference."""
+    """What `fit` and `to_network_range` do, as data; the channels make no difference."""
     del channels
     return [steps.centre_crop_or_pad(height, width), steps.standardise()]
 

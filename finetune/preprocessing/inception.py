@@ -26,12 +26,15 @@ SCALE = 2.0 / 255.0
 OFFSET = -1.0
 
 
-def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
+def training_window(
+    image_shape: Tensor, height: int, width: int, seed: Tensor, crop_area: tuple[float, ...] = ()
+) -> Tensor:
     """A random window, int32 [y, x, height, width] in pixels, of an image whose shape int32 [H,W,C] is given.
 
-    Its area is at least a tenth of the image's: of slim's two bounds, 0.05 of the area and 0.1 of the whole image taken
-    as the object, the second decides. Where no try of 100 fits, as in a very long image, it is the whole image. The
-    size [height,width] of what comes out doesn't matter.
+    `crop_area` are the least and the largest share of the image's area. Where there is none the least is a tenth: of
+    slim's two bounds, 0.05 of the area and 0.1 of the whole image taken as the object, the second decides. Where no try
+    of 100 fits, as in a very long image, it is the whole image. The size [height,width] of what comes out doesn't
+    matter.
     """
     del height, width
     whole_image = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
@@ -39,28 +42,28 @@ def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) 
         image_shape,
         whole_image,
         seed_for(Decision.WINDOW, seed),
-        min_object_covered=MIN_IMAGE_COVERED,
+        min_object_covered=0.0 if crop_area else MIN_IMAGE_COVERED,
         aspect_ratio_range=ASPECT_RATIO_RANGE,
-        area_range=AREA_RANGE,
+        area_range=crop_area or AREA_RANGE,
         max_attempts=MAX_ATTEMPTS,
     )
     return tf.concat([begin[:2], size[:2]], axis=0)
 
 
-def finish_training(window: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
-    """Resizes a window, uint8 [H,W,C], then flips and colours it at random: float32 [height,width,C] in [-1, 1]."""
+def distort(window: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
+    """Resizes a window, uint8 [H,W,C], then flips and colours it at random: float32 [height,width,C] in [0, 255]."""
     image = random_flip(resize_bilinear(window, height, width), seed)
-    return to_network_range(random_colours(image, seed) if changes_colours else image)
+    return random_colours(image, seed) if changes_colours else image
 
 
-def evaluate(image: Tensor, height: int, width: int) -> Tensor:
-    """The middle 87.5 % of each side of an image, uint8 [H,W,C], resized: float32 [height,width,C] in [-1, 1]."""
+def fit(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle 87.5 % of each side of an image, uint8 [H,W,C], resized: float32 [height,width,C] in [0, 255]."""
     middle = tf.image.central_crop(image, CENTRAL_FRACTION)
-    return to_network_range(resize_bilinear(middle, height, width))
+    return resize_bilinear(middle, height, width)
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
-    """What `evaluate` does, as data."""
+    """What `fit` and `to_network_range` do, as data."""
     return [
         steps.central_crop(CENTRAL_FRACTION),
         steps.resize(height, width),

@@ -20,21 +20,22 @@ def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) 
     del image_shape, height, width, seed
 
 
-def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
-    """The same as `evaluate`."""
+def distort(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
+    """The same as `fit`."""
     del seed, changes_colours
-    return evaluate(image, height, width)
+    return fit(image, height, width)
 
 
-def evaluate(image: Tensor, height: int, width: int) -> Tensor:
-    """The middle of an image, uint8 [H,W,C], with black borders where it is too small.
+def fit(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of an image, uint8 [H,W,C], with black borders where it is too small: float32 [height,width,C]."""
+    return tf.cast(tf.image.resize_with_crop_or_pad(image, height, width), tf.float32)
 
-    float32 [height,width,C] in [-1, 1).
-    """
-    middle = tf.image.resize_with_crop_or_pad(image, height, width)
-    return tf.cast(middle, tf.float32) * SCALE + OFFSET
+
+def to_network_range(image: Tensor) -> Tensor:
+    """[0, 255] to [-1, 1)."""
+    return image * SCALE + OFFSET
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
-    """What `evaluate` does, as data."""
+    """What `fit` and `to_network_range` do, as data."""
     return [steps.centre_crop_or_pad(height, width), steps.scale(SCALE, [OFFSET] * channels)]

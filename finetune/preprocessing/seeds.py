@@ -16,6 +16,13 @@ class Decision(enum.IntEnum):
     BRIGHTNESS = 4
     SATURATION = 5
     CONTRAST = 6
+    TURN = 7
+    AFFINE = 8
+    OPERATION = 9
+    DIRECTION = 10
+    ERASURE = 11
+    RECTANGLE = 12
+    NOISE = 13
 
 
 def seed_for(decision: Decision, seed: Tensor) -> Tensor:

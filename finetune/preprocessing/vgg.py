@@ -39,20 +39,19 @@ def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) 
     return tf.concat([corner, window_sides], axis=0)
 
 
-def finish_training(window: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
+def distort(window: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
     """A window, uint8 [H,W,C], resized, and flipped in half of all cases; its colours are not changed in any case.
 
-    float32 [height,width,C], 0 to 255 less the mean colour.
+    float32 [height,width,C] in [0, 255].
     """
     del changes_colours
-    return subtract_mean(random_flip(resize_bilinear(window, height, width), seed))
+    return random_flip(resize_bilinear(window, height, width), seed)
 
 
-def evaluate(image: Tensor, height: int, width: int) -> Tensor:
-    """The middle of an image, uint8 [H,W,C], resized to a short side of 256 pixels.
+def fit(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of an image, uint8 [H,W,C], resized to a short side of 256 pixels: float32 [height,width,C].
 
-    float32 [height,width,C], 0 to 255 less the mean colour. For outputs larger than 256 pixels, which slim refuses, see
-    `short_side`.
+    In [0, 255]. For outputs larger than 256 pixels, which slim refuses, see `short_side`.
     """
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     # In this order and in float32, for slim's rounding of the long side.
@@ -60,11 +59,11 @@ def evaluate(image: Tensor, height: int, width: int) -> Tensor:
     resized_height, resized_width = tf.unstack(tf.cast(tf.round(sides * scale), tf.int32))
     resized = resize_bilinear(image, resized_height, resized_width)
     y, x = (resized_height - height) // 2, (resized_width - width) // 2
-    return subtract_mean(tf.slice(resized, [y, x, 0], [height, width, image.shape[-1]]))
+    return tf.slice(resized, [y, x, 0], [height, width, image.shape[-1]])
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
-    """What `evaluate` does, as data."""
+    """What `fit` and `to_network_range` do, as data."""
     return [
         steps.resize_short_side(short_side(height, width)),
         steps.centre_crop(height, width),
@@ -82,7 +81,7 @@ def short_side(height: int, width: int) -> int:
     return SHORT_SIDE_PIXELS if size <= SHORT_SIDE_PIXELS else round(size * SHORT_SIDE_PIXELS / USUAL_SIZE_PIXELS)
 
 
-def subtract_mean(image: Tensor) -> Tensor:
+def to_network_range(image: Tensor) -> Tensor:
     """Takes ImageNet's mean colour off an image float32 [H,W,3], or the grey of that colour off [H,W,1]."""
     _, width, channels = image.shape
     # A row of means, as TensorFlow takes five times as long to subtract a single pixel from an image.

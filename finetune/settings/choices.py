@@ -6,7 +6,7 @@ BATCH_NORM_MODES = ("plan", "frozen", "slim")
 PRECISIONS = ("float32", "bfloat16", "float16")
 XLA_MODES = ("auto", "on", "off")
 GRAYSCALE_STEMS = ("same", "sum")
-AUGMENTATIONS = ("default", "crop", "flip", "none")
+AUGMENTATIONS = ("default", "crop", "flip", "none", "inception", "vgg", "keras", "randaugment", "turns")
 TEST_TIME_AUGMENTATIONS = ("none", "flip")
 WAYS_TO_MATCH = ("name", "index")
 LAYOUTS = ("classes", "splits")
@@ -56,6 +56,9 @@ DECISIVE_SETTINGS = (
     "precision",
     "preprocessing",
     "augmentation",
+    "crop_area",
+    "randaugment",
+    "random_erasing",
     "image_size",
     "use_grayscale",
     "labels_offset",

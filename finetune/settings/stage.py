@@ -5,7 +5,8 @@ import re
 from typing import ClassVar, Literal
 
 from finetune.errors import UserError
-from finetune.settings.choices import AUGMENTATIONS, BATCH_NORM_MODES, DECAY_TYPES, OPTIMIZERS
+from finetune.settings.augmentation import AugmentationSettings
+from finetune.settings.choices import BATCH_NORM_MODES, DECAY_TYPES, OPTIMIZERS
 from finetune.settings.flags import CommandSettings, dashed, flag, group
 
 # Ways to say one thing, of which settings have one: the length, and what is trained.
@@ -190,7 +191,6 @@ class StageSettings(CommandSettings):
     accumulate_steps: int = flag(
         1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
     )
-    augmentation: str = flag("default", choices=AUGMENTATIONS, help="of training images")
     weight_decay: float = flag(
         0.00004, at_least=0, help="L2 on the trained weights; of adamw and lion no part of the loss"
     )
@@ -210,6 +210,7 @@ class StageSettings(CommandSettings):
     update: OptimizerSettings = group()
     schedule: ScheduleSettings = group()
     cache: CacheSettings = group()
+    augment: AugmentationSettings = group()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import UserError, did_you_mean
+from finetune.settings.augmentation import DETAILS
 from finetune.settings.flags import Flag, Tabular, checked, flags_of
 from finetune.settings.settings_file import plain_value, read_value
 from finetune.settings.stage import ALTERNATIVES, StageSettings
@@ -79,7 +80,8 @@ class Stage(Tabular):
         """Names of the settings that it has of its own."""
         ways = {name for ways in ALTERNATIVES for name in ways if ways.intersection(self.own)}
         length = ALTERNATIVES[0] if self.steps is not None else set()
-        return {*self.own, *ways, *length}
+        details = DETAILS if "augmentation" in self.own else set()
+        return {*self.own, *ways, *length, *details}
 
     def table(self) -> dict[str, Any]:
         """As `of_table` reads it back."""

@@ -10,6 +10,7 @@ from finetune.datasets.pipeline import without_undecodable
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
 from finetune.preprocessing import Preprocessing, get_preprocessing
+from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import DataSettings
 from finetune.training.classes import match_to_run
@@ -53,7 +54,9 @@ class TrainingData:
         return {dataset.split: content_hash(dataset) for dataset in datasets}
 
 
-def find_data(settings: DataSettings, spec: NetSpec, augmentation: str, *, resumed: Path | None) -> TrainingData:
+def find_data(
+    settings: DataSettings, spec: NetSpec, augmentation: AugmentationSettings, *, resumed: Path | None
+) -> TrainingData:
     """The splits of the settings.
 
     Args:
@@ -65,7 +68,7 @@ def find_data(settings: DataSettings, spec: NetSpec, augmentation: str, *, resum
     Raises:
         UserError: There is no such split; the run that is resumed has other classes.
     """
-    preprocessing = _preprocessing(settings, spec, augmentation)
+    preprocessing = find_preprocessing(settings, spec, augmentation)
     training = _find_split(settings, settings.split)
     validation = None
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
@@ -77,12 +80,19 @@ def find_data(settings: DataSettings, spec: NetSpec, augmentation: str, *, resum
     return data if resumed is None else match_to_run(settings, resumed, data, spec)
 
 
-def with_augmentation(data: TrainingData, settings: DataSettings, spec: NetSpec, augmentation: str) -> TrainingData:
+def with_augmentation(
+    data: TrainingData, settings: DataSettings, spec: NetSpec, augmentation: AugmentationSettings
+) -> TrainingData:
     """The data under another augmentation of the training images."""
-    return dataclasses.replace(data, preprocessing=_preprocessing(settings, spec, augmentation))
+    return dataclasses.replace(data, preprocessing=find_preprocessing(settings, spec, augmentation))
 
 
-def _preprocessing(settings: DataSettings, spec: NetSpec, augmentation: str) -> Preprocessing:
+def find_preprocessing(settings: DataSettings, spec: NetSpec, augmentation: AugmentationSettings) -> Preprocessing:
+    """What images go through.
+
+    Raises:
+        UserError: There is no such preprocessing; a part of the augmentation has no effect with it.
+    """
     return get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation)
 
 

@@ -120,9 +120,14 @@ def finetune_batches(folder: Path, augmentation: str) -> tuple[Any, int]:
     from finetune.datasets.dataset import find_dataset
     from finetune.datasets.pipeline import ReadOptions, training_batches
     from finetune.preprocessing import get_preprocessing
+    from finetune.settings.augmentation import AugmentationSettings
 
     dataset = find_dataset(folder / "records", None, "train")
-    options = ReadOptions(get_preprocessing("inception", augmentation), image_size=IMAGE_SIZE, channels=3)
+    options = ReadOptions(
+        get_preprocessing("inception", AugmentationSettings(augmentation=augmentation)),
+        image_size=IMAGE_SIZE,
+        channels=3,
+    )
     batches = training_batches(dataset, options, batch_size=BATCH_SIZE, seed=0)
     return batches, -(-dataset.num_examples // BATCH_SIZE)
 

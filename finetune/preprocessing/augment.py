@@ -1,0 +1,53 @@
+"""One augmentation of a training image: `finetune-train --augmentation`, before values are in the network's range."""
+
+from types import ModuleType
+
+from finetune.preprocessing import inception, vgg
+from finetune.preprocessing.geometry import random_flip, random_turn
+from finetune.preprocessing.keras_affine import random_affine
+from finetune.preprocessing.randaugment import randaugment
+from finetune.preprocessing.random_erasing import erase
+from finetune.settings.augmentation import AugmentationSettings
+from finetune.types import Tensor
+
+
+def augment(
+    settings: AugmentationSettings, family: ModuleType, window: Tensor, height: int, width: int, seed: Tensor
+) -> Tensor:
+    """The training picture of a window, uint8 [H,W,C]: float32 [height,width,C].
+
+    In [0, 255] but for what cifarnet's own colours add.
+
+    Args:
+        settings: What is done.
+        family: The network's own preprocessing.
+        window: What is cut out for `settings` and `family`, or the whole image where nothing is.
+        height: Of what comes out, in pixels.
+        width: The same.
+        seed: The image's.
+    """
+    image = _augmented(settings, family, window, height, width, seed)
+    return erase(image, settings.random_erasing, seed) if settings.random_erasing else image
+
+
+def _augmented(
+    settings: AugmentationSettings, family: ModuleType, window: Tensor, height: int, width: int, seed: Tensor
+) -> Tensor:
+    match settings.augmentation:
+        case "default" | "crop" as own:
+            return family.distort(window, height, width, seed, changes_colours=own == "default")
+        case "inception":
+            return inception.distort(window, height, width, seed)
+        case "vgg":
+            return vgg.distort(window, height, width, seed)
+        case "randaugment":
+            image = inception.distort(window, height, width, seed, changes_colours=False)
+            return randaugment(image, settings.num_operations, settings.strength, seed)
+        case "turns":
+            return random_flip(family.fit(random_turn(window, seed), height, width), seed)
+        case "keras":
+            return random_affine(family.fit(window, height, width), seed)
+        case "flip":
+            return random_flip(family.fit(window, height, width), seed)
+        case _:
+            return family.fit(window, height, width)
