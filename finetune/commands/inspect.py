@@ -1,4 +1,4 @@
-"""`finetune-inspect`: the table of networks, what a checkpoint holds, how two differ, the plan of a training."""
+"""`finetune-inspect`: networks, what a checkpoint holds, how two differ, the plan and the images of a training."""
 
 import functools
 import json
@@ -28,7 +28,9 @@ def inspect(settings: InspectSettings) -> None:
         UserError: There is nothing to inspect, no checkpoint where one is named, or the plan can't be.
     """
     num_checkpoints = len(settings.checkpoints)
-    if settings.models:
+    if settings.augment:
+        _show_augmentation(settings)
+    elif settings.models:
         _show_models(settings)
     elif settings.model is not None:
         _show_plan(settings)
@@ -39,8 +41,14 @@ def inspect(settings: InspectSettings) -> None:
     else:
         raise UserError(
             f"finetune-inspect takes one checkpoint or two, not {num_checkpoints}.",
-            "Or give --models for the table of networks, or --model NAME for a plan.",
+            "Or give --models for the table of networks, --model NAME for a plan, --augment for training's images.",
         )
+
+
+def _show_augmentation(settings: InspectSettings) -> None:
+    from finetune.commands.augmentation_sheet import draw_sheet
+
+    say(draw_sheet(settings))
 
 
 def _show_models(settings: InspectSettings) -> None:

@@ -128,7 +128,7 @@ def prepare(
         model, plan, data = _restored_model(settings, data, source)
         settings = _with_batch_norm(settings, model, plan, place)
         stage = settings.stage
-        images = _training_images(settings, model, data)
+        images = training_images(settings, data, model.image_size, model.channels)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
         begins = place.begins or not settings.run.resume
@@ -369,11 +369,19 @@ def _excluded(network: NetworkSettings, model: Model, source: Checkpoint | None)
     return heads_unlike(model.network_variables(), source.shapes, model.spec.head_scopes)
 
 
-def _training_images(settings: TrainSettings, model: Model, data: TrainingData) -> TrainingImages:
+def training_images(settings: TrainSettings, data: TrainingData, image_size: int, channels: int) -> TrainingImages:
+    """The images of the settings' training, in batches.
+
+    Args:
+        settings: How they are read, in which batches, and the seed.
+        data: Their splits and preprocessing.
+        image_size: Height and width that the network takes, in pixels.
+        channels: That it takes.
+    """
     options = ReadOptions(
         data.preprocessing,
-        model.image_size,
-        model.channels,
+        image_size,
+        channels,
         labels_offset=settings.data.labels_offset,
         num_parallel_calls=settings.data.num_preprocessing_threads,
         num_readers=settings.data.num_readers,

@@ -33,6 +33,9 @@ NUM_CLASSES_BETWEEN_LINES = 10
 
 MOST_POINTS = 1000
 
+# Of contact sheets, in inches: an image, a line of text beside them, and what the title needs.
+SHEET_CELL, SHEET_MARGIN, SHEET_LEAST_WIDTH = 1.5, 0.25, 4.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
@@ -167,6 +170,42 @@ def rates_figure(rates: Array, losses: Array, smoothed: Array, suggestion: float
         before = smoothed[: max(len(smoothed) // 2, 1)]
         if np.isfinite(before).all():  # An explosion would leave nothing to be seen of them.
             axes.set_ylim(0, 1.3 * before.max())
+    return figure
+
+
+def contact_sheet_figure(
+    title: str, names: Sequence[str], originals: Sequence[Array], draws: Sequence[Array], theme: Theme
+) -> "Figure":
+    """Images, and what training makes of each: a row for each image, a column for each epoch.
+
+    Args:
+        title: Of the sheet.
+        names: Of the classes of the R images.
+        originals: R images, uint8 [H,W,C] of any size.
+        draws: For each epoch all images, float32 [R,height,width,C] in [0, 255].
+        theme: Colours.
+    """
+    from matplotlib.figure import Figure
+
+    num_rows, num_columns = len(originals), 1 + len(draws)
+    width = max(SHEET_MARGIN + num_columns * SHEET_CELL, SHEET_LEAST_WIDTH)
+    height = 2 * SHEET_MARGIN + num_rows * SHEET_CELL
+    headings = ["original", *(f"epoch {number}" for number in range(1, num_columns))]
+    with _style(theme):
+        figure = Figure(figsize=(width, height))
+        axes_of_all = figure.subplots(num_rows, num_columns, squeeze=False)
+        left, top = SHEET_MARGIN / width, 1 - 2 * SHEET_MARGIN / height
+        figure.subplots_adjust(left, 0.005, 0.995, top, wspace=0.04, hspace=0.04)
+        figure.suptitle(title, fontsize=9, y=1 - 0.3 * SHEET_MARGIN / height, parse_math=False)
+        for row, name in enumerate(names):
+            pictures = [originals[row], *(images[row].round().astype(np.uint8) for images in draws)]
+            for axes, picture in zip(axes_of_all[row], pictures, strict=True):
+                axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            axes_of_all[row][0].set_ylabel(_drawable(name, row), fontsize=8, parse_math=False)
+        for axes, heading in zip(axes_of_all[0], headings, strict=True):
+            axes.set_title(heading, fontsize=8)
     return figure
 
 

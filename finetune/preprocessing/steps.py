@@ -8,6 +8,8 @@ constants as its `evaluate`.
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.types import Array
+
 Step = dict[str, Any]
 
 _SAMPLING = {"method": "bilinear", "antialias": False, "half_pixel_centers": False, "align_corners": False}
@@ -104,3 +106,13 @@ def value_range(steps: Sequence[Step]) -> tuple[list[float], list[float]] | None
     if last["step"] != "scale":
         return None
     return list(last["add"]), [255 * last["multiply_by"] + amount for amount in last["add"]]
+
+
+def to_pixels(images: Array, steps: Sequence[Step]) -> Array:
+    """Images [...,C] as they are after all steps, brought back to [0, 255] for people, of the same type.
+
+    Where each image was given a mean of 0 and a deviation of 1 its own can't be known: it is shown with 128 and 64.
+    """
+    last = steps[-1]
+    multiply_by, add = (last["multiply_by"], last["add"]) if last["step"] == "scale" else (1 / 64, [-2.0])
+    return ((images - add) / multiply_by).clip(0, 255).astype(images.dtype)

@@ -1,13 +1,18 @@
 """Settings of `finetune-inspect`."""
 
 import dataclasses
+from pathlib import Path
 from typing import ClassVar
 
 from finetune.errors import UserError
-from finetune.settings.choices import GRAYSCALE_STEMS, MOST_IMAGE_SIZE
-from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.choices import AUGMENTATIONS, GRAYSCALE_STEMS, LEAST_SEED, MOST_IMAGE_SIZE, MOST_SEED
+from finetune.settings.flags import CommandSettings, Flag, flag, flags_of
 from finetune.settings.recipes import AUTO_SCOPES, RECIPES
 from finetune.settings.stages import Stage
+from finetune.settings.trust import TRUST_CODE_HELP
+
+# What a plan and a contact sheet both take.
+WITH_AND_WITHOUT_SHEET = {"checkpoints", "model", "image_size", "use_grayscale"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,36 @@ class PlanSettings(CommandSettings):
             object.__setattr__(self, "exclude_scopes", AUTO_SCOPES)  # As finetune-train does.
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SheetSettings(CommandSettings):
+    """A contact sheet of what training makes of images; of the run that is named, but for what is given."""
+
+    title: ClassVar[str] = "Contact sheet"
+
+    augment: bool = flag(
+        False,
+        help="draw what training makes of its first images; the word is a run, or a settings file of finetune-train",
+    )
+    output: Path = flag(Path("augmentation.png"), metavar="FILE.png", help="the sheet")
+    num_examples: int = flag(4, above=0, at_most=20, metavar="N", help="images, a row each")
+    num_draws: int = flag(6, above=0, at_most=20, metavar="N", help="epochs, a column each")
+    dataset_dir: Path | None = flag(None, help="folder of TFRecord shards; not given: the run's")
+    dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
+    split: str | None = flag(None, help="not given: the run's, or train")
+    preprocessing: str | None = flag(None, help="not given: the run's, or what fits the network")
+    augmentation: str | None = flag(None, choices=AUGMENTATIONS, metavar="NAME", help="of finetune-train, like these:")
+    crop_area: tuple[float, ...] = flag((), above=0, at_most=1, metavar="MIN,MAX", help="not given: the run's")
+    randaugment: tuple[int, ...] = flag((), at_least=1, at_most=10, metavar="N,M", help="not given: the run's, or 2,9")
+    random_erasing: float | None = flag(
+        None, at_least=0, at_most=1, metavar="PROBABILITY", help="not given: the run's, or 0"
+    )
+    seed: int | None = flag(None, at_least=LEAST_SEED, at_most=MOST_SEED, help="not given: the run's, or 0")
+    stage: int | None = flag(None, above=0, metavar="N", help="of the run's stages; not given: the last")
+    trust_code: bool = flag(False, help=TRUST_CODE_HELP)
+
+
 @dataclasses.dataclass(frozen=True)
-class InspectSettings(PlanSettings):
+class InspectSettings(PlanSettings, SheetSettings):
     """Settings of `finetune-inspect`."""
 
     title: ClassVar[str] = "What to show"
@@ -61,3 +94,19 @@ class InspectSettings(PlanSettings):
     checkpoint_prefix: str = flag("", help="of the names in the checkpoints, to be taken off")
     models: bool = flag(False, help="the table of networks")
     json: bool = flag(False, help="print JSON")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        of_sheet = {flag.name for flag in flags_of(SheetSettings)}
+        others = {flag.name for flag in flags_of(InspectSettings)}.difference(of_sheet, WITH_AND_WITHOUT_SHEET)
+        names = others if self.augment else of_sheet
+        idle = [flag.option for flag in flags_of(InspectSettings) if flag.name in names and self._says(flag)]
+        if idle:
+            where = "with --augment" if self.augment else "without --augment"
+            mend = "Leave it out." if self.augment else "Give --augment, or leave it out."
+            raise UserError(f"{' and '.join(idle)} would have no effect {where}.", mend)
+        if self.augment and len(self.checkpoints) > 1:
+            raise UserError(f"--augment takes one run, not {len(self.checkpoints)}.", "Give one of them.")
+
+    def _says(self, flag: Flag) -> bool:
+        return bool(getattr(self, flag.name) != flag.default)

@@ -69,7 +69,7 @@ def find_data(
         UserError: There is no such split; the run that is resumed has other classes.
     """
     preprocessing = find_preprocessing(settings, spec, augmentation)
-    training = _find_split(settings, settings.split)
+    training = find_training_split(settings)
     validation = None
     eval_split = settings.eval_split or DEFAULT_EVAL_SPLIT
     if settings.eval_split is None and eval_split not in find_splits(settings.records, settings.dataset_name):
@@ -103,6 +103,15 @@ def without_corrupt(settings: DataSettings, data: TrainingData) -> TrainingData:
     training = without_undecodable(data.training, settings.labels_offset)
     validation = data.validation and without_undecodable(data.validation, settings.labels_offset)
     return dataclasses.replace(data, training=training, validation=validation)
+
+
+def find_training_split(settings: DataSettings) -> Dataset:
+    """The split to train on.
+
+    Raises:
+        UserError: There is none.
+    """
+    return _find_split(settings, settings.split)
 
 
 def _find_split(settings: DataSettings, split: str) -> Dataset:
