@@ -1,7 +1,7 @@
 """`finetune-inspect --augment`: a contact sheet of what a network will see in training."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,25 @@ _OF_TRAINING = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class SheetRow:
+    """A training image as it is, uint8 [H,W,C], and as each of the first epochs is given it.
+
+    Attributes:
+        number: Of its record in the split.
+        class_name: Its class.
+        original: uint8 [H,W,C].
+        draws: For each epoch float32 [height,width,C], brought back from the network's range to [0, 255].
+    """
+
+    number: int
+    class_name: str
+    original: "Array"
+    draws: list["Array"]
+
+
 def draw_sheet(settings: InspectSettings) -> str:
     """Writes the sheet; returns what it shows, in words.
-
-    A row is an image of the training split, from its first record on: as it is, then as the first epochs of a training
-    with these settings are given it, values brought back from the network's range.
 
     Raises:
         UserError: There are no records, no such run or stage; settings that don't go together; a damaged record.
@@ -48,20 +62,44 @@ def draw_sheet(settings: InspectSettings) -> str:
     """
     from finetune.evaluation.plots import LIGHT, contact_sheet_figure, render
 
-    training, augmentation = _training(settings)
-    images = _training_images(training, augmentation, settings.num_examples)
-    dataset = images.data.training
-    draws, labels = _draws(images, settings.num_draws)
-    originals = list(_originals(images, len(labels)))
-    names = [_name(dataset, label + images.options.labels_offset) for label in labels]
+    training, augmentation = sheet_training(settings)
+    images = _training_images(training, augmentation)
+    rows = sheet_rows(images, settings.num_examples, settings.num_draws)
     told = _in_words(augmentation)
-    title = f"{training.network.model}, {images.options.image_size} pixels: {told}; seed {images.seed}"
-    figure = contact_sheet_figure(title, names, originals, draws, LIGHT)
+    figure = contact_sheet_figure(
+        f"{training.network.model}, {images.options.image_size} pixels: {told}; seed {images.seed}",
+        [row.class_name for row in rows],
+        [[row.original, *row.draws] for row in rows],
+        LIGHT,
+    )
     write_bytes(settings.output, render(figure, "png"))
-    return f"{settings.output}: {len(labels)} images of {dataset.split} in {settings.num_draws} epochs; {told}"
+    return f"{settings.output}: {len(rows)} images of {images.data.training.split}, {settings.num_draws} epochs; {told}"
 
 
-def _training(settings: InspectSettings) -> tuple[TrainSettings, AugmentationSettings]:
+def sheet_rows(images: "TrainingImages", num_rows: int, num_epochs: int) -> list[SheetRow]:
+    """Images from all over the split, for records may be sorted by class, as training's own pipeline gives them.
+
+    Raises:
+        UserError: A record is damaged.
+    """
+    from finetune.datasets.pipeline import reading
+    from finetune.preprocessing.steps import to_pixels
+
+    dataset, options = images.data.training, images.options
+    num_rows = min(num_rows, dataset.num_examples)
+    numbers = [dataset.num_examples * row // num_rows for row in range(num_rows)]
+    steps = options.preprocessing.evaluation_steps(options.image_size, options.image_size, options.channels)
+    images = dataclasses.replace(images, batch_size=num_rows)
+    with reading(dataset, options.labels_offset):
+        batches = [next(iter(images.view_batches(epoch, numbers))) for epoch in range(num_epochs)]
+        originals = list(_originals(dataset, options.channels, numbers))
+    epochs = [to_pixels(batch.numpy(), steps) for batch, _, _ in batches]
+    labels = batches[0][1].numpy() + options.labels_offset
+    names = [dataset.class_names[label] if dataset.class_names else str(label) for label in labels]
+    return [SheetRow(numbers[i], names[i], originals[i], [epoch[i] for epoch in epochs]) for i in range(num_rows)]
+
+
+def sheet_training(settings: InspectSettings) -> tuple[TrainSettings, AugmentationSettings]:
     """The settings of the training, and its augmentation: that of one of its stages, or as it is given."""
     values = _values_of_run(settings) | _given(settings, _OF_TRAINING)
     if values.get("dataset_dir") is None:
@@ -96,8 +134,8 @@ def _given(settings: InspectSettings, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, (), False)}
 
 
-def _training_images(training: TrainSettings, augmentation: AugmentationSettings, batch_size: int) -> "TrainingImages":
-    """The images of the training, in batches of another size, without those to validate on."""
+def _training_images(training: TrainSettings, augmentation: AugmentationSettings) -> "TrainingImages":
+    """The images of the training, without those to validate on."""
     from finetune.commands.prepared_run import training_images
     from finetune.training.training_data import (
         TrainingData,
@@ -106,45 +144,22 @@ def _training_images(training: TrainSettings, augmentation: AugmentationSettings
         without_corrupt,
     )
 
-    spec = get_spec(training.network.model)
-    dataset = find_training_split(training.data)
+    network, spec = training.network, get_spec(training.network.model)
     preprocessing = find_preprocessing(training.data, spec, augmentation)
+    dataset = find_training_split(training.data)
     data = without_corrupt(training.data, TrainingData(dataset, None, preprocessing, dataset.class_names))
-    image_size = training.network.image_size or spec.image_size
-    channels = 1 if training.network.use_grayscale else spec.channels
-    images = training_images(training, data, image_size, channels)
-    return dataclasses.replace(images, batch_size=batch_size)
+    channels = 1 if network.use_grayscale else spec.channels
+    return training_images(training, data, network.image_size or spec.image_size, channels)
 
 
-def _draws(images: "TrainingImages", num_draws: int) -> tuple[list["Array"], list[int]]:
-    """The first images as each of the first epochs is given them, float32 [B,H,W,C] in [0, 255], and their labels."""
-    from finetune.datasets.pipeline import reading
-    from finetune.preprocessing.steps import to_pixels
-
-    options, draws, labels = images.options, [], []
-    steps = options.preprocessing.evaluation_steps(options.image_size, options.image_size, options.channels)
-    with reading(images.data.training, options.labels_offset):
-        for epoch in range(num_draws):
-            batch, batch_labels, _ = next(iter(images.view_batches(epoch)))
-            draws.append(to_pixels(batch.numpy(), steps))
-            labels = batch_labels.numpy().tolist()
-    return draws, labels
-
-
-def _originals(images: "TrainingImages", num_images: int) -> "Iterator[Array]":
-    """The first images as the records hold them, uint8 [H,W,C]."""
-    from finetune.datasets.pipeline import decode_image, reading, records_in_order
+def _originals(dataset: "Dataset", channels: int, numbers: Collection[int]) -> "Iterator[Array]":
+    """Images as the records hold them, uint8 [H,W,C]."""
+    from finetune.datasets.pipeline import decode_image, records_in_order
     from finetune.datasets.schema import parse_record
 
-    dataset = images.data.training
-    with reading(dataset, images.options.labels_offset):
-        for serialized in records_in_order(dataset).take(num_images):
-            encoded = parse_record(serialized, dataset.schema).encoded
-            yield decode_image(encoded, images.options.channels).numpy()
-
-
-def _name(dataset: "Dataset", label: int) -> str:
-    return dataset.class_names[label] if dataset.class_names else str(label)
+    for number, serialized in enumerate(records_in_order(dataset).take(max(numbers) + 1)):
+        if number in numbers:
+            yield decode_image(parse_record(serialized, dataset.schema).encoded, channels).numpy()
 
 
 def _in_words(augmentation: AugmentationSettings) -> str:

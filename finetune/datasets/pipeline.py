@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +117,15 @@ def training_batches(
     return _in_order(batches)
 
 
-def view_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int, seed: int, view: int) -> tf.data.Dataset:
+def view_batches(
+    dataset: Dataset,
+    options: ReadOptions,
+    *,
+    batch_size: int,
+    seed: int,
+    view: int,
+    numbers: Sequence[int] | None = None,
+) -> tf.data.Dataset:
     """Each record once, in the order of the files, augmented as epoch number `view` of `training_batches` augments it.
 
     Args:
@@ -126,16 +134,19 @@ def view_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int, see
         batch_size: Of all batches but the last.
         seed: For the augmentation.
         view: Number of the view; another one, another outcome of the augmentation.
+        numbers: Of the records in the split, where not all are wanted.
 
     Returns:
         Batches of images, labels and what tells them apart, as those of `training_batches`. Iterate within `reading`.
     """
     epoch_seed = _epoch_seed(seed, view)[0]
     prepare = _training_example(dataset, options)
+    records = records_in_order(dataset).enumerate()
+    if numbers is not None:
+        wanted = tf.constant(numbers, tf.int64)
+        records = records.filter(_plain(lambda number, _: tf.reduce_any(number == wanted))).take(len(numbers))
     batches = (
-        records_in_order(dataset)
-        .enumerate()
-        .map(
+        records.map(
             _plain(lambda number, serialized: prepare(number, serialized, epoch_seed)),
             num_parallel_calls=options.num_parallel_calls or AUTOTUNE,
             deterministic=True,

@@ -6,6 +6,7 @@ Figures are made without pyplot: no window system, no state that outlives a figu
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -173,39 +174,34 @@ def rates_figure(rates: Array, losses: Array, smoothed: Array, suggestion: float
     return figure
 
 
-def contact_sheet_figure(
-    title: str, names: Sequence[str], originals: Sequence[Array], draws: Sequence[Array], theme: Theme
-) -> "Figure":
+def contact_sheet_figure(title: str, names: Sequence[str], rows: Sequence[Sequence[Array]], theme: Theme) -> "Figure":
     """Images, and what training makes of each: a row for each image, a column for each epoch.
 
     Args:
         title: Of the sheet.
-        names: Of the classes of the R images.
-        originals: R images, uint8 [H,W,C] of any size.
-        draws: For each epoch all images, float32 [R,height,width,C] in [0, 255].
+        names: Of the rows.
+        rows: In each the original and its outcomes, [H,W,C] of any size in [0, 255].
         theme: Colours.
     """
     from matplotlib.figure import Figure
 
-    num_rows, num_columns = len(originals), 1 + len(draws)
+    num_rows, num_columns = len(rows), len(rows[0])
     width = max(SHEET_MARGIN + num_columns * SHEET_CELL, SHEET_LEAST_WIDTH)
     height = 2 * SHEET_MARGIN + num_rows * SHEET_CELL
-    headings = ["original", *(f"epoch {number}" for number in range(1, num_columns))]
     with _style(theme):
         figure = Figure(figsize=(width, height))
-        axes_of_all = figure.subplots(num_rows, num_columns, squeeze=False)
+        figure.suptitle(title, fontsize=9, y=1 - 0.3 * SHEET_MARGIN / height, parse_math=False)
+        all_axes = figure.subplots(num_rows, num_columns, squeeze=False)
         left, top = SHEET_MARGIN / width, 1 - 2 * SHEET_MARGIN / height
         figure.subplots_adjust(left, 0.005, 0.995, top, wspace=0.04, hspace=0.04)
-        figure.suptitle(title, fontsize=9, y=1 - 0.3 * SHEET_MARGIN / height, parse_math=False)
+        for axes, picture in zip(all_axes.flat, itertools.chain.from_iterable(rows), strict=True):
+            axes.imshow(np.round(picture).astype(np.uint8), cmap="gray", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
         for row, name in enumerate(names):
-            pictures = [originals[row], *(images[row].round().astype(np.uint8) for images in draws)]
-            for axes, picture in zip(axes_of_all[row], pictures, strict=True):
-                axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-            axes_of_all[row][0].set_ylabel(_drawable(name, row), fontsize=8, parse_math=False)
-        for axes, heading in zip(axes_of_all[0], headings, strict=True):
-            axes.set_title(heading, fontsize=8)
+            all_axes[row][0].set_ylabel(_drawable(name, row), fontsize=8, parse_math=False)
+        for column in range(num_columns):
+            all_axes[0][column].set_title(f"epoch {column}" if column else "original", fontsize=8)
     return figure
 
 

@@ -57,9 +57,16 @@ class TrainingImages:
             start_step=first_step,
         )
 
-    def view_batches(self, view: int) -> tf.data.Dataset:
-        """The training images once, in the order of the files, under one outcome of the augmentation."""
-        return view_batches(self.data.training, self.options, batch_size=self.batch_size, seed=self.seed, view=view)
+    def view_batches(self, view: int, numbers: Sequence[int] | None = None) -> tf.data.Dataset:
+        """The training images once, in the order of the files, under one outcome of the augmentation.
+
+        Args:
+            view: Number of the outcome: that of the epoch of the same number.
+            numbers: Of the records, where not all are wanted.
+        """
+        return view_batches(
+            self.data.training, self.options, batch_size=self.batch_size, seed=self.seed, view=view, numbers=numbers
+        )
 
     def first_batch(self, num_images: int) -> tuple[Tensor, Tensor]:
         """The first training images of the files, [B,H,W,C], and their labels [B]."""
