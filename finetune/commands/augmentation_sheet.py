@@ -60,7 +60,8 @@ def draw_sheet(settings: InspectSettings) -> str:
         UserError: There are no records, no such run or stage; settings that don't go together; a damaged record.
         OSError: It can't be written.
     """
-    from finetune.evaluation.plots import LIGHT, contact_sheet_figure, render
+    from finetune.evaluation.contact_sheet import contact_sheet_figure
+    from finetune.evaluation.plots import LIGHT, render
 
     training, augmentation = sheet_training(settings)
     images = _training_images(training, augmentation)
@@ -121,6 +122,10 @@ def _values_of_run(settings: InspectSettings) -> dict[str, Any]:
         return {}
     path = Path(settings.checkpoints[0])
     path = path / CONFIG_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(
+            f"--augment: there is no {path}.", "Name the folder of a run, or a settings file of finetune-train."
+        )
     values = read_toml(TrainSettings, path)
     groups = (DataSettings, NetworkSettings, CourseSettings, StageSettings)
     names = {flag.name for group in groups for flag in flags_of(group)}.union({"seed"}).difference({TRUST_CODE})
@@ -130,8 +135,9 @@ def _values_of_run(settings: InspectSettings) -> dict[str, Any]:
 
 
 def _given(settings: InspectSettings, names: Iterable[str]) -> dict[str, Any]:
-    values = {name: getattr(settings, name) for name in names}
-    return {name: value for name, value in values.items() if value not in (None, (), False)}
+    """Settings that are not the defaults, which stand for what isn't given: 0 is."""
+    defaults = {flag.name: flag.default for flag in flags_of(InspectSettings)}
+    return {name: getattr(settings, name) for name in names if getattr(settings, name) != defaults[name]}
 
 
 def _training_images(training: TrainSettings, augmentation: AugmentationSettings) -> "TrainingImages":

@@ -6,7 +6,6 @@ Figures are made without pyplot: no window system, no state that outlives a figu
 import contextlib
 import dataclasses
 import io
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,9 +32,6 @@ SMALLEST_SHADE = 0.15
 NUM_CLASSES_BETWEEN_LINES = 10
 
 MOST_POINTS = 1000
-
-# Of contact sheets, in inches: an image, a line of text beside them, and what the title needs.
-SHEET_CELL, SHEET_MARGIN, SHEET_LEAST_WIDTH = 1.5, 0.25, 4.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +67,9 @@ def confusion_figure(
     num_classes = len(names)
     side = min(most_inches, _side(num_classes))
     cell = side / num_classes
-    with _style(theme):
+    with in_style(theme):
         every = math.ceil(0.9 * TEXT_LINE / cell)
-        shown = [_drawable(names[index], index) for index in range(0, num_classes, every)]
+        shown = [drawable(names[index], index) for index in range(0, num_classes, every)]
         size = min(9.0, max(58 * cell * every, 6.0))
         longest = max(map(len, shown)) * size * GLYPH_WIDTH / 72
         is_upright = longest < cell
@@ -98,7 +94,7 @@ def reliability_figure(calibration: Calibration, theme: Theme) -> "Figure":
     width = 1 / NUM_BINS
     left = calibration.edges[:-1]
     filled = calibration.counts > 0
-    with _style(theme):
+    with in_style(theme):
         figure, (above, below) = _stacked_figure(height_ratios=(4, 1))
         accuracies, confidences = calibration.accuracies[filled], calibration.confidences[filled]
         bars = {"align": "edge", "edgecolor": theme.paper}
@@ -123,7 +119,7 @@ def learning_figure(lines: Sequence[Mapping[str, Any]], step: int | None, theme:
     """
     training = [line for line in lines if "split" not in line and "loss" in line]
     validations = [line for line in lines if {"split", "loss", "accuracy"} <= line.keys()]
-    with _style(theme):
+    with in_style(theme):
         figure, (above, below) = _stacked_figure(height_ratios=(1, 1))
         losses = np.array([line["loss"] - line.get("weight_decay_loss", 0.0) for line in training])
         steps = np.array([line["step"] for line in training])
@@ -158,7 +154,7 @@ def rates_figure(rates: Array, losses: Array, smoothed: Array, suggestion: float
     """
     from matplotlib.figure import Figure
 
-    with _style(theme):
+    with in_style(theme):
         figure = Figure(figsize=(4.8, 3.2), layout="constrained")
         axes = figure.subplots()
         axes.plot(rates, losses, color=theme.faint, linewidth=1, label="of each batch")
@@ -174,37 +170,6 @@ def rates_figure(rates: Array, losses: Array, smoothed: Array, suggestion: float
     return figure
 
 
-def contact_sheet_figure(title: str, names: Sequence[str], rows: Sequence[Sequence[Array]], theme: Theme) -> "Figure":
-    """Images, and what training makes of each: a row for each image, a column for each epoch.
-
-    Args:
-        title: Of the sheet.
-        names: Of the rows.
-        rows: In each the original and its outcomes, [H,W,C] of any size in [0, 255].
-        theme: Colours.
-    """
-    from matplotlib.figure import Figure
-
-    num_rows, num_columns = len(rows), len(rows[0])
-    width = max(SHEET_MARGIN + num_columns * SHEET_CELL, SHEET_LEAST_WIDTH)
-    height = 2 * SHEET_MARGIN + num_rows * SHEET_CELL
-    with _style(theme):
-        figure = Figure(figsize=(width, height))
-        figure.suptitle(title, fontsize=9, y=1 - 0.3 * SHEET_MARGIN / height, parse_math=False)
-        all_axes = figure.subplots(num_rows, num_columns, squeeze=False)
-        left, top = SHEET_MARGIN / width, 1 - 2 * SHEET_MARGIN / height
-        figure.subplots_adjust(left, 0.005, 0.995, top, wspace=0.04, hspace=0.04)
-        for axes, picture in zip(all_axes.flat, itertools.chain.from_iterable(rows), strict=True):
-            axes.imshow(np.round(picture).astype(np.uint8), cmap="gray", vmin=0, vmax=255)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        for row, name in enumerate(names):
-            all_axes[row][0].set_ylabel(_drawable(name, row), fontsize=8, parse_math=False)
-        for column in range(num_columns):
-            all_axes[0][column].set_title(f"epoch {column}" if column else "original", fontsize=8)
-    return figure
-
-
 def render(figure: "Figure", file_format: str) -> bytes:
     """The figure as the bytes of a "png" or "svg" file; the same figure gives the same bytes."""
     import matplotlib
@@ -217,7 +182,8 @@ def render(figure: "Figure", file_format: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _style(theme: Theme) -> Iterator[None]:
+def in_style(theme: Theme) -> Iterator[None]:
+    """Figures that are made within have our fonts, and the theme's colours."""
     import matplotlib
 
     settings: Any = {
@@ -315,7 +281,7 @@ def _draw_lines(axes: "Axes", num_classes: int, theme: Theme) -> None:
             axes.axvline(place, color=theme.faint, linewidth=0.6)
 
 
-def _drawable(name: str, label: int) -> str:
+def drawable(name: str, label: int) -> str:
     """The name, shortened; the number of the class where the font lacks a letter of its name."""
     from matplotlib.font_manager import findfont, get_font
 
