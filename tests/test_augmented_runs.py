@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny_runs import write_run
 
 from finetune.commands import train
 from finetune.model.checkpoint import Checkpoint
@@ -23,6 +24,13 @@ NEW = ("crop_area", "randaugment", "random_erasing")
 
 def begin(records, run, *words):
     return train.main([f"--dataset-dir={records}", f"--train-dir={run}", *NETWORK, "--cache-features=off", *words])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The flag that names weights to begin from."""
+    folder = write_run(tmp_path_factory.mktemp("augmented"), "lenet", image_size=8)
+    return f"--checkpoint={folder / 'model.ckpt-7'}"
 
 
 def resume(run, *words):
@@ -60,8 +68,8 @@ def test_what_is_augmented_otherwise_is_another_run(records, tmp_path, capsys):
     assert resume(run, "--max-steps=4", "--crop-area=", "--allow-changed=crop_area") == 0
 
 
-def test_features_are_kept_of_so_many_outcomes(records, tmp_path):
-    words = ["--cache-features=2", "--cache-memory=0", "--trainable-scopes=LeNet/fc4", *AUGMENTED["keras"]]
+def test_features_are_kept_of_so_many_outcomes(records, weights, tmp_path):
+    words = [weights, "--cache-features=2", "--cache-memory=0", "--trainable-scopes=LeNet/fc4", *AUGMENTED["keras"]]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert begin(records, whole, *words, "--max-steps=8") == 0
     assert json.loads((whole / "provenance.json").read_text())["cached_views"] == 2
@@ -72,27 +80,25 @@ def test_features_are_kept_of_so_many_outcomes(records, tmp_path):
     assert_same_weights(whole, broken, 8)
 
 
-def test_erasing_alone_makes_several_views_worth_keeping(records, tmp_path, caplog):
-    words = ["--cache-features=auto", "--trainable-scopes=LeNet/fc4", "--augmentation=none", "--max-steps=20"]
+def test_erasing_alone_makes_several_views_worth_keeping(records, weights, tmp_path):
+    words = [weights, "--cache-features=auto", "--trainable-scopes=LeNet/fc4", "--augmentation=none", "--max-steps=20"]
     assert begin(records, tmp_path / "plain", *words) == 0
     assert begin(records, tmp_path / "erased", *words, "--random-erasing=0.3") == 0
-    views = [
-        json.loads((tmp_path / run / "provenance.json").read_text())["cached_views"] for run in ("plain", "erased")
-    ]
-    assert views == [1, 4]
+    for run, num_views in (("plain", 1), ("erased", 4)):
+        assert json.loads((tmp_path / run / "provenance.json").read_text())["cached_views"] == num_views
 
 
-def test_stages_have_their_own(records, tmp_path):
+def test_stages_have_their_own(records, weights, tmp_path):
     config = tmp_path / "stages.toml"
     config.write_text(
-        "augmentation = 'inception'\ncrop_area = [0.4, 1.0]\n"
+        "augmentation = 'inception'\ncrop_area = [0.4, 1.0]\nsave_interval_seconds = 0\n"
         "[[stages]]\ntrainable_layers = 'head'\nsteps = 2\naugmentation = 'turns'\nrandom_erasing = 0.5\n"
         "[[stages]]\nsteps = 2\naugmentation = 'randaugment'\nrandaugment = [1, 3]\n"
         "[[stages]]\nname = 'last'\nsteps = 2\n",
         encoding="utf-8",
     )
     run = tmp_path / "run"
-    assert begin(records, run, f"--config={config}") == 0
+    assert begin(records, run, weights, f"--config={config}") == 0
     parts = json.loads((run / "provenance.json").read_text())
     told = [
         [part["settings"][name] for name in ("augmentation", "crop_area", "randaugment", "random_erasing")]
