@@ -83,6 +83,9 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "learning_rate_values": [],
         "lion_beta1": 0.9,
         "lion_beta2": 0.99,
+        "crop_area": [],
+        "randaugment": [],
+        "random_erasing": 0.0,
     }
 
 
