@@ -36,7 +36,7 @@ class AugmentationSettings(CommandSettings):
         above=0,
         at_most=1,
         metavar="MIN,MAX",
-        help="share of the picture in inception's and randaugment's windows; not given: 0.1,1, as in slim",
+        help="share of the picture's area in the windows of inception and randaugment; not given: 0.1,1, as in slim",
     )
     randaugment: tuple[int, ...] = flag(
         (),

@@ -62,16 +62,19 @@ class SheetSettings(CommandSettings):
 
     augment: bool = flag(
         False,
-        help="draw what training makes of its first images; the word is a run, or a settings file of finetune-train",
+        help="draw what training is given of some images; CHECKPOINT is a run's folder, or a settings file of "
+        "finetune-train, or left out",
     )
-    output: Path = flag(Path("augmentation.png"), metavar="FILE.png", help="the sheet")
+    output: Path = flag(Path("augmentation.png"), metavar="FILE.png", help="the sheet to write")
     num_examples: int = flag(4, above=0, at_most=20, metavar="N", help="images, a row each")
     num_draws: int = flag(6, above=0, at_most=20, metavar="N", help="epochs, a column each")
     dataset_dir: Path | None = flag(None, help="folder of TFRecord shards; not given: the run's")
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str | None = flag(None, help="not given: the run's, or train")
     preprocessing: str | None = flag(None, help="not given: the run's, or what fits the network")
-    augmentation: str | None = flag(None, choices=AUGMENTATIONS, metavar="NAME", help="of finetune-train, like these:")
+    augmentation: str | None = flag(
+        None, choices=AUGMENTATIONS, metavar="NAME", help="as finetune-train has it; not given: the run's"
+    )
     crop_area: tuple[float, ...] = flag((), above=0, at_most=1, metavar="MIN,MAX", help="not given: the run's")
     randaugment: tuple[int, ...] = flag((), at_least=1, at_most=10, metavar="N,M", help="not given: the run's, or 2,9")
     random_erasing: float | None = flag(
