@@ -29,10 +29,13 @@ class Preprocessing:
             is random.
         augmentation: What training does. "default": as the family does it; "crop": the same without changes of colour;
             "flip": evaluation's preprocessing, mirrored in half of all cases; "none": evaluation's preprocessing.
+        resize: How a whole picture becomes the network's square, one of `RESIZES`; None: as the family does it. Random
+            windows of inception and vgg are no whole pictures, and stay their own; cifarnet cuts its from the square.
     """
 
     name: str
     augmentation: str = "default"
+    resize: str | None = None
 
     @property
     def is_random(self) -> bool:
@@ -56,6 +59,8 @@ class Preprocessing:
         Where `training_window` gives None the window is the whole image.
         """
         if self._cuts:
+            if self.resize is not None and self._functions.CUTS_TO_SIZE:
+                window = self._resized(window, height, width)
             in_colour = self.augmentation == "default"
             return self._functions.finish_training(window, height, width, seed, changes_colours=in_colour)
         from finetune.preprocessing.geometry import random_flip
@@ -76,11 +81,29 @@ class Preprocessing:
 
     def evaluate(self, image: Tensor, height: int, width: int) -> Tensor:
         """Preprocesses an image, uint8 [H,W,C], for evaluation, without any randomness: float32 [height,width,C]."""
-        return self._functions.evaluate(image, height, width)
+        if self.resize is None:
+            return self._functions.evaluate(image, height, width)
+        return self._functions.normalise(self._resized(image, height, width))
 
     def evaluation_steps(self, height: int, width: int, channels: int) -> list[Step]:
         """What `evaluate` does to an image of so many channels, as data for other programs."""
-        return self._functions.evaluation_steps(height, width, channels)
+        own = self._functions.evaluation_steps(height, width, channels)
+        if self.resize is None:
+            return own
+        from finetune.preprocessing.resizing import resizing_steps
+
+        return [*resizing_steps(height, width, self.resize), own[-1]]  # The last one brings values into range.
+
+    @property
+    def trains_on_windows(self) -> bool:
+        """Whether training sees random parts of pictures that `resize` has nothing to do with."""
+        return self._cuts and not self._functions.CUTS_TO_SIZE
+
+    def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
+        from finetune.preprocessing.resizing import resized
+
+        assert self.resize is not None
+        return resized(image, height, width, self.resize)
 
     @property
     def _cuts(self) -> bool:
@@ -102,8 +125,10 @@ FAMILIES = {
 }
 
 
-def get_preprocessing(name: str, augmentation: str = "default") -> Preprocessing:
+def get_preprocessing(name: str, augmentation: str = "default", resize: str | None = None) -> Preprocessing:
     """The preprocessing called `name`, or that of the network called `name`, with one of `AUGMENTATIONS` in training.
+
+    With one of `RESIZES` whole pictures become squares in that way, not in the family's.
 
     Raises:
         UserError: There is no such preprocessing, network or augmentation; the nearest are named.
@@ -121,4 +146,4 @@ def get_preprocessing(name: str, augmentation: str = "default") -> Preprocessing
             f"--preprocessing: there is no preprocessing {name!r}, nor a network of that name.",
             did_you_mean(name, [*FAMILIES, *MODELS]),
         )
-    return dataclasses.replace(family, augmentation=augmentation)
+    return dataclasses.replace(family, augmentation=augmentation, resize=resize)

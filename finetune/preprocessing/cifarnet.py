@@ -12,6 +12,7 @@ from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
+CUTS_TO_SIZE = True
 
 MARGIN_PIXELS = 4
 MAX_BRIGHTNESS_CHANGE = 63.0  # of 255
@@ -24,7 +25,7 @@ def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) 
 
 
 def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
-    """A random part of an image, uint8 [H,W,C], with a black margin, in random brightness and contrast.
+    """A random part of an image [H,W,C] in [0, 255], with a black margin, in random brightness and contrast.
 
     float32 [height,width,C] of mean 0 and standard deviation 1.
     """
@@ -34,7 +35,7 @@ def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, cha
     if changes_colours:
         image = tf.image.stateless_random_brightness(image, MAX_BRIGHTNESS_CHANGE, seed_for(Decision.BRIGHTNESS, seed))
         image = tf.image.stateless_random_contrast(image, *CONTRAST_RANGE, seed_for(Decision.CONTRAST, seed))
-    return tf.image.per_image_standardization(image)
+    return normalise(image)
 
 
 def evaluate(image: Tensor, height: int, width: int) -> Tensor:
@@ -42,13 +43,18 @@ def evaluate(image: Tensor, height: int, width: int) -> Tensor:
 
     float32 [height,width,C] of mean 0 and standard deviation 1.
     """
-    return tf.image.per_image_standardization(tf.image.resize_with_crop_or_pad(image, height, width))
+    return normalise(tf.image.resize_with_crop_or_pad(image, height, width))
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
     """What `evaluate` does, as data; the channels make no difference."""
     del channels
     return [steps.centre_crop_or_pad(height, width), steps.standardise()]
+
+
+def normalise(image: Tensor) -> Tensor:
+    """Brings an image [H,W,C] to mean 0 and standard deviation 1, in float32."""
+    return tf.image.per_image_standardization(image)
 
 
 def with_margin(image: Tensor, height: int, width: int) -> Tensor:

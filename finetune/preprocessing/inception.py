@@ -13,6 +13,7 @@ from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
+CUTS_TO_SIZE = False
 
 CENTRAL_FRACTION = 0.875
 MIN_IMAGE_COVERED = 0.1
@@ -50,13 +51,13 @@ def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) 
 def finish_training(window: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
     """Resizes a window, uint8 [H,W,C], then flips and colours it at random: float32 [height,width,C] in [-1, 1]."""
     image = random_flip(resize_bilinear(window, height, width), seed)
-    return to_network_range(random_colours(image, seed) if changes_colours else image)
+    return normalise(random_colours(image, seed) if changes_colours else image)
 
 
 def evaluate(image: Tensor, height: int, width: int) -> Tensor:
     """The middle 87.5 % of each side of an image, uint8 [H,W,C], resized: float32 [height,width,C] in [-1, 1]."""
     middle = tf.image.central_crop(image, CENTRAL_FRACTION)
-    return to_network_range(resize_bilinear(middle, height, width))
+    return normalise(resize_bilinear(middle, height, width))
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
@@ -76,6 +77,6 @@ def random_colours(image: Tensor, seed: Tensor) -> Tensor:
     return tf.clip_by_value(image, 0.0, 255.0)
 
 
-def to_network_range(image: Tensor) -> Tensor:
+def normalise(image: Tensor) -> Tensor:
     """[0, 255] to [-1, 1]."""
     return image * SCALE + OFFSET

@@ -9,6 +9,7 @@ from finetune.preprocessing import steps
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = False
+CUTS_TO_SIZE = True
 
 # [0, 255] to [-1, 1): multiplied, then added.
 SCALE = 1.0 / 128.0
@@ -27,14 +28,18 @@ def finish_training(image: Tensor, height: int, width: int, seed: Tensor, *, cha
 
 
 def evaluate(image: Tensor, height: int, width: int) -> Tensor:
-    """The middle of an image, uint8 [H,W,C], with black borders where it is too small.
+    """The middle of an image [H,W,C] in [0, 255], with black borders where it is too small.
 
     float32 [height,width,C] in [-1, 1).
     """
-    middle = tf.image.resize_with_crop_or_pad(image, height, width)
-    return tf.cast(middle, tf.float32) * SCALE + OFFSET
+    return normalise(tf.cast(tf.image.resize_with_crop_or_pad(image, height, width), tf.float32))
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
     """What `evaluate` does, as data."""
     return [steps.centre_crop_or_pad(height, width), steps.scale(SCALE, [OFFSET] * channels)]
+
+
+def normalise(image: Tensor) -> Tensor:
+    """[0, 255] to [-1, 1)."""
+    return image * SCALE + OFFSET

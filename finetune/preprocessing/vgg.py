@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip, resize_bilinear
+from finetune.preprocessing.resizing import middle, resize_short_side
 from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
+CUTS_TO_SIZE = False
 
 RGB_MEANS = (123.68, 116.78, 103.94)
 GREY_MEAN = 0.2989 * 123.68 + 0.587 * 116.78 + 0.114 * 103.94  # the weights are those of tf.image.rgb_to_grayscale
@@ -45,7 +47,7 @@ def finish_training(window: Tensor, height: int, width: int, seed: Tensor, *, ch
     float32 [height,width,C], 0 to 255 less the mean colour.
     """
     del changes_colours
-    return subtract_mean(random_flip(resize_bilinear(window, height, width), seed))
+    return normalise(random_flip(resize_bilinear(window, height, width), seed))
 
 
 def evaluate(image: Tensor, height: int, width: int) -> Tensor:
@@ -54,13 +56,7 @@ def evaluate(image: Tensor, height: int, width: int) -> Tensor:
     float32 [height,width,C], 0 to 255 less the mean colour. For outputs larger than 256 pixels, which slim refuses, see
     `short_side`.
     """
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    # In this order and in float32, for slim's rounding of the long side.
-    scale = short_side(height, width) / tf.reduce_min(sides)
-    resized_height, resized_width = tf.unstack(tf.cast(tf.round(sides * scale), tf.int32))
-    resized = resize_bilinear(image, resized_height, resized_width)
-    y, x = (resized_height - height) // 2, (resized_width - width) // 2
-    return subtract_mean(tf.slice(resized, [y, x, 0], [height, width, image.shape[-1]]))
+    return normalise(middle(resize_short_side(image, short_side(height, width)), height, width))
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:
@@ -82,7 +78,7 @@ def short_side(height: int, width: int) -> int:
     return SHORT_SIDE_PIXELS if size <= SHORT_SIDE_PIXELS else round(size * SHORT_SIDE_PIXELS / USUAL_SIZE_PIXELS)
 
 
-def subtract_mean(image: Tensor) -> Tensor:
+def normalise(image: Tensor) -> Tensor:
     """Takes ImageNet's mean colour off an image float32 [H,W,3], or the grey of that colour off [H,W,1]."""
     _, width, channels = image.shape
     # A row of means, as TensorFlow takes five times as long to subtract a single pixel from an image.

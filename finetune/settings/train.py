@@ -23,6 +23,8 @@ from finetune.settings.choices import (
     ON_CORRUPT,
     ON_CORRUPT_HELP,
     PRECISIONS,
+    RESIZE_HELP,
+    RESIZES,
     WAYS_TO_MATCH,
     XLA_MODES,
 )
@@ -56,6 +58,7 @@ class DataSettings(CommandSettings):
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=f"{ON_CORRUPT_HELP}; of PHOTOS likewise")
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
+    resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: as the preprocessing does it")
     num_readers: int | None = flag(
         None, above=0, metavar="N", help="shards read at a time; not given: chosen while running"
     )

@@ -14,6 +14,7 @@ from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import score
+from finetune.preprocessing import Preprocessing
 from finetune.training.image_inputs import CachedFeatures, TrainingImages, TrainingInputs, plain_validation, validation
 from finetune.training.state import TrainingState
 from finetune.trunk.features import Features, compute_features, feature_batches, features_key, values_hash
@@ -143,10 +144,15 @@ class _FeatureStore:
             "trainable_scopes": split.plan.trainable_scopes,
             "precision": model.compute_dtype.name,
             "weights": values_hash(frozen),
-            "preprocessing": dataclasses.asdict(options.preprocessing),
+            "preprocessing": _said(options.preprocessing),
             "images": [options.image_size, options.channels, options.labels_offset],
             "seed": self._images.seed,
         }
+
+
+def _said(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Without what isn't given: features of older runs, which didn't know of it, are the same."""
+    return {name: value for name, value in dataclasses.asdict(preprocessing).items() if value is not None}
 
 
 def _refuse_full_disk(folder: Path, num_bytes: int) -> None:

@@ -9,6 +9,7 @@ from finetune.datasets.dataset import Dataset, content_hash, find_dataset, find_
 from finetune.datasets.pipeline import without_undecodable
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
+from finetune.notices import tell_once
 from finetune.preprocessing import Preprocessing, get_preprocessing
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import DataSettings
@@ -83,7 +84,13 @@ def with_augmentation(data: TrainingData, settings: DataSettings, spec: NetSpec,
 
 
 def _preprocessing(settings: DataSettings, spec: NetSpec, augmentation: str) -> Preprocessing:
-    return get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation)
+    preprocessing = get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation, settings.resize)
+    if settings.resize is not None and preprocessing.trains_on_windows:
+        tell_once(
+            f"--resize {settings.resize}: of whole pictures, in validation and wherever the network is used. Training "
+            f"sees {preprocessing.name}'s random windows as before; with --augmentation flip or none it sees the same."
+        )
+    return preprocessing
 
 
 def without_corrupt(settings: DataSettings, data: TrainingData) -> TrainingData:
