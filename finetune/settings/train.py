@@ -6,7 +6,7 @@ sets lack.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +34,7 @@ from finetune.settings.recipes import DEFAULT_RECIPE, NO_RECIPE, RECIPES, with_r
 from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage, names_everywhere
 from finetune.settings.stopping import StoppingSettings
+from finetune.settings.sweep import SweepSettings
 from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
@@ -258,6 +259,7 @@ class TrainSettings(CommandSettings):
     data: DataSettings = group()
     network: NetworkSettings = group()
     course: CourseSettings = group()
+    search: SweepSettings = group()
     stage: StageSettings = group()
     stopping: StoppingSettings = group()
     run: RunSettings = group()
@@ -265,7 +267,14 @@ class TrainSettings(CommandSettings):
     slim: SlimTrainSettings = group()
 
     def __init__(self, **values: Any) -> None:
+        object.__setattr__(self, "_given", values)
         super().__init__(**with_recipe(values))
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What they were made of, before a recipe's defaults."""
+        values: Mapping[str, Any] = vars(self)["_given"]
+        return values
 
     def __post_init__(self) -> None:
         super().__post_init__()
