@@ -174,7 +174,8 @@ class _Sweep:
             self._study.end(trial, "failed", self._values(_validations(run, told)), None, reason)
             return True
         except UserError as error:
-            raise UserError(f"Trial {trial.number}, {point_text(trial.point)}: {error}") from error
+            why = f"Trial {trial.number}, {point_text(trial.point)}: {error}"
+            raise UserError(why, f"Then the sweep goes on. {how_to_go_on(self._folder)}") from error
         if result.ended_by == "time":
             return False
         self._end(trial, run, told, result)
@@ -271,14 +272,15 @@ def print_sweep(result: SweepResult) -> None:
     say(f"best: trial {best.number}, {result.measure} {best.value:.4f} at step {best.step}, in {best_dir}")
     words = ["--config", str(best_dir / CONFIG_FILE), "--train-dir", f"{result.train_dir}-best"]
     say(f"to train with its values: {shlex.join(['finetune-train', *words])}")
-    say(_caution(result, best.value, best_dir))
+    _say_caution(result, best.value, best_dir)
 
 
-def _caution(result: SweepResult, value: float, best_dir: Path) -> str:
+def _say_caution(result: SweepResult, value: float, best_dir: Path) -> None:
     num_trials = sum(trial.value is not None for trial in result.trials)
-    why = f"{value:.4f} is the best of {num_trials} on the images that chose it: optimistic."
+    say(f"{value:.4f} is the best of {num_trials} on the images that chose it: an optimistic figure.")
     if not result.splits:
-        return f"{why} No split is left to measure it on: finetune-convert --test-fraction keeps one aside."
+        say("There is no split that chose nothing: finetune-convert --test-fraction keeps one aside.")
+        return
     split = "test" if "test" in result.splits else result.splits[0]
     words: list[Any] = ["finetune-eval", "--checkpoint", best_dir, "--dataset-dir", result.records, "--split", split]
-    return f"{why} The split {split} chose nothing: {shlex.join(map(str, words))}"
+    say(f"the split {split} chose nothing: {shlex.join(map(str, words))}")
