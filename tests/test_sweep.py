@@ -17,10 +17,10 @@ from finetune import api
 from finetune.api import TrainSettings
 from finetune.commands import photographs, train
 from finetune.commands import sweep as sweep_command
+from finetune.commands.trials import checked_space, settings_of_trial
 from finetune.errors import UserError
 from finetune.settings.search_space import Choice, Range
 from finetune.settings.settings_file import read_toml
-from finetune.settings.trials import checked_space, settings_of_trial
 from finetune.sweeps.plot import sweep_figure
 from finetune.sweeps.results import find_best
 from finetune.sweeps.study import Study, Trial

@@ -33,6 +33,7 @@ WORDS = [
     "--max-steps=15",
     "--eval-every=3",
     "--log-every=1",
+    "--best-by=loss",
     "--save-interval-seconds=0",
     "--max-to-keep=2",
     "--sweep=learning_rate=1e-5..1e-1:log,weight_decay=0|4e-5,batch_size=3..5",

@@ -25,13 +25,13 @@ from finetune.commands.published_weights import with_published_weights
 from finetune.commands.sweep_folder import begun_sweep
 from finetune.commands.tables import print_table
 from finetune.commands.train import TrainingInterrupted, TrainResult, how_to_go_on, train_run
+from finetune.commands.trials import checked_space, settings_of_trial
 from finetune.errors import Interrupted, UserError
 from finetune.runs.run_folder import FEATURES_FOLDER, RunFolder
 from finetune.settings.photographs import PhotographSettings
 from finetune.settings.search_space import Space, num_points, point_text
 from finetune.settings.settings_file import CONFIG_FILE, read_toml
 from finetune.settings.train import TrainSettings
-from finetune.settings.trials import checked_space, settings_of_trial
 from finetune.sweeps.results import find_best, folder_name, trials_table, write_trials
 from finetune.sweeps.study import State, Study, Trial, load_optuna
 
