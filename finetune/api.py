@@ -34,6 +34,7 @@ from finetune.commands.convert import convert
 from finetune.commands.evaluate import evaluate
 from finetune.commands.export import ExportResult, export
 from finetune.commands.predict import predict
+from finetune.commands.sweep import SweepResult, sweep
 from finetune.commands.train import TrainingInterrupted, TrainResult, plan, train
 from finetune.commands.verification import Verification, verify
 from finetune.errors import UserError
@@ -62,6 +63,7 @@ __all__ = [
     "PredictSettings",
     "Prediction",
     "Stage",
+    "SweepResult",
     "TrainResult",
     "TrainSettings",
     "TrainingInterrupted",
@@ -74,6 +76,7 @@ __all__ = [
     "plan",
     "predict",
     "restore_classifier",
+    "sweep",
     "train",
     "verify",
 ]

@@ -139,7 +139,7 @@ class _Evaluator:
         self._settings = settings
         self.checkpoint = checkpoint
         self._network = network_settings(settings, checkpoint.prefix)
-        self._preprocessing = get_preprocessing(self._network.preprocessing)
+        self._preprocessing = get_preprocessing(self._network.preprocessing, resize=self._network.resize)
         offset, how = self._network.labels_offset, settings.match_labels
         dataset = find_dataset(
             settings.dataset_dir,

@@ -237,6 +237,7 @@ def _describe(
         "image_size": model.image_size,
         "channels": model.channels,
         "preprocessing": classifier.preprocessing.name,
+        "resize": classifier.preprocessing.resize,
         "image_preparation": image_preparation(classifier, by_caller=settings.format != TAKES_FILES),
         "class_names": list(classifier.class_names),
         "labels_offset": classifier.network.labels_offset,

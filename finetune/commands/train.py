@@ -21,11 +21,11 @@ from finetune.evaluation.result_files import REPORT_FILE
 from finetune.files.write_errors import write_errors_told
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.recipes import RECIPES
-from finetune.settings.settings_file import CONFIG_FILE
+from finetune.settings.settings_file import CONFIG_FILE, SWEEP_FILE
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
-    from finetune.commands.train_stage import EndedStage
+    from finetune.commands.train_stage import EndedStage, TrialOfSweep
     from finetune.evaluation.result_files import EvalResult
     from finetune.model.scopes import VariablePlan
     from finetune.training.loop import EndedBy
@@ -45,8 +45,9 @@ class TrainResult:
         checkpoint: Prefix of the newest checkpoint.
         best_step: Step of the best checkpoint by `--best-by`; None without validation.
         best_accuracy: Its validation accuracy, 0 to 1.
+        best_value: Its validation's measure by `--best-by`.
         ended_by: "steps": the last one was made; "patience": early stopping; "time": the limit; "signal": Ctrl-C or the
-            like.
+            like; "pruned": a sweep gave it up.
         evaluation: Of the best checkpoint on the validation split; None: no report was asked for, or there is no split.
     """
 
@@ -55,6 +56,7 @@ class TrainResult:
     checkpoint: str
     best_step: int | None
     best_accuracy: float | None
+    best_value: float | None = None
     ended_by: "EndedBy" = "steps"
     evaluation: "EvalResult | None" = None
 
@@ -75,7 +77,7 @@ class TrainingInterrupted(Interrupted):
 
     def __init__(self, result: TrainResult, signal_number: int) -> None:
         super().__init__(
-            f"stopped after step {result.step}, kept in {result.checkpoint}\n  {_how_to_go_on(result.train_dir)}",
+            f"stopped after step {result.step}, kept in {result.checkpoint}\n  {how_to_go_on(result.train_dir)}",
             signal_number,
         )
         self.result = result
@@ -104,17 +106,30 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     if settings.run.verify:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
+    if settings.search.sweep:
+        raise UserError("--sweep trains several times.", "From Python it is finetune.api.sweep.")
     start = time.monotonic()
     with run_folder_chosen(settings) as chosen:
         try:
-            return _train(on_records(with_published_weights(chosen)), start)
+            return train_run(on_records(with_published_weights(chosen)), start)
         except TrainingInterrupted:
             raise
         except Interrupted as stop:
-            raise Interrupted(f"{stop}\n  {_how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
+            raise Interrupted(f"{stop}\n  {how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
 
 
-def _train(settings: TrainSettings, start: float) -> TrainResult:
+def train_run(settings: TrainSettings, start: float, trial: "TrialOfSweep | None" = None) -> TrainResult:
+    """Trains a run whose folder, records and weights are known.
+
+    Args:
+        settings: Of the run.
+        start: When the command began, by the monotonic clock, for `--time-limit`.
+        trial: What the run has of the sweep that it is a trial of; None: it is none.
+
+    Raises:
+        UserError: As `train`; TrainingDivergedError where something isn't finite.
+        TrainingInterrupted: As `train`.
+    """
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.prepared_run import choose_devices, find_data
@@ -139,10 +154,10 @@ def _train(settings: TrainSettings, start: float) -> TrainResult:
     strategy = choose_devices(settings, data)
     run = RunFolder(settings.run.folder)
     with (
-        write_errors_told(lambda: f"Make room there. {_how_to_go_on(run.path)}"),
+        write_errors_told(lambda: f"Make room there. {how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
-        result = _train_in(run, settings, data, strategy, time_limit)
+        result = _train_in(run, settings, data, strategy, time_limit, trial)
     return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
 
 
@@ -150,30 +165,40 @@ def _of_a_beginning(what: str) -> UserError:
     return UserError(f"{what} is of a run that begins, not of one that goes on.", "Give a number.")
 
 
-def _how_to_go_on(train_dir: Path) -> str:
-    if RunFolder(train_dir).has_checkpoint():
+def how_to_go_on(train_dir: Path) -> str:
+    """The command that goes on with a run, or with the sweep that it is a trial of."""
+    is_sweep = (train_dir / SWEEP_FILE).is_file()
+    if not is_sweep and (train_dir.parent / SWEEP_FILE).is_file():
+        train_dir, is_sweep = train_dir.parent, True
+    if is_sweep or RunFolder(train_dir).has_checkpoint():
         return "Go on by " + shlex.join(["finetune-train", "--resume", "--train-dir", str(train_dir)])
     return "There is no checkpoint yet: begin by the same command again."
 
 
 def _train_in(
-    run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any, time_limit: "TimeLimit"
+    run: RunFolder,
+    settings: TrainSettings,
+    data: "TrainingData",
+    strategy: Any,
+    time_limit: "TimeLimit",
+    trial: "TrialOfSweep | None",
 ) -> TrainResult:
     """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
     from finetune.commands.train_stage import train_stage
 
     while True:
-        ended = train_stage(run, settings, data, strategy, time_limit)
+        ended = train_stage(run, settings, data, strategy, time_limit, trial)
         if ended.stopped_by is not None:
             raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
-        if ended.is_last or ended.ended_by == "time":
+        if ended.is_last or ended.ended_by in ("time", "pruned"):
             return _result(run, ended)
         settings, data = ended.settings, ended.data
 
 
 def _result(run: RunFolder, ended: "EndedStage") -> TrainResult:
     step, accuracy = (ended.best.step, ended.best.accuracy) if ended.best else (None, None)
-    return TrainResult(run.path, ended.step, ended.checkpoint, step, accuracy, ended.ended_by)
+    value = ended.best.value(ended.settings.stopping.best_by) if ended.best else None
+    return TrainResult(run.path, ended.step, ended.checkpoint, step, accuracy, value, ended.ended_by)
 
 
 def plan(settings: TrainSettings) -> "VariablePlan":
@@ -204,6 +229,11 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 
 def _train_or_verify(settings: TrainSettings) -> None:
+    if settings.search.sweep:
+        from finetune.commands.sweep import print_sweep, sweep
+
+        print_sweep(sweep(settings))
+        return
     start_tensorflow()
     if settings.run.verify:
         print_verification(verify(settings), settings.run.folder)
@@ -215,7 +245,7 @@ def _train_or_verify(settings: TrainSettings) -> None:
         best = "best validation accuracy" if best_by == "accuracy" else f"validation accuracy of the best by {best_by}"
         say(f"{best}: {result.best_accuracy:.4f} at step {result.best_step}")
     if result.ended_by == "time":
-        say(f"stopped by --time-limit {settings.stopping.time_limit}. {_how_to_go_on(result.train_dir)}")
+        say(f"stopped by --time-limit {settings.stopping.time_limit}. {how_to_go_on(result.train_dir)}")
     elif result.ended_by == "patience":
         patience = settings.stopping.early_stopping_patience
         say(f"ended by --early-stopping-patience {patience}: --resume with a larger one goes on")
@@ -224,8 +254,8 @@ def _train_or_verify(settings: TrainSettings) -> None:
 
 
 def _config_of_run(given: Mapping[str, Any]) -> Path | None:
-    """Where a run is resumed its own settings hold, but for those given anew."""
+    """Where a run, or a sweep, is resumed its own settings hold, but for those given anew."""
     if not given.get("resume") or "train_dir" not in given:
         return None
-    path = given["train_dir"] / CONFIG_FILE
-    return path if path.is_file() else None
+    paths = (given["train_dir"] / name for name in (CONFIG_FILE, SWEEP_FILE))
+    return next((path for path in paths if path.is_file()), None)

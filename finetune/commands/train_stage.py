@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune.commands.prepared_run import PreparedRun, prepare
@@ -24,10 +25,24 @@ from finetune.training.run_log import RunLog
 from finetune.training.starting_weights import open_weights, step_of
 from finetune.training.time_limit import TimeLimit
 from finetune.training.training_data import TrainingData, with_augmentation
+from finetune.trunk.features import FeatureFolder
 
 VALIDATIONS_PER_STAGE = 10
 
 log = logging.getLogger("finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialOfSweep:
+    """What a run has of the sweep that it is a trial of.
+
+    Attributes:
+        features: Of frozen layers, which all trials share.
+        is_hopeless: Whether to give the run up after the validations that it has had so far.
+    """
+
+    features: FeatureFolder
+    is_hopeless: Callable[[Sequence[Best]], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +76,7 @@ def train_stage(
     data: TrainingData,
     strategy: Any,
     time_limit: TimeLimit,
+    trial: TrialOfSweep | None = None,
 ) -> EndedStage:
     """Trains from where the run is to the end of the stage that it is in, or until something else ends it.
 
@@ -70,6 +86,7 @@ def train_stage(
         data: Its splits.
         strategy: Its devices.
         time_limit: When to stop, whatever the step.
+        trial: What the run has of the sweep that it is a trial of; None: it is none.
 
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data, a loss that isn't finite.
@@ -86,7 +103,8 @@ def train_stage(
     data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augment)
     _say_stage(settings, place, told)
     history = recorded_facts(run) if settings.run.resume else None
-    ready = prepare(told, data, strategy, source, run.path / FEATURES_FOLDER, history, place)
+    features = trial.features if trial is not None else FeatureFolder(run.path / FEATURES_FOLDER)
+    ready = prepare(told, data, strategy, source, features, history, place)
     del source
     data, first_step = ready.data, ready.first_step
     if any(change.name == "validation" for change in ready.changes):
@@ -108,6 +126,7 @@ def train_stage(
         training_split=data.training.split,
         num_skipped=data.num_skipped if settings.data.on_corrupt == "skip" else {},
     )
+    before = [validation for validation in validations if validation.step < place.first_step + bool(place.index)]
     loop = TrainingLoop(
         run_log,
         ready.state,
@@ -117,12 +136,13 @@ def train_stage(
         ready.batches,
         _occasions(ready, place),
         settings.stopping,
-        [validation for validation in validations if validation.step >= place.first_step + bool(place.index)],
+        validations[len(before) :],
         best,
         make_room,
         time_limit,
         ready.recalibration,
         ready.loss_gap,
+        lambda since: trial is not None and trial.is_hopeless([*before, *since]),
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:

@@ -58,6 +58,7 @@ def verify(settings: TrainSettings) -> Verification:
     from finetune.training.resumption import as_begun, recorded_facts
     from finetune.training.starting_weights import no_whole_checkpoint, step_of
     from finetune.training.training_data import with_augmentation, without_corrupt
+    from finetune.trunk.features import FeatureFolder
 
     run = RunFolder(settings.run.folder)
     settings = on_records(settings)
@@ -85,7 +86,8 @@ def verify(settings: TrainSettings) -> Verification:
     settings = _as_recorded(told, facts_at(history, last_step))
     data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augment)
     strategy = choose_devices(settings, data)
-    with run.lend_features() as features:
+    with run.lend_features() as path:
+        features = FeatureFolder(path)
         ready = prepare(settings, data, strategy, source, features, history, place, compared_step=last_step)
         steps = range(ready.first_step, last_step)
         lines = run.read_metrics()

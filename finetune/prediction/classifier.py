@@ -84,7 +84,7 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     checkpoint = open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
     rules = _image_rules(settings, Path(checkpoint.prefix).parent)
     network = network_settings(_with_model(settings, checkpoint), checkpoint.prefix)
-    preprocessing = get_preprocessing(network.preprocessing)
+    preprocessing = get_preprocessing(network.preprocessing, resize=network.resize)
     num_classes = count_classes(get_spec(network.model), variable_shapes(checkpoint.shapes))
     # Without a head to count by, restoring tells what is missing.
     model = restore_network(network, num_classes or 1, checkpoint)

@@ -30,10 +30,13 @@ class Preprocessing:
         name: Of the family, and of the module beside this one that holds its functions and says whether its training
             is random.
         augmentation: What training does at random.
+        resize: How a whole picture becomes the network's square, one of `RESIZES`; None: as the family does it. Random
+            windows of inception and vgg are no whole pictures, and stay their own; cifarnet cuts its from the square.
     """
 
     name: str
     augmentation: AugmentationSettings = AS_SLIM
+    resize: str | None = None
 
     @property
     def is_random(self) -> bool:
@@ -72,7 +75,10 @@ class Preprocessing:
         """
         from finetune.preprocessing.augment import augment
 
-        image = augment(self.augmentation, self._functions, window, height, width, seed)
+        if self.resize is not None and self._cuts_to_size:
+            window = self._fit(window, height, width)
+
+        image = augment(self.augmentation, self._functions, self._fit, window, height, width, seed)
         return self._functions.to_network_range(image)
 
     def train(self, image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
@@ -88,11 +94,36 @@ class Preprocessing:
 
     def evaluate(self, image: Tensor, height: int, width: int) -> Tensor:
         """Preprocesses an image, uint8 [H,W,C], for evaluation, without any randomness: float32 [height,width,C]."""
-        return self._functions.to_network_range(self._functions.fit(image, height, width))
+        return self._functions.to_network_range(self._fit(image, height, width))
 
     def evaluation_steps(self, height: int, width: int, channels: int) -> list[Step]:
         """What `evaluate` does to an image of so many channels, as data for other programs."""
-        return self._functions.evaluation_steps(height, width, channels)
+        own = self._functions.evaluation_steps(height, width, channels)
+        if self.resize is None:
+            return own
+        from finetune.preprocessing.resizing import resizing_steps
+
+        return [*resizing_steps(height, width, self.resize), own[-1]]  # The last one brings values into range.
+
+    @property
+    def trains_on_windows(self) -> bool:
+        """Whether training sees random parts of pictures that `resize` has nothing to do with."""
+        augmentation = self.augmentation.augmentation
+        cuts = self.cuts_as_inception or augmentation == "vgg" or augmentation in OWN_WINDOWS
+        return cuts and not self._cuts_to_size
+
+    @property
+    def _cuts_to_size(self) -> bool:
+        """Whether training's picture is cut, not resized, to the network's size."""
+        return self.augmentation.augmentation in OWN_WINDOWS and self._functions.CUTS_TO_SIZE
+
+    def _fit(self, image: Tensor, height: int, width: int) -> Tensor:
+        """A whole image, uint8 [H,W,C], as float32 [height,width,C] in [0, 255]."""
+        if self.resize is None:
+            return self._functions.fit(image, height, width)
+        from finetune.preprocessing.resizing import resized
+
+        return resized(image, height, width, self.resize)
 
     @property
     def _functions(self) -> ModuleType:
@@ -114,8 +145,12 @@ FAMILIES = {
 }
 
 
-def get_preprocessing(name: str, augmentation: AugmentationSettings = AS_SLIM) -> Preprocessing:
+def get_preprocessing(
+    name: str, augmentation: AugmentationSettings = AS_SLIM, resize: str | None = None
+) -> Preprocessing:
     """The preprocessing called `name`, or that of the network called `name`, with an augmentation of its training.
+
+    With one of `RESIZES` whole pictures become squares in that way, not in the family's.
 
     Raises:
         UserError: There is no such preprocessing or network, the nearest are named; a part of the augmentation has no
@@ -130,7 +165,7 @@ def get_preprocessing(name: str, augmentation: AugmentationSettings = AS_SLIM) -
             f"--preprocessing: there is no preprocessing {name!r}, nor a network of that name.",
             did_you_mean(name, [*FAMILIES, *MODELS]),
         )
-    preprocessing = dataclasses.replace(family, augmentation=augmentation)
+    preprocessing = dataclasses.replace(family, augmentation=augmentation, resize=resize)
     if augmentation.crop_area and not preprocessing.cuts_as_inception:
         own = f"--augmentation {augmentation.augmentation} of the preprocessing {family.name}"
         raise augmentation.no_windows(own)

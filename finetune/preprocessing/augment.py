@@ -1,5 +1,6 @@
 """One augmentation of a training image: `finetune-train --augmentation`, before values are in the network's range."""
 
+from collections.abc import Callable
 from types import ModuleType
 
 from finetune.preprocessing import inception, vgg
@@ -10,9 +11,11 @@ from finetune.preprocessing.random_erasing import erase
 from finetune.settings.augmentation import AugmentationSettings
 from finetune.types import Tensor
 
+Fit = Callable[[Tensor, int, int], Tensor]
+
 
 def augment(
-    settings: AugmentationSettings, family: ModuleType, window: Tensor, height: int, width: int, seed: Tensor
+    settings: AugmentationSettings, family: ModuleType, fit: Fit, window: Tensor, height: int, width: int, seed: Tensor
 ) -> Tensor:
     """The training picture of a window, uint8 [H,W,C]: float32 [height,width,C].
 
@@ -21,17 +24,18 @@ def augment(
     Args:
         settings: What is done.
         family: The network's own preprocessing.
+        fit: Makes [height,width,C] in [0, 255] of a whole image.
         window: What is cut out for `settings` and `family`, or the whole image where nothing is.
         height: Of what comes out, in pixels.
         width: The same.
         seed: The image's.
     """
-    image = _augmented(settings, family, window, height, width, seed)
+    image = _augmented(settings, family, fit, window, height, width, seed)
     return erase(image, settings.random_erasing, seed) if settings.random_erasing else image
 
 
 def _augmented(
-    settings: AugmentationSettings, family: ModuleType, window: Tensor, height: int, width: int, seed: Tensor
+    settings: AugmentationSettings, family: ModuleType, fit: Fit, window: Tensor, height: int, width: int, seed: Tensor
 ) -> Tensor:
     match settings.augmentation:
         case "default" | "crop" as own:
@@ -44,10 +48,10 @@ def _augmented(
             image = inception.distort(window, height, width, seed, changes_colours=False)
             return randaugment(image, settings.num_operations, settings.strength, seed)
         case "turns":
-            return random_flip(family.fit(random_turn(window, seed), height, width), seed)
+            return random_flip(fit(random_turn(window, seed), height, width), seed)
         case "keras":
-            return random_affine(family.fit(window, height, width), seed)
+            return random_affine(fit(window, height, width), seed)
         case "flip":
-            return random_flip(family.fit(window, height, width), seed)
+            return random_flip(fit(window, height, width), seed)
         case _:
-            return family.fit(window, height, width)
+            return fit(window, height, width)

@@ -12,6 +12,7 @@ from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
+CUTS_TO_SIZE = True
 
 MARGIN_PIXELS = 4
 MAX_BRIGHTNESS_CHANGE = 63.0  # of 255
@@ -24,7 +25,7 @@ def training_window(image_shape: Tensor, height: int, width: int, seed: Tensor) 
 
 
 def distort(image: Tensor, height: int, width: int, seed: Tensor, *, changes_colours: bool = True) -> Tensor:
-    """A random part of an image, uint8 [H,W,C], with a black margin, in random brightness and contrast.
+    """A random part of an image [H,W,C] in [0, 255], with a black margin, in random brightness and contrast.
 
     float32 [height,width,C], in [0, 255] but for what the colours add to it.
     """

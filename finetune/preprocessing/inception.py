@@ -13,6 +13,7 @@ from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
+CUTS_TO_SIZE = False
 
 CENTRAL_FRACTION = 0.875
 MIN_IMAGE_COVERED = 0.1

@@ -9,6 +9,7 @@ from finetune.preprocessing import steps
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = False
+CUTS_TO_SIZE = True
 
 # [0, 255] to [-1, 1): multiplied, then added.
 SCALE = 1.0 / 128.0

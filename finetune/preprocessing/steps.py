@@ -54,6 +54,31 @@ def resize_short_side(short_side: int) -> Step:
     }
 
 
+def resize_long_side(long_side: int) -> Step:
+    """Resizes, the aspect ratio kept."""
+    return {
+        "step": "resize_long_side",
+        "long_side": long_side,
+        "side_rounding": "half to even",
+        **_SAMPLING,
+        "in_words": f"Resize so that the longer side has {long_side} pixels and the aspect ratio is kept: with scale = "
+        f"{long_side} / longer side, both sides become round(side * scale), 1 at least, all in float32, a half rounded "
+        f"to the even number. {_SAMPLING_IN_WORDS}",
+    }
+
+
+def pad(height: int, width: int, value: float) -> Step:
+    """Adds borders of a value, 0 to 255, to [height,width] around an image that is no larger."""
+    return {
+        "step": "pad",
+        "height": height,
+        "width": width,
+        "pad_value": value,
+        "in_words": f"Bring each side to {height} rows of {width} pixels by borders of the value {value:g}: before the "
+        "image (wanted - side) / 2 of them, rounded down, and the rest after it.",
+    }
+
+
 def centre_crop(height: int, width: int) -> Step:
     """Cuts [height,width] out of the middle of an image that is no smaller."""
     return {

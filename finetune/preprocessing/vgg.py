@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from finetune.preprocessing import steps
 from finetune.preprocessing.geometry import random_flip, resize_bilinear
+from finetune.preprocessing.resizing import middle, resize_short_side
 from finetune.preprocessing.seeds import Decision, seed_for
 from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
+CUTS_TO_SIZE = False
 
 RGB_MEANS = (123.68, 116.78, 103.94)
 GREY_MEAN = 0.2989 * 123.68 + 0.587 * 116.78 + 0.114 * 103.94  # the weights are those of tf.image.rgb_to_grayscale
@@ -53,13 +55,7 @@ def fit(image: Tensor, height: int, width: int) -> Tensor:
 
     In [0, 255]. For outputs larger than 256 pixels, which slim refuses, see `short_side`.
     """
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    # In this order and in float32, for slim's rounding of the long side.
-    scale = short_side(height, width) / tf.reduce_min(sides)
-    resized_height, resized_width = tf.unstack(tf.cast(tf.round(sides * scale), tf.int32))
-    resized = resize_bilinear(image, resized_height, resized_width)
-    y, x = (resized_height - height) // 2, (resized_width - width) // 2
-    return tf.slice(resized, [y, x, 0], [height, width, image.shape[-1]])
+    return middle(resize_short_side(image, short_side(height, width)), height, width)
 
 
 def evaluation_steps(height: int, width: int, channels: int) -> list[steps.Step]:

@@ -37,6 +37,7 @@ class TrainedNetwork:
         precision: Type that the layers compute in.
         image_key: Of the image in the records.
         label_key: Of the label in the records.
+        resize: How whole pictures become squares; None: as the preprocessing does it.
     """
 
     model: str
@@ -48,6 +49,7 @@ class TrainedNetwork:
     precision: str
     image_key: str = ENCODED
     label_key: str = LABEL
+    resize: str | None = None
 
 
 def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
@@ -81,6 +83,7 @@ def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
         precision=known("precision", "float32"),
         image_key=known("image_key", ENCODED),
         label_key=known("label_key", LABEL),
+        resize=known("resize", None),
     )
 
 

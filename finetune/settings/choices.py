@@ -7,6 +7,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 XLA_MODES = ("auto", "on", "off")
 GRAYSCALE_STEMS = ("same", "sum")
 AUGMENTATIONS = ("default", "crop", "flip", "none", "inception", "vgg", "keras", "randaugment", "turns")
+RESIZES = ("squash", "crop", "pad")
 TEST_TIME_AUGMENTATIONS = ("none", "flip")
 WAYS_TO_MATCH = ("name", "index")
 LAYOUTS = ("classes", "splits")
@@ -55,6 +56,7 @@ DECISIVE_SETTINGS = (
     "num_clones",
     "precision",
     "preprocessing",
+    "resize",
     "augmentation",
     "crop_area",
     "randaugment",
@@ -78,6 +80,11 @@ CHANGEABLE = (
     "devices",
     "onednn",
     *DECISIVE_SETTINGS,
+)
+
+RESIZE_HELP = (
+    "whole pictures to the network's square: squash: whatever the aspect ratio; crop: the middle, by the short side; "
+    "pad: all of it, in grey borders"
 )
 
 # TensorFlow's seeds are int32.

@@ -4,7 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from finetune.settings.choices import DEFAULT_BACKGROUND, LEAST_SAMPLE_BITS, MOST_IMAGE_SIZE, MOST_SAMPLE_BITS
+from finetune.settings.choices import (
+    DEFAULT_BACKGROUND,
+    LEAST_SAMPLE_BITS,
+    MOST_IMAGE_SIZE,
+    MOST_SAMPLE_BITS,
+    RESIZE_HELP,
+    RESIZES,
+)
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.trust import TRUST_CODE_HELP
 
@@ -28,6 +35,7 @@ class ClassifierSettings(CommandSettings):
     )
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: the run's")
     image_size: int | None = flag(
         None, above=0, at_most=MOST_IMAGE_SIZE, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"
     )

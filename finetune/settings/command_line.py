@@ -53,7 +53,9 @@ def parse_flags(
     argv = _normalise(absl_flags.expand_flagfiles(argv), flags.values())
     words = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     absl_flags.set_absl_flags(words.pop(absl_flags.WORDS, ()))
-    given = {name: checked(flags[name], value) for name, value in words.items() if name != "config"}
+    # No words where some could be are no value: a file may name them.
+    idle = [name for name, value in words.items() if value == [] and flags[name].positional]
+    given = {name: checked(flags[name], value) for name, value in words.items() if name not in ("config", *idle)}
     config = _config_path(words["config"]) if "config" in words else find_config(given)
     if config is not None:
         of_file = read_toml(settings_class, config)

@@ -11,6 +11,8 @@ from finetune.settings.choices import (
     ON_CORRUPT,
     ON_CORRUPT_HELP,
     PRECISIONS,
+    RESIZE_HELP,
+    RESIZES,
     TEST_TIME_AUGMENTATIONS,
     WAYS_TO_MATCH,
 )
@@ -61,6 +63,7 @@ class EvalNetworkSettings(CommandSettings):
     model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
+    resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: the run's")
     precision: str | None = flag(None, choices=PRECISIONS, help="type that layers compute in; not given: the run's")
     image_size: int | None = flag(
         None, above=0, at_most=MOST_IMAGE_SIZE, slim=["eval_image_size"], metavar="PIXELS", help="not given: the run's"

@@ -11,6 +11,8 @@ from finetune.settings.words import item_of_words, value_of_words
 
 # A run's settings, in its folder.
 CONFIG_FILE = "config.toml"
+# What a sweep was given, in its folder.
+SWEEP_FILE = "sweep.toml"
 
 
 def read_toml(settings_class: type, path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ sets lack.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,8 @@ from finetune.settings.choices import (
     ON_CORRUPT,
     ON_CORRUPT_HELP,
     PRECISIONS,
+    RESIZE_HELP,
+    RESIZES,
     WAYS_TO_MATCH,
     XLA_MODES,
 )
@@ -32,6 +34,7 @@ from finetune.settings.recipes import DEFAULT_RECIPE, NO_RECIPE, RECIPES, with_r
 from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage, names_everywhere
 from finetune.settings.stopping import StoppingSettings
+from finetune.settings.sweep import SweepSettings
 from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
@@ -56,6 +59,7 @@ class DataSettings(CommandSettings):
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=f"{ON_CORRUPT_HELP}; of PHOTOS likewise")
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: what fits the network")
+    resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: as the preprocessing does it")
     num_readers: int | None = flag(
         None, above=0, metavar="N", help="shards read at a time; not given: chosen while running"
     )
@@ -255,6 +259,7 @@ class TrainSettings(CommandSettings):
     data: DataSettings = group()
     network: NetworkSettings = group()
     course: CourseSettings = group()
+    search: SweepSettings = group()
     stage: StageSettings = group()
     stopping: StoppingSettings = group()
     run: RunSettings = group()
@@ -262,7 +267,14 @@ class TrainSettings(CommandSettings):
     slim: SlimTrainSettings = group()
 
     def __init__(self, **values: Any) -> None:
+        object.__setattr__(self, "_given", values)
         super().__init__(**with_recipe(values))
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What they were made of, before a recipe's defaults."""
+        values: Mapping[str, Any] = vars(self)["_given"]
+        return values
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,9 +46,14 @@ class Best:
     macro_f1: float | None = None
     is_extra: bool = False
 
+    def value(self, best_by: str) -> float | None:
+        """The measure of --best-by; None: it isn't known."""
+        value: float | None = getattr(self, _NAMES.get(best_by, best_by))
+        return value
+
     def worth(self, best_by: str) -> float | None:
         """The measure of --best-by, the higher the better; None: it isn't known."""
-        value: float | None = getattr(self, _NAMES.get(best_by, best_by))
+        value = self.value(best_by)
         return -value if best_by == "loss" and value is not None else value
 
     def is_better(self, other: "Best | None", best_by: str) -> bool:

@@ -48,6 +48,10 @@ class DivergedError(Exception):
         self.why = why
 
 
+class TrainingDivergedError(UserError):
+    """A training that something not finite has ended: told as a mistake, and in a sweep a trial's result."""
+
+
 def read_rate_cuts(run: RunFolder) -> tuple[RateCut, ...]:
     """The cuts of a run so far, in the order in which they were made.
 
@@ -122,7 +126,7 @@ class Guard:
             With the new one, whose step is the checkpoint's.
 
         Raises:
-            UserError: There is none to go back to, or the rate was cut too often.
+            TrainingDivergedError: There is none to go back to, or the rate was cut too often.
         """
         # Runs that are guarded only since they were resumed have none of the guard's own.
         of_run = checkpoints_by_step(self._run.path)
@@ -132,7 +136,7 @@ class Guard:
             tried = (
                 "no whole checkpoint is of before that" if good is None else f"the rate was halved {len(cuts)} times"
             )
-            raise UserError(
+            raise TrainingDivergedError(
                 f"{diverged.why} Training diverged and was stopped; {tried}.",
                 "Begin anew with a lower --learning-rate, or look for unsound labels or images.",
             )

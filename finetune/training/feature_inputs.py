@@ -14,9 +14,17 @@ from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import score
+from finetune.preprocessing import Preprocessing
 from finetune.training.image_inputs import CachedFeatures, TrainingImages, TrainingInputs, plain_validation, validation
 from finetune.training.state import TrainingState
-from finetune.trunk.features import Features, compute_features, feature_batches, features_key, values_hash
+from finetune.trunk.features import (
+    FeatureFolder,
+    Features,
+    compute_features,
+    feature_batches,
+    features_key,
+    values_hash,
+)
 from finetune.trunk.split_model import SplitModel
 from finetune.types import Tensor
 
@@ -46,7 +54,7 @@ class CachedViews:
 
 
 def feature_inputs(
-    images: TrainingImages, state: TrainingState, views: CachedViews, folder: Path, cache_bytes: int
+    images: TrainingImages, state: TrainingState, views: CachedViews, folder: FeatureFolder, cache_bytes: int
 ) -> TrainingInputs:
     """Runs the trunk over some augmentations of each training image, and over each validation image.
 
@@ -54,7 +62,7 @@ def feature_inputs(
         images: Of the run.
         state: Of the run.
         views: Which features.
-        folder: Where they go if they take more than `cache_bytes`.
+        folder: Where they go if they take more than `cache_bytes`, or are shared.
         cache_bytes: How much may be kept in memory.
 
     Raises:
@@ -65,9 +73,9 @@ def feature_inputs(
     num_bytes = views.num_bytes(data.training.num_examples)
     if data.validation is not None and evaluation_split is not None:
         num_bytes += data.validation.num_examples * evaluation_split.num_bytes
-    kept_in = folder if num_bytes > cache_bytes else None
+    kept_in = folder if folder.is_shared or num_bytes > cache_bytes else None
     if kept_in is not None:
-        _refuse_full_disk(kept_in, num_bytes)
+        _refuse_full_disk(kept_in.path, num_bytes)
     store = _FeatureStore(kept_in, images, split)
     validate = validate_plain = None
     if data.validation is not None and evaluation_split is not None:
@@ -98,7 +106,7 @@ class _FeatureStore:
         names: Of the folders of these files.
     """
 
-    def __init__(self, folder: Path | None, images: TrainingImages, split: SplitModel) -> None:
+    def __init__(self, folder: FeatureFolder | None, images: TrainingImages, split: SplitModel) -> None:
         self.names: list[str] = []
         self._folder = folder
         self._images = images
@@ -126,11 +134,11 @@ class _FeatureStore:
     ) -> Features:
         folder, key = None, ""
         if self._folder is not None:
-            folder = self._folder / name
-            self.names.append(name)
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
             data = self._images.data.hashes[dataset.split]
             key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
+            self.names.append(self._folder.name_of(name, key))
+            folder = self._folder.path / self.names[-1]
         with reading(dataset, self._images.options.labels_offset):
             return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)
 
@@ -143,10 +151,15 @@ class _FeatureStore:
             "trainable_scopes": split.plan.trainable_scopes,
             "precision": model.compute_dtype.name,
             "weights": values_hash(frozen),
-            "preprocessing": dataclasses.asdict(options.preprocessing),
+            "preprocessing": _said(options.preprocessing),
             "images": [options.image_size, options.channels, options.labels_offset],
             "seed": self._images.seed,
         }
+
+
+def _said(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Without what isn't given: features of older runs, which didn't know of it, are the same."""
+    return {name: value for name, value in dataclasses.asdict(preprocessing).items() if value is not None}
 
 
 def _refuse_full_disk(folder: Path, num_bytes: int) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune.errors import UserError
 from finetune.evaluation.metrics import NotFiniteError
 from finetune.model.checkpoint import BEST_FILE, count_not_finite, save_run_checkpoint
 from finetune.model.out_of_memory import out_of_memory_told
@@ -16,7 +15,7 @@ from finetune.settings.stopping import StoppingSettings
 from finetune.signals import StopRequest, stop_request
 from finetune.training.background_writer import BackgroundWriter
 from finetune.training.best import Best, find_best, validated
-from finetune.training.divergence import DivergedError, Guard
+from finetune.training.divergence import DivergedError, Guard, TrainingDivergedError
 from finetune.training.early_stopping import ended_early
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
@@ -30,8 +29,9 @@ from finetune.training.time_limit import TimeLimit
 
 log = logging.getLogger("finetune")
 
-# Why a loop ended: it made its last step, a signal came, the time was up, or validations bettered nothing.
-EndedBy = Literal["steps", "signal", "time", "patience"]
+# Why a loop ended: it made its last step, a signal came, the time was up, validations bettered nothing, or it was given
+# up, as trials of a sweep are.
+EndedBy = Literal["steps", "signal", "time", "patience", "pruned"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,7 @@ class TrainingLoop:
         time_limit: TimeLimit,
         recalibration: Recalibration | None,
         loss_gap: LossGap,
+        is_hopeless: Callable[[Sequence[Best]], bool],
     ) -> None:
         """Sets the loop up.
 
@@ -106,6 +107,7 @@ class TrainingLoop:
             time_limit: When to stop, whatever the step.
             recalibration: Of batch norm's statistics, before each validation and at the end.
             loss_gap: What training and validation losses are compared by.
+            is_hopeless: Whether to give the run up, after the validations that it has had in this stage.
         """
         self.step = occasions.first_step
         self.best = best
@@ -129,6 +131,7 @@ class TrainingLoop:
         self._guard = Guard(self._run, state, self.step, begin, every) if every is not None else None
         self._recalibration = recalibration
         self._loss_gap = loss_gap
+        self._is_hopeless = is_hopeless
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -169,7 +172,8 @@ class TrainingLoop:
             self._validate_and_keep_best()
             self._save()
         why_early = ended_early(self._validations, self._stopping)
-        while (ended_by := self._why_to_end(stop, why_early)) is None:
+        is_hopeless = self._is_hopeless(self._validations)
+        while (ended_by := self._why_to_end(stop, why_early, is_hopeless=is_hopeless)) is None:
             with self._time_limit.taking("steps"):
                 self._make_steps(self._batches)
             are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
@@ -180,6 +184,7 @@ class TrainingLoop:
             if self._when.eval_every and self.step % self._when.eval_every == 0:
                 self._validate_and_keep_best()
                 why_early = ended_early(self._validations, self._stopping)
+                is_hopeless = self._is_hopeless(self._validations)
             is_save_due = time.monotonic() - self._last_save >= self._when.save_interval_seconds
             is_save_due |= self._guard is not None and self._guard.is_due(self.step)
             if is_save_due:
@@ -194,13 +199,15 @@ class TrainingLoop:
             )
         return ended_by
 
-    def _why_to_end(self, stop: StopRequest, why_early: str | None) -> EndedBy | None:
+    def _why_to_end(self, stop: StopRequest, why_early: str | None, *, is_hopeless: bool) -> EndedBy | None:
         if stop.is_made:
             return "signal"
         if self._is_finished():
             return "steps"
         if why_early is not None:
             return "patience"
+        if is_hopeless:
+            return "pruned"
         # However short the limit, each resumption makes some steps.
         return "time" if self._is_traced and self._time_limit.is_up() else None
 
@@ -267,11 +274,11 @@ class TrainingLoop:
                 raise DivergedError(number, f"The loss is {step_losses.sum()} at step {number}.")
         return losses[-1] if len(losses) else None
 
-    def _refusal(self, diverged: DivergedError) -> UserError:
+    def _refusal(self, diverged: DivergedError) -> TrainingDivergedError:
         kept_step = self._saved_step if self._saved_step is not None else self._when.first_step or None
         is_kept = kept_step is not None
         newest = f"step {kept_step} is kept" if is_kept else "no checkpoint was written yet, so nothing is kept"
-        return UserError(
+        return TrainingDivergedError(
             f"{diverged.why} Training diverged and was stopped; {newest}.",
             f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images; "
             "--on-divergence halve goes back, and on at half the rate.",

@@ -9,6 +9,7 @@ from finetune.datasets.dataset import Dataset, content_hash, find_dataset, find_
 from finetune.datasets.pipeline import without_undecodable
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
+from finetune.notices import tell_once
 from finetune.preprocessing import Preprocessing, get_preprocessing
 from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.stage import StageSettings
@@ -93,7 +94,13 @@ def find_preprocessing(settings: DataSettings, spec: NetSpec, augmentation: Augm
     Raises:
         UserError: There is no such preprocessing; a part of the augmentation has no effect with it.
     """
-    return get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation)
+    preprocessing = get_preprocessing(settings.preprocessing or spec.preprocessing, augmentation, settings.resize)
+    if settings.resize is not None and preprocessing.trains_on_windows:
+        tell_once(
+            f"--resize {settings.resize}: of whole pictures, in validation and wherever the network is used. Training "
+            "sees random windows as before; with --augmentation flip or none it sees the same as validation."
+        )
+    return preprocessing
 
 
 def without_corrupt(settings: DataSettings, data: TrainingData) -> TrainingData:

@@ -44,6 +44,24 @@ class Features:
         return [np.asarray(value[rows]) for value in self.values], self.labels[rows]
 
 
+@dataclasses.dataclass(frozen=True)
+class FeatureFolder:
+    """Where features are kept that go to files.
+
+    Attributes:
+        path: Of the folder.
+        is_shared: Whether several runs take them up: then they go to files whatever their size, and those that depend
+            on something else lie beside each other.
+    """
+
+    path: Path
+    is_shared: bool = False
+
+    def name_of(self, what: str, key: str) -> str:
+        """Name of the folder in it for features of this key."""
+        return f"{what}-{key[:16]}" if self.is_shared else what
+
+
 def compute_features(
     trunk: Callable[[Tensor], Sequence[Tensor]],
     batches: Iterable[tuple[Tensor, ...]],
