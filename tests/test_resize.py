@@ -26,6 +26,7 @@ from finetune.preprocessing import FAMILIES, get_preprocessing
 from finetune.preprocessing.vgg import RGB_MEANS
 from finetune.runs.provenance import changes_between
 from finetune.runs.trained_network import network_settings
+from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.choices import RESIZES
 from finetune.training.feature_inputs import _said
 
@@ -116,9 +117,9 @@ def test_what_training_does_with_it(family, augmentation):
     image = tf.constant(np.random.RandomState(5).randint(0, 256, [30, 47, 3]).astype(np.uint8))
     seed = tf.constant([1, 2])
     outcomes = {
-        way: get_preprocessing(family, augmentation, way).train(image, 8, 8, seed).numpy() for way in (None, *RESIZES)
+        way: get_preprocessing(family, AugmentationSettings(augmentation=augmentation), way).train(image, 8, 8, seed).numpy() for way in (None, *RESIZES)
     }
-    preprocessing = get_preprocessing(family, augmentation, "pad")
+    preprocessing = get_preprocessing(family, AugmentationSettings(augmentation=augmentation), "pad")
     if preprocessing.trains_on_windows:
         assert family in ("inception", "vgg") and augmentation in ("crop", "default")
         assert all((outcome == outcomes[None]).all() for outcome in outcomes.values())

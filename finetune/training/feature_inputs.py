@@ -159,7 +159,12 @@ class _FeatureStore:
 
 def _said(preprocessing: Preprocessing) -> dict[str, Any]:
     """Without what isn't given: features of older runs, which didn't know of it, are the same."""
-    return {name: value for name, value in dataclasses.asdict(preprocessing).items() if value is not None}
+    all_of_it = {
+        "name": preprocessing.name,
+        **dataclasses.asdict(preprocessing.augmentation),
+        "resize": preprocessing.resize,
+    }
+    return {name: value for name, value in all_of_it.items() if value}
 
 
 def _refuse_full_disk(folder: Path, num_bytes: int) -> None:
