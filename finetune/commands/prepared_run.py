@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from finetune.commands.stages import stages_of
 from finetune.datasets.pipeline import ReadOptions, reading
+from finetune.datasets.record_index import RecordIndex, index_records
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Model
@@ -30,12 +31,21 @@ from finetune.training.classes import match_to_restored_head
 from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.divergence import with_cuts_of_run
+from finetune.training.example_weights import (
+    check_class_names,
+    class_weights,
+    needs_index,
+    tell_balanced_sampling,
+    tell_weights_of_images,
+    weights_of_probe,
+)
 from finetune.training.head_decay import decayed_variables
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import count_views, make_inputs, refuse_without_features
 from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
+from finetune.training.mixing import Mixing
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
@@ -128,7 +138,9 @@ def prepare(
         model, plan, data = _restored_model(settings, data, source)
         settings = _with_batch_norm(settings, model, plan, place)
         stage = settings.stage
-        images = _training_images(settings, model, data)
+        index = _index(settings, data)
+        of_classes, has_weights = _class_weights(settings, data, index), data.training.schema.has_weights
+        images = _training_images(settings, model, data, index)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
         begins = place.begins or not settings.run.resume
@@ -157,11 +169,12 @@ def prepare(
             needed_by=needed_by,
         )
         if head is not None:
-            settings = _with_head(settings, plan, images, state, inputs, head)
+            of_probe = weights_of_probe(stage.objective, of_classes, index, num_outputs(settings.data, data))
+            settings = _with_head(settings, plan, images, state, inputs, head, of_probe)
             state.take_optimizer(_make_optimizer(settings.stage, model, trained, multipliers))
         with reading(data.training, settings.data.labels_offset):
             batches = seen.watched(inputs.batches, first_step)
-        training_step = _make_step(settings, inputs, state)
+        training_step = _make_step(settings, inputs, state, of_classes)
         settings, rate_curve = _with_found_rate(settings, data, state, training_step, inputs)
         stage = settings.stage
         recalibration = _make_recalibration(settings, inputs, state)
@@ -182,6 +195,7 @@ def prepare(
             loss_gap=LossGap(
                 has_stale_statistics=recalibration is None and bool(model.updated_batch_norms()),
                 has_end=stage.max_steps is not None,
+                is_comparable=stage.objective.loss == "cross-entropy" and not of_classes and not has_weights,
             ),
             rate_curve=rate_curve,
             first_step=first_step,
@@ -366,7 +380,42 @@ def _excluded(network: NetworkSettings, model: Model, source: Checkpoint | None)
     return heads_unlike(model.network_variables(), source.shapes, model.spec.head_scopes)
 
 
-def _training_images(settings: TrainSettings, model: Model, data: TrainingData) -> TrainingImages:
+def _index(settings: TrainSettings, data: TrainingData) -> RecordIndex | None:
+    """What has to be known of all records of training beforehand; None: nothing."""
+    objective, dataset = settings.stage.objective, data.training
+    if not needs_index(objective, has_weights=dataset.schema.has_weights):
+        return None
+    index = index_records(dataset, settings.data.labels_offset)
+    tell_weights_of_images(index)
+    if objective.balanced_sampling:
+        tell_balanced_sampling(index, num_outputs(settings.data, data))
+    return index
+
+
+def _class_weights(settings: TrainSettings, data: TrainingData, index: RecordIndex | None) -> tuple[float, ...]:
+    """By output of the network; empty where all classes count alike."""
+    objective, names = settings.stage.objective, _names_of_outputs(settings, data)
+    check_class_names(objective, names)
+    return class_weights(objective, names or (), num_outputs(settings.data, data), index)
+
+
+def check_classes_of_stages(settings: TrainSettings, data: TrainingData) -> None:
+    """Before the first stage is begun.
+
+    Raises:
+        UserError: A class is weighted by a name that none has.
+    """
+    for stage in stages_of(settings):
+        check_class_names(stage.settings(settings.stage).objective, _names_of_outputs(settings, data))
+
+
+def _names_of_outputs(settings: TrainSettings, data: TrainingData) -> tuple[str, ...] | None:
+    return None if data.class_names is None else data.class_names[settings.data.labels_offset :]
+
+
+def _training_images(
+    settings: TrainSettings, model: Model, data: TrainingData, index: RecordIndex | None
+) -> TrainingImages:
     options = ReadOptions(
         data.preprocessing,
         model.image_size,
@@ -376,7 +425,14 @@ def _training_images(settings: TrainSettings, model: Model, data: TrainingData) 
         num_readers=settings.data.num_readers,
     )
     stage = settings.stage
-    return TrainingImages(data, options, stage.batch_size, settings.run.seed, passes_per_step=stage.accumulate_steps)
+    return TrainingImages(
+        data,
+        options,
+        stage.batch_size,
+        settings.run.seed,
+        passes_per_step=stage.accumulate_steps,
+        balanced=index if stage.objective.balanced_sampling else None,
+    )
 
 
 def _with_precision(
@@ -411,6 +467,7 @@ def _with_head(
     state: TrainingState,
     inputs: TrainingInputs,
     head: LinearHead,
+    class_weights: Sequence[float],
 ) -> TrainSettings:
     """Chooses the head's weight decay, and makes the probe; the settings then have the number in place of "auto"."""
     stage, seed = settings.stage, settings.run.seed
@@ -423,10 +480,13 @@ def _with_head(
         count_views(stage, images),
         images.data.class_names or (),
         stage.label_smoothing,
+        class_weights,
     )
     if stage.head_weight_decay in (None, "auto"):
         stage = dataclasses.replace(stage, head_weight_decay=choose_head_decay(of_head, seed))
     if stage.probe:
+        if stage.objective.loss == "focal" and stage.makes_steps:
+            log.info("Head: the probe is of cross-entropy; --loss focal is of the steps.")
         fit_head(head, of_head, stage.head_decay, seed)
         if state.averages is not None:
             state.averages.restart()
@@ -456,19 +516,29 @@ def _go_on(state: TrainingState, source: Checkpoint, history: Facts | None, plac
     return step
 
 
-def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> TrainingStep:
-    stage, devices = settings.stage, settings.devices
+def _make_step(
+    settings: TrainSettings, inputs: TrainingInputs, state: TrainingState, class_weights: Sequence[float]
+) -> TrainingStep:
+    stage, devices, objective = settings.stage, settings.devices, settings.stage.objective
     decayed, head = decayed_variables(stage, state.model, state.optimizer.variables)
-    of_loss = TrainingLoss(stage.label_smoothing)
+    of_loss = TrainingLoss(
+        stage.label_smoothing,
+        focal_gamma=objective.focal_gamma if objective.loss == "focal" else None,
+        class_weights=class_weights,
+    )
     if not stage.update.decouples_decay:
         head_decay = stage.head_decay if head else 0.0
-        of_loss = TrainingLoss(stage.label_smoothing, stage.weight_decay, decayed, head_decay, head)
+        of_loss = dataclasses.replace(
+            of_loss, weight_decay=stage.weight_decay, decayed=decayed, head_weight_decay=head_decay, head=head
+        )
+    is_mixed = objective.mixing_flag and stage.makes_steps
     return TrainingStep(
         inputs.forward,
         of_loss,
         state.optimizer,
         averages=state.averages,
         loss_scale=state.loss_scale,
+        mixing=Mixing(state.model.num_classes, objective.mixup, objective.cutmix) if is_mixed else None,
         num_passes=stage.accumulate_steps,
         largest_norm=stage.update.clip_gradients,
         seed=settings.run.seed,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from finetune.datasets.balanced_draws import BalancedDraws
 from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
@@ -75,10 +76,11 @@ def feature_inputs(
         run = _scores_of(features, evaluation_split, images.batch_size)
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
     kept = store.views(views)
+    drawn = BalancedDraws(images.balanced.outputs, images.seed).epoch if images.balanced is not None else None
     return TrainingInputs(
         forward=split.head,
         batches=lambda first_step: feature_batches(
-            kept, batch_size=images.images_per_step, seed=images.seed, start_step=first_step
+            kept, batch_size=images.images_per_step, seed=images.seed, start_step=first_step, drawn=drawn
         ),
         validate=validate,
         eval_split=data.eval_split,
@@ -130,7 +132,10 @@ class _FeatureStore:
             self.names.append(name)
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
             data = self._images.data.hashes[dataset.split]
-            key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
+            weights = {"weights": True} if dataset.schema.has_weights else {}
+            key = features_key(
+                name=name, data=data, outputs=dataset.outputs, frontier=frontier, **weights, **self._dependencies
+            )
         with reading(dataset, self._images.options.labels_offset):
             return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)
 
