@@ -485,7 +485,7 @@ def _with_head(
     if stage.head_weight_decay in (None, "auto"):
         stage = dataclasses.replace(stage, head_weight_decay=choose_head_decay(of_head, seed))
     if stage.probe:
-        if stage.objective.loss == "focal" and stage.makes_steps:
+        if stage.objective.loss == "focal":
             log.info("Head: the probe is of cross-entropy; --loss focal is of the steps.")
         fit_head(head, of_head, stage.head_decay, seed)
         if state.averages is not None:
@@ -531,7 +531,7 @@ def _make_step(
         of_loss = dataclasses.replace(
             of_loss, weight_decay=stage.weight_decay, decayed=decayed, head_weight_decay=head_decay, head=head
         )
-    is_mixed = objective.mixing_flag and stage.makes_steps
+    is_mixed = bool(objective.mixing_flag)
     return TrainingStep(
         inputs.forward,
         of_loss,

@@ -242,17 +242,12 @@ class StageSettings(CommandSettings):
             )
         if mixing and self.batch_size == 1:
             raise UserError(f"{mixing} mixes images of a batch, and --batch-size is 1.", "Give 2 or more.")
-        if mixing and self.makes_steps and self.cache.cache_features not in ("auto", "off"):
+        if mixing and self.cache.cache_features not in ("auto", "off"):
             raise UserError(
                 f"{mixing} mixes images in front of the frozen layers, and --cache-features "
                 f"{self.cache.cache_features} keeps what these made of single ones.",
                 "Give --cache-features off.",
             )
-
-    @property
-    def makes_steps(self) -> bool:
-        """Whether anything comes after the probe."""
-        return self.max_steps != 0
 
     @property
     def head_decay(self) -> float:

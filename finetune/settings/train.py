@@ -268,10 +268,10 @@ class TrainSettings(CommandSettings):
         super().__post_init__()
         self._check_source()
         for stage in self.course.stages:
-            stage.settings(self.stage)  # Which refuses what doesn't go together.
+            _refuse_of_steps(stage.settings(self.stage))  # The latter refuses what doesn't go together.
         if self.course.stages:
             _refuse_without_effect(self.stage, self.course.stages)
-        elif not self.stage.makes_steps:
+        else:
             _refuse_of_steps(self.stage)
         if self.stopping.early_stopping_patience is not None and self.run.eval_every == 0:
             raise UserError(
@@ -311,7 +311,7 @@ def _refuse_of_steps(stage: StageSettings) -> None:
     """Refuses what changes steps alone, where there are none."""
     focal = "--loss focal" if stage.objective.loss == "focal" else ""
     idle = [option for option in (focal, stage.objective.mixing_flag) if option]
-    if idle:
+    if idle and stage.max_steps == 0:
         raise UserError(
             f"{' and '.join(idle)} would have no effect: --max-steps 0 makes no step, and --probe finds the optimum of "
             "cross-entropy on single images.",

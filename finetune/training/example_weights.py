@@ -14,7 +14,7 @@ from finetune.types import Array
 log = logging.getLogger("finetune")
 
 # Of more classes only the heaviest and the lightest are named.
-MOST_CLASSES_LISTED = 12
+MOST_CLASSES_LISTED = 6
 MOST_OF_EITHER_END = 3
 
 

@@ -84,7 +84,7 @@ def _choose(
     if wanted == "off":
         return None, CACHE_OFF
     mixing = stage.objective.mixing_flag
-    if mixing and stage.makes_steps:
+    if mixing:
         return None, MIXED.format(mixing)
     split, why_not = _split(stage, state, plan)
     if split is None and wanted != "auto" and not needed_by:

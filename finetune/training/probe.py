@@ -50,6 +50,11 @@ class HeadData:
         return int(self.images.max()) + 1
 
     @property
+    def measure(self) -> str:
+        """What is lessened, in words."""
+        return "cross-entropy" if self.problem.weights is None else "weighted cross-entropy"
+
+    @property
     def first_view(self) -> tuple[Problem, Array]:
         """One row for each image, and the images' numbers: enough to choose by, at half the cost of two views."""
         rows = slice(self.num_images)  # The views come one after the other.
@@ -130,9 +135,9 @@ def choose_head_decay(data: HeadData, seed: int) -> float:
         )
     tried = sorted(decay for decay, _ in choice.losses)
     log.info(
-        "Head: weight decay %g by cross-validation over %d images, %d folds: cross-entropy %.3f (%.3f with %g, %.3f "
-        "with %g), %.1f s.",
-        *(choice.decay, data.num_images, choice.num_folds, choice.loss),
+        "Head: weight decay %g by cross-validation over %d images, %d folds: %s %.3f (%.3f with %g, %.3f with %g), "
+        "%.1f s.",
+        *(choice.decay, data.num_images, choice.num_folds, data.measure, choice.loss),
         *(choice.losses[tried[0], False], tried[0], choice.losses[tried[-1], False], tried[-1]),
         time.monotonic() - start,
     )
@@ -150,8 +155,7 @@ def fit_head(head: LinearHead, data: HeadData, decay: float, seed: int) -> None:
     is_scaled = choice is not None and choice.is_scaled
     solution = fit(data.problem, decay, is_scaled=is_scaled)
     head.assign(solution.kernel, solution.bias)
-    what = "cross-entropy" if data.problem.weights is None else "weighted cross-entropy"
-    log.info("Head: %s.", _described(choice, solution, decay, what, time.monotonic() - start))
+    log.info("Head: %s.", _described(choice, solution, decay, data.measure, time.monotonic() - start))
     if not solution.is_optimal:
         log.warning(
             "Head: %d iterations of L-BFGS don't meet the optimum; a larger --head-weight-decay makes it nearer.",
@@ -162,17 +166,17 @@ def fit_head(head: LinearHead, data: HeadData, decay: float, seed: int) -> None:
         log.info("Head: the probe is of the logits of evaluation; initial values stay in %s.", few(names))
 
 
-def _described(choice: Choice | None, solution: Solution, decay: float, what: str, seconds: float) -> str:
+def _described(choice: Choice | None, solution: Solution, decay: float, measure: str, seconds: float) -> str:
     scaling = "features as they are, for there are too few images to compare"
     if choice is not None:
         losses = {is_scaled: loss for (_, is_scaled), loss in choice.losses.items()}
         which = ["as they are", "scaled by the root of their deviation"]
         scaling = (
-            f"features {which[choice.is_scaled]} ({what} {losses[choice.is_scaled]:.3f} by cross-validation, "
+            f"features {which[choice.is_scaled]} ({measure} {losses[choice.is_scaled]:.3f} by cross-validation, "
             f"{losses[not choice.is_scaled]:.3f} {which[not choice.is_scaled]})"
         )
     return (
-        f"the optimum with weight decay {decay:g}, {scaling}: {what} {solution.loss:.4f} on the training "
+        f"the optimum with weight decay {decay:g}, {scaling}: {measure} {solution.loss:.4f} on the training "
         f"images, {solution.num_iterations} iterations of L-BFGS, {seconds:.1f} s"
     )
 
