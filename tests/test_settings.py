@@ -83,6 +83,12 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "learning_rate_values": [],
         "lion_beta1": 0.9,
         "lion_beta2": 0.99,
+        "loss": "cross-entropy",
+        "focal_gamma": 2.0,
+        "class_weights": [],
+        "balanced_sampling": False,
+        "mixup": 0.0,
+        "cutmix": 0.0,
     }
 
 

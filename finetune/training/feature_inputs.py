@@ -132,9 +132,9 @@ class _FeatureStore:
             self.names.append(name)
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
             data = self._images.data.hashes[dataset.split]
-            weights = {"weights": True} if dataset.schema.has_weights else {}
+            of_images = {"weights_of_images": True} if dataset.schema.has_weights else {}
             key = features_key(
-                name=name, data=data, outputs=dataset.outputs, frontier=frontier, **weights, **self._dependencies
+                name=name, data=data, outputs=dataset.outputs, frontier=frontier, **of_images, **self._dependencies
             )
         with reading(dataset, self._images.options.labels_offset):
             return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)
