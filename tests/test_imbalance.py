@@ -24,12 +24,16 @@ from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Outputs
 from finetune.preprocessing import get_preprocessing
-from finetune.settings.stage import StageSettings
+from finetune.settings.stage import OptimizerSettings, StageSettings
 from finetune.settings.train import TrainSettings
+from finetune.training.devices import choose_strategy
 from finetune.training.example_weights import balanced_weights, check_class_names, class_weights, weights_of_probe
 from finetune.training.logistic_regression import Problem, choose_decay, fit
 from finetune.training.loss_gap import LossGap
 from finetune.training.losses import ClassificationLoss, TrainingLoss
+from finetune.training.mixing import Mixing
+from finetune.training.optimizers import Optimizer
+from finetune.training.step import TrainingStep
 
 NETWORK = ["--model=lenet", "--image-size=8", "--batch-size=4", "--log-every=1", "--eval-every=0"]
 UNEQUAL = ("blue", "blue", "blue", "green", "red", "blue", "blue", "red", "blue", "blue")
@@ -74,6 +78,58 @@ def test_class_weights_raise_a_rare_classs_share_of_the_gradient_by_themselves()
     np.testing.assert_allclose(plain / plain.sum(), counts / 50, rtol=1e-5)
     np.testing.assert_allclose(weighted / plain, 50 / (3 * counts), rtol=1e-5)
     np.testing.assert_allclose(weighted / weighted.sum(), [1 / 3] * 3, rtol=1e-5)
+
+
+def linear_step(kernel, **options):
+    """Steps of plain gradient descent on a kernel."""
+
+    def forward(inputs, seed):
+        return Outputs(tf.reshape(inputs, [tf.shape(inputs)[0], 12]) @ kernel, None, {})
+
+    optimizer = Optimizer(OptimizerSettings("sgd"), [kernel], {})
+    return TrainingStep(forward, TrainingLoss(class_weights=(0.5, 2.0, 4.0)), optimizer, **options)
+
+
+def test_weights_make_the_same_step_in_passes_and_on_devices():
+    images = np.random.default_rng(3).normal(size=[8, 2, 2, 3]).astype(np.float32)
+    labels, own = np.array([0, 0, 0, 0, 0, 1, 0, 2]), np.array([1, 1, 0.5, 3, 0, 1, 1, 2], np.float32)
+
+    def trained(num_devices, num_passes):
+        strategy = choose_strategy(num_devices, on_cpu=True)
+        with strategy.scope():
+            kernel = tf.Variable(tf.zeros([12, 3]), name="kernel")
+            step = linear_step(kernel, num_passes=num_passes)
+            dataset = tf.data.Dataset.from_tensors((images, labels, own)).unbatch().batch(8)
+            (batch,) = strategy.experimental_distribute_dataset(dataset)
+            return step(batch, 0, 0.1).numpy()[0], kernel.numpy()
+
+    loss, kernel = trained(1, 1)
+    assert loss == pytest.approx(np.log(3) * (np.array([0.5, 2, 4])[labels] * own).mean(), rel=1e-5)
+    for devices, passes in ((1, 2), (2, 1)):
+        other_loss, other_kernel = trained(devices, passes)
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        np.testing.assert_allclose(other_kernel, kernel, rtol=1e-5, atol=1e-7)
+
+
+def test_each_step_and_each_pass_mixes_by_chance_of_its_own():
+    seen = []
+
+    def forward(inputs, seed):
+        tf.numpy_function(lambda values: seen.append(values) or np.int64(0), [inputs], tf.int64)
+        return Outputs(tf.reshape(inputs, [tf.shape(inputs)[0], 12]) @ kernel, None, {})
+
+    kernel = tf.Variable(tf.zeros([12, 3]), name="kernel")
+    optimizer = Optimizer(OptimizerSettings("sgd"), [kernel], {})
+    step = TrainingStep(forward, TrainingLoss(), optimizer, mixing=Mixing(3, mixup=1.0), num_passes=2)
+    two = np.random.default_rng(3).normal(size=[2, 2, 2, 3]).astype(np.float32)
+    batch = tf.constant(np.concatenate([two, two])), tf.constant([0, 1, 0, 1])
+    for number in (0, 1, 0):
+        step(batch, number, 0.1)
+    first, second, third, fourth, again, _ = seen
+    assert not np.allclose(first, second)
+    assert not np.allclose(first, third)
+    assert not np.allclose(third, fourth)
+    np.testing.assert_array_equal(first, again)
 
 
 def test_auxiliary_logits_are_weighed_likewise():
@@ -420,7 +476,7 @@ WAYS = {
     "features": ["--balanced-sampling", *HEAD],
     "features in files": ["--balanced-sampling", "--loss=focal", "--cache-memory=0", *HEAD],
     "mixed": ["--mixup=0.2", "--cutmix=1", "--class-weights=balanced", "--trainable-layers=head"],
-    "mixed on devices": ["--mixup=0.4", "--num-clones=2"],
+    "mixed on devices": ["--mixup=0.4", "--balanced-sampling", "--num-clones=2"],
 }
 
 
