@@ -8,9 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.commands.objective import find_class_weights, find_index, make_loss, make_mixing
 from finetune.commands.stages import stages_of
 from finetune.datasets.pipeline import ReadOptions, reading
-from finetune.datasets.record_index import RecordIndex, index_records
+from finetune.datasets.record_index import RecordIndex
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Model
@@ -31,21 +32,12 @@ from finetune.training.classes import match_to_restored_head
 from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.divergence import with_cuts_of_run
-from finetune.training.example_weights import (
-    check_class_names,
-    class_weights,
-    needs_index,
-    tell_balanced_sampling,
-    tell_weights_of_images,
-    weights_of_probe,
-)
+from finetune.training.example_weights import weights_of_probe
 from finetune.training.head_decay import decayed_variables
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import count_views, make_inputs, refuse_without_features
 from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
-from finetune.training.losses import TrainingLoss
-from finetune.training.mixing import Mixing
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
@@ -138,8 +130,8 @@ def prepare(
         model, plan, data = _restored_model(settings, data, source)
         settings = _with_batch_norm(settings, model, plan, place)
         stage = settings.stage
-        index = _index(settings, data)
-        of_classes, has_weights = _class_weights(settings, data, index), data.training.schema.has_weights
+        index = find_index(settings, data)
+        of_classes, has_weights = find_class_weights(settings, data, index), data.training.schema.has_weights
         images = _training_images(settings, model, data, index)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
@@ -380,39 +372,6 @@ def _excluded(network: NetworkSettings, model: Model, source: Checkpoint | None)
     return heads_unlike(model.network_variables(), source.shapes, model.spec.head_scopes)
 
 
-def _index(settings: TrainSettings, data: TrainingData) -> RecordIndex | None:
-    """What has to be known of all records of training beforehand; None: nothing."""
-    objective, dataset = settings.stage.objective, data.training
-    if not needs_index(objective, has_weights=dataset.schema.has_weights):
-        return None
-    index = index_records(dataset, settings.data.labels_offset)
-    tell_weights_of_images(index)
-    if objective.balanced_sampling:
-        tell_balanced_sampling(index, num_outputs(settings.data, data))
-    return index
-
-
-def _class_weights(settings: TrainSettings, data: TrainingData, index: RecordIndex | None) -> tuple[float, ...]:
-    """By output of the network; empty where all classes count alike."""
-    objective, names = settings.stage.objective, _names_of_outputs(settings, data)
-    check_class_names(objective, names)
-    return class_weights(objective, names or (), num_outputs(settings.data, data), index)
-
-
-def check_classes_of_stages(settings: TrainSettings, data: TrainingData) -> None:
-    """Before the first stage is begun.
-
-    Raises:
-        UserError: A class is weighted by a name that none has.
-    """
-    for stage in stages_of(settings):
-        check_class_names(stage.settings(settings.stage).objective, _names_of_outputs(settings, data))
-
-
-def _names_of_outputs(settings: TrainSettings, data: TrainingData) -> tuple[str, ...] | None:
-    return None if data.class_names is None else data.class_names[settings.data.labels_offset :]
-
-
 def _training_images(
     settings: TrainSettings, model: Model, data: TrainingData, index: RecordIndex | None
 ) -> TrainingImages:
@@ -519,26 +478,14 @@ def _go_on(state: TrainingState, source: Checkpoint, history: Facts | None, plac
 def _make_step(
     settings: TrainSettings, inputs: TrainingInputs, state: TrainingState, class_weights: Sequence[float]
 ) -> TrainingStep:
-    stage, devices, objective = settings.stage, settings.devices, settings.stage.objective
-    decayed, head = decayed_variables(stage, state.model, state.optimizer.variables)
-    of_loss = TrainingLoss(
-        stage.label_smoothing,
-        focal_gamma=objective.focal_gamma if objective.loss == "focal" else None,
-        class_weights=class_weights,
-    )
-    if not stage.update.decouples_decay:
-        head_decay = stage.head_decay if head else 0.0
-        of_loss = dataclasses.replace(
-            of_loss, weight_decay=stage.weight_decay, decayed=decayed, head_weight_decay=head_decay, head=head
-        )
-    is_mixed = bool(objective.mixing_flag)
+    stage, devices = settings.stage, settings.devices
     return TrainingStep(
         inputs.forward,
-        of_loss,
+        make_loss(stage, state, class_weights),
         state.optimizer,
         averages=state.averages,
         loss_scale=state.loss_scale,
-        mixing=Mixing(state.model.num_classes, objective.mixup, objective.cutmix) if is_mixed else None,
+        mixing=make_mixing(stage, state.model.num_classes),
         num_passes=stage.accumulate_steps,
         largest_norm=stage.update.clip_gradients,
         seed=settings.run.seed,

@@ -117,7 +117,8 @@ def train(settings: TrainSettings) -> TrainResult:
 def _train(settings: TrainSettings, start: float) -> TrainResult:
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
-    from finetune.commands.prepared_run import check_classes_of_stages, choose_devices, find_data
+    from finetune.commands.objective import check_classes_of_stages
+    from finetune.commands.prepared_run import choose_devices, find_data
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
