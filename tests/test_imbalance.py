@@ -480,6 +480,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow  # Four trainings each, of which three are begun anew.
 @pytest.mark.parametrize("words", WAYS.values(), ids=WAYS)
 def test_a_run_that_is_broken_off_ends_as_an_unbroken_one(data, tmp_path, words, capfd):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
