@@ -247,7 +247,7 @@ def test_a_table_of_photographs(here, capsys, conversions, untrained):
     rows = [f"pictures/{n}.jpg,{'ab'[n % 2]},{'train' if n < 4 else 'validation'},{n}.5\n" for n in range(6)]
     (here / "labels.csv").write_text("".join(["path,label,split,weight\n", *rows]))
     _, err = run_of(["labels.csv", *TINY], capsys)
-    assert "labels.csv: the column weight is not used: in training all images count alike." in err
+    assert "labels.csv: the column weight says how much each image counts in training." in err
     assert untrained[0].run.folder == Path("runs/labels-1")
     description = json.loads((records_in(Path("runs")) / "dataset.json").read_text())
     assert {split: part["num_examples"] for split, part in description["splits"].items()} == {
@@ -256,7 +256,7 @@ def test_a_table_of_photographs(here, capsys, conversions, untrained):
     }
     run_of(["labels.csv", *TINY], capsys)
     assert len(conversions) == 1
-    (here / "labels.csv").write_text("".join(["path,label,split\n", *rows]).replace("0.jpg,a", "0.jpg,b"))
+    (here / "labels.csv").write_text("".join(["path,label,split,weight\n", *rows]).replace("0.jpg,a", "0.jpg,b"))
     _, err = run_of(["labels.csv", *TINY], capsys)
     assert "1 changed (pictures/0.jpg)" in err
     assert len(conversions) == 2

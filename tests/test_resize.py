@@ -115,11 +115,11 @@ def test_what_an_export_says_is_what_is_done(family, way, channels):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_training_does_with_it(family, augmentation):
     image = tf.constant(np.random.RandomState(5).randint(0, 256, [30, 47, 3]).astype(np.uint8))
-    seed = tf.constant([1, 2])
+    seed, settings = tf.constant([1, 2]), AugmentationSettings(augmentation=augmentation)
     outcomes = {
-        way: get_preprocessing(family, AugmentationSettings(augmentation=augmentation), way).train(image, 8, 8, seed).numpy() for way in (None, *RESIZES)
+        way: get_preprocessing(family, settings, way).train(image, 8, 8, seed).numpy() for way in (None, *RESIZES)
     }
-    preprocessing = get_preprocessing(family, AugmentationSettings(augmentation=augmentation), "pad")
+    preprocessing = get_preprocessing(family, settings, "pad")
     if preprocessing.trains_on_windows:
         assert family in ("inception", "vgg") and augmentation in ("crop", "default")
         assert all((outcome == outcomes[None]).all() for outcome in outcomes.values())

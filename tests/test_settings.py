@@ -86,6 +86,12 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "crop_area": [],
         "randaugment": [],
         "random_erasing": 0.0,
+        "loss": "cross-entropy",
+        "focal_gamma": 2.0,
+        "class_weights": [],
+        "balanced_sampling": False,
+        "mixup": 0.0,
+        "cutmix": 0.0,
     }
 
 

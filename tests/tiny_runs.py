@@ -36,10 +36,11 @@ def values_of_network(model, num_classes, image_size, channels):
     return {name: variable.numpy() for name, variable in network.model_variables.items()}
 
 
-def write_records(folder, *, classes=CLASSES, num_images=12, split="validation", names=None):
+def write_records(folder, *, classes=CLASSES, num_images=12, split="validation", names=None, weights=None):
     """Record files of pictures that JPEG files with the same names hold, in `folder`/images.
 
-    The classes take turns; `names` are theirs in the order of the labels, where that is another one.
+    The classes take turns; `names` are theirs in the order of the labels, where that is another one. `weights` take
+    turns, too.
     """
     names = list(names or classes)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -49,6 +50,7 @@ def write_records(folder, *, classes=CLASSES, num_images=12, split="validation",
             content = encode(picture(index, width=40 + index))
             (folder / "images" / name).write_bytes(content)
             label = names.index(classes[index % len(classes)])
-            writer.write(encode_record(Record(content, "jpg", label, 32, 40 + index, name)))
+            weight = weights[index % len(weights)] if weights else None
+            writer.write(encode_record(Record(content, "jpg", label, 32, 40 + index, name, weight)))
     write_labels(folder / "labels.txt", tuple(names))
     return folder

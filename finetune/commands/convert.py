@@ -75,7 +75,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         splits = _divide(found, settings)
         known = KNOWN_DATASETS.get(name)
         classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
-        tasks = _plan_shards(splits, classes, name, settings)
+        tasks = _plan_shards(splits, classes, found.weights, name, settings)
         num_images = sum(len(task.files) for task in tasks)
         rules, guessed = _find_rules(
             given_rules, settings.workers, [found.root / file for task in tasks for file in task.files]
@@ -206,7 +206,11 @@ def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFil
 
 
 def _plan_shards(
-    splits: Mapping[str, ClassFiles], classes: Sequence[str], name: str, settings: ConvertSettings
+    splits: Mapping[str, ClassFiles],
+    classes: Sequence[str],
+    weights: Mapping[str, float],
+    name: str,
+    settings: ConvertSettings,
 ) -> list[ShardTask]:
     """Cuts each split, shuffled, into shards of equal size: each of them mixes all classes."""
     labels = {class_name: label for label, class_name in enumerate(classes)}
@@ -219,7 +223,8 @@ def _plan_shards(
         for index in range(num_shards):
             part = files[len(files) * index // num_shards : len(files) * (index + 1) // num_shards]
             shard_name = f"{name}_{split}_{index:05d}-of-{num_shards:05d}.tfrecord"
-            tasks.append(ShardTask(split, shard_name, tuple(part), tuple(label_of[file] for file in part)))
+            of_part = tuple(weights[file] for file in part) if weights else ()
+            tasks.append(ShardTask(split, shard_name, tuple(part), tuple(label_of[file] for file in part), of_part))
     return tasks
 
 
@@ -312,6 +317,7 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
             }
             for split, counts in conversion.counts.items()
         },
+        **({"weights": weights} if (weights := _weights(reports)) else {}),
         "formats": _total(report.formats for report in reports),
         "images": conversion.image_rules.to_json(),
         "reencoded": conversion.reencoded,
@@ -333,3 +339,15 @@ def _all_corrupt(reports: Sequence[ShardReport]) -> list[tuple[str, str]]:
 
 def _total(counters: Iterable[Counter[str]]) -> dict[str, int]:
     return dict(sorted(sum(counters, Counter()).items()))
+
+
+def _weights(reports: Sequence[ShardReport]) -> dict[str, dict[str, float]]:
+    """How much images count in training, for each split; empty where nothing is said of it."""
+    of_splits: dict[str, list[float]] = defaultdict(list)
+    for report in reports:
+        of_splits[report.task.split] += [report.task.weights[index] for index in report.written if report.task.weights]
+    return {
+        split: {"least": min(weights), "most": max(weights), "mean": sum(weights) / len(weights)}
+        for split, weights in of_splits.items()
+        if weights
+    }

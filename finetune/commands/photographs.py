@@ -4,7 +4,8 @@ Records of PHOTOS lie in `records/NAME-HASH` beside the runs' folders; the hash 
 the conversion. In that folder `photographs.json` holds what they were made of, and as what:
 
     made_with      the program's version, that of the data set's description, settings, and where the photographs are
-    photographs    of each image its split, class, size in bytes and time of modification in nanoseconds
+    photographs    of each image its split, class, size in bytes and time of modification in nanoseconds, and its weight
+                   where a table gives such
     records        of each file of the records its size and time of modification
 
 Where one of them isn't what it was, the photographs are converted anew: that takes seconds, and no guess.
@@ -191,6 +192,7 @@ def _made_of(conversion: ConvertSettings) -> dict[str, dict[str, str]]:
         "made_with": {"finetune": __version__, "description": str(VERSION), **_made_with(conversion)},
         "photographs": {
             file: f"{split} {class_name} {_state(found.root / file)}"
+            + (f" weight {found.weights[file]}" if found.weights else "")
             for split, classes in found.splits.items()
             for class_name, files in classes.items()
             for file in files

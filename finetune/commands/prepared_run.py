@@ -8,8 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from finetune.commands.objective import find_class_weights, find_index, make_loss, make_mixing
 from finetune.commands.stages import stages_of
 from finetune.datasets.pipeline import ReadOptions, reading
+from finetune.datasets.record_index import RecordIndex
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
 from finetune.model.model import Model
@@ -30,12 +32,12 @@ from finetune.training.classes import match_to_restored_head
 from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.devices import choose_strategy, describe_machine, make_deterministic, uses_xla
 from finetune.training.divergence import with_cuts_of_run
+from finetune.training.example_weights import weights_of_probe
 from finetune.training.head_decay import decayed_variables
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import count_views, make_inputs, refuse_without_features
 from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
-from finetune.training.losses import TrainingLoss
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
@@ -129,7 +131,9 @@ def prepare(
         model, plan, data = _restored_model(settings, data, source)
         settings = _with_batch_norm(settings, model, plan, place)
         stage = settings.stage
-        images = training_images(settings, data, model.image_size, model.channels)
+        index = find_index(settings, data)
+        of_classes, has_weights = find_class_weights(settings, data, index), data.training.schema.has_weights
+        images = training_images(settings, data, model.image_size, model.channels, index)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
         begins = place.begins or not settings.run.resume
@@ -158,11 +162,12 @@ def prepare(
             needed_by=needed_by,
         )
         if head is not None:
-            settings = _with_head(settings, plan, images, state, inputs, head)
+            of_probe = weights_of_probe(stage.objective, of_classes, index, num_outputs(settings.data, data))
+            settings = _with_head(settings, plan, images, state, inputs, head, of_probe)
             state.take_optimizer(_make_optimizer(settings.stage, model, trained, multipliers))
         with reading(data.training, settings.data.labels_offset):
             batches = seen.watched(inputs.batches, first_step)
-        training_step = _make_step(settings, inputs, state)
+        training_step = _make_step(settings, inputs, state, of_classes)
         settings, rate_curve = _with_found_rate(settings, data, state, training_step, inputs)
         stage = settings.stage
         recalibration = _make_recalibration(settings, inputs, state)
@@ -183,6 +188,7 @@ def prepare(
             loss_gap=LossGap(
                 has_stale_statistics=recalibration is None and bool(model.updated_batch_norms()),
                 has_end=stage.max_steps is not None,
+                is_comparable=stage.objective.loss == "cross-entropy" and not of_classes and not has_weights,
             ),
             rate_curve=rate_curve,
             first_step=first_step,
@@ -370,7 +376,9 @@ def _excluded(network: NetworkSettings, model: Model, source: Checkpoint | None)
     return heads_unlike(model.network_variables(), source.shapes, model.spec.head_scopes)
 
 
-def training_images(settings: TrainSettings, data: TrainingData, image_size: int, channels: int) -> TrainingImages:
+def training_images(
+    settings: TrainSettings, data: TrainingData, image_size: int, channels: int, index: RecordIndex | None = None
+) -> TrainingImages:
     """The images of the settings' training, in batches.
 
     Args:
@@ -378,6 +386,7 @@ def training_images(settings: TrainSettings, data: TrainingData, image_size: int
         data: Their splits and preprocessing.
         image_size: Height and width that the network takes, in pixels.
         channels: That it takes.
+        index: Of the records to train on, where classes are drawn equally often.
     """
     options = ReadOptions(
         data.preprocessing,
@@ -388,7 +397,14 @@ def training_images(settings: TrainSettings, data: TrainingData, image_size: int
         num_readers=settings.data.num_readers,
     )
     stage = settings.stage
-    return TrainingImages(data, options, stage.batch_size, settings.run.seed, passes_per_step=stage.accumulate_steps)
+    return TrainingImages(
+        data,
+        options,
+        stage.batch_size,
+        settings.run.seed,
+        passes_per_step=stage.accumulate_steps,
+        balanced=index if stage.objective.balanced_sampling else None,
+    )
 
 
 def _with_precision(
@@ -423,6 +439,7 @@ def _with_head(
     state: TrainingState,
     inputs: TrainingInputs,
     head: LinearHead,
+    class_weights: Sequence[float],
 ) -> TrainSettings:
     """Chooses the head's weight decay, and makes the probe; the settings then have the number in place of "auto"."""
     stage, seed = settings.stage, settings.run.seed
@@ -435,10 +452,13 @@ def _with_head(
         count_views(stage, images),
         images.data.class_names or (),
         stage.label_smoothing,
+        class_weights,
     )
     if stage.head_weight_decay in (None, "auto"):
         stage = dataclasses.replace(stage, head_weight_decay=choose_head_decay(of_head, seed))
     if stage.probe:
+        if stage.objective.loss == "focal":
+            log.info("Head: the probe is of cross-entropy; --loss focal is of the steps.")
         fit_head(head, of_head, stage.head_decay, seed)
         if state.averages is not None:
             state.averages.restart()
@@ -468,19 +488,17 @@ def _go_on(state: TrainingState, source: Checkpoint, history: Facts | None, plac
     return step
 
 
-def _make_step(settings: TrainSettings, inputs: TrainingInputs, state: TrainingState) -> TrainingStep:
+def _make_step(
+    settings: TrainSettings, inputs: TrainingInputs, state: TrainingState, class_weights: Sequence[float]
+) -> TrainingStep:
     stage, devices = settings.stage, settings.devices
-    decayed, head = decayed_variables(stage, state.model, state.optimizer.variables)
-    of_loss = TrainingLoss(stage.label_smoothing)
-    if not stage.update.decouples_decay:
-        head_decay = stage.head_decay if head else 0.0
-        of_loss = TrainingLoss(stage.label_smoothing, stage.weight_decay, decayed, head_decay, head)
     return TrainingStep(
         inputs.forward,
-        of_loss,
+        make_loss(stage, state, class_weights),
         state.optimizer,
         averages=state.averages,
         loss_scale=state.loss_scale,
+        mixing=make_mixing(stage, state.model.num_classes),
         num_passes=stage.accumulate_steps,
         largest_norm=stage.update.clip_gradients,
         seed=settings.run.seed,

@@ -5,6 +5,7 @@
     classes            their names; the index is the label
     splits             for each split: num_examples, num_examples_per_class, and its shards with file, num_records,
                        num_bytes and sha256
+    weights            where images have weights, for each split the least, the most and the mean
     formats            how many records of each format ("jpg", "png")
     images             the rules by which image files became pixels: `background` and `sample_bits` (see image_rules.py)
     reencoded          how many images were encoded anew, by what they were before

@@ -27,6 +27,7 @@ class ImageFolder:
         left_out: By reason, the files and folders that are left out.
         renamed: Folders whose names are no text, and what their classes are called instead.
         guesses: What was guessed.
+        weights: How much each file counts in training; empty: nothing is said of it.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class ImageFolder:
     left_out: dict[Reason, list[str]] = field(default_factory=dict)
     renamed: list[str] = field(default_factory=list)
     guesses: list[Remark] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 import contextlib
 import csv
 import io
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.datasets.folders import (
@@ -23,6 +24,7 @@ from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
 from finetune.files.whole_files import is_special
 from finetune.notices import few, tell_once
+from finetune.settings.flags import MOST_FLOAT
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")
@@ -52,6 +54,16 @@ class _Row:
     file: str
     label: str
     split: str
+    weight: str = "1"
+
+    @property
+    def counts(self) -> float:
+        """The weight as a number; NaN where it is none, or none that float32 holds."""
+        try:
+            weight = float(self.weight)
+        except ValueError:
+            return math.nan
+        return weight if 0 <= weight <= MOST_FLOAT else math.nan
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.file or '?'}"
@@ -65,6 +77,7 @@ class _Columns:
     label: int
     split: int | None = None
     has_names: bool = True
+    weight: int | None = None
 
 
 def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None) -> ImageFolder:
@@ -94,9 +107,7 @@ def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None)
             "file and which the class.",
             _advice_on_columns(lines),
         )
-    weights = [name for name in lines[0][1] if columns.has_names and _column_name(name) in WEIGHT_COLUMNS]
-    if weights:
-        tell_once(f"{table}: the column {weights[0]} is not used: in training all images count alike.")
+    columns = _with_weights(table, lines, columns)
     rows = _rows(lines, columns)
     if not rows:
         raise UserError(
@@ -106,11 +117,16 @@ def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None)
     found.is_split = columns.split is not None
     _refuse(table, [row for row in rows if not row.file], rows, "name no file", "Name it, or take the rows out.")
     _refuse(table, [row for row in rows if not row.label], rows, "have no class", "Name it, or take the rows out.")
+    no_weight = [row for row in rows if math.isnan(row.counts)]
+    mend = "Write 1 for an image that counts as usual, 0.5 for one that counts half, 0 for one that doesn't."
+    _refuse(table, no_weight, rows, "have a weight that is no number from 0 on", mend)
     row_of = _match(table, rows, images, found)
     for file, item in images.items.items():
         if file not in row_of:
             found.leave_out(item, Reason.NOT_LISTED)
     _divide(table, found, row_of)
+    if columns.weight is not None:
+        _weigh(table, found, row_of)
     return found
 
 
@@ -239,7 +255,8 @@ def _columns_by_name(lines: list[tuple[int, list[str]]], images: _Images, found:
     first = [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
     files.sort(key=lambda column: not any(_finds(images, cells, column) for cells in first))
     split = next((column for column in splits if _says_splits(column, names, lines)), None)
-    rest = [column for column in range(len(names)) if column not in (*files[:1], *labels[:1], split)]
+    taken = (*files[:1], *labels[:1], split)
+    rest = [column for column, name in enumerate(names) if column not in taken and name not in WEIGHT_COLUMNS]
     if len(rest) == 1 and bool(files) != bool(labels):
         files, labels = files or rest, labels or rest
         rest = []
@@ -280,6 +297,22 @@ def _finds(images: _Images, cells: list[str], column: int) -> bool:
     return column < len(cells) and bool(images.find(cells[column]) or images.find_by_end(cells[column]))
 
 
+def _with_weights(table: Path, lines: list[tuple[int, list[str]]], columns: _Columns) -> _Columns:
+    """With the column of the weights, where one is called so."""
+    header = lines[0][1] if columns.has_names else []
+    taken = (columns.file, columns.label, columns.split)
+    found = [at for at, name in enumerate(header) if _column_name(name) in WEIGHT_COLUMNS and at not in taken]
+    if not found:
+        return columns
+    if len(found) > 1:
+        raise UserError(
+            f"--labels-csv: {table} has more than one column of weights: {', '.join(header[at] for at in found)}.",
+            "Keep one, or call the others otherwise.",
+        )
+    tell_once(f"{table}: the column {header[found[0]]} says how much each image counts in training.")
+    return replace(columns, weight=found[0])
+
+
 def _says_splits(column: int, names: list[str], lines: list[tuple[int, list[str]]]) -> bool:
     """Whether a column holds splits: one that is called so must, others do where any of them is known."""
     return names[column] == SPLIT_COLUMNS[0] or any(_split_of(_cell(cells, column)) for _, cells in lines[1:])
@@ -297,6 +330,7 @@ def _rows(lines: list[tuple[int, list[str]]], columns: _Columns) -> list[_Row]:
             _cell(cells, columns.file),
             _cell(cells, columns.label),
             "" if columns.split is None else _cell(cells, columns.split),
+            "1" if columns.weight is None else _cell(cells, columns.weight),
         )
         for number, cells in lines[columns.has_names :]
     ]
@@ -350,7 +384,7 @@ def _refuse(table: Path, refused: Sequence[_Row], rows: Sequence[_Row], what: st
 
 
 def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> None:
-    for what, mend in (("label", "classes"), ("split", "splits")):
+    for what, mend in (("label", "classes"), ("split", "splits"), ("counts", "weights")):
         contradicting = [
             f"{file}: " + ", ".join(f"{getattr(row, what)} in line {row.line}" for row in same)
             for file, same in rows_of.items()
@@ -383,3 +417,14 @@ def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None
             "Is that the column of the classes? It is the one called label.",
         )
     check_classes_of_splits(found)
+
+
+def _weigh(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None:
+    found.weights = {file: row.counts for file, row in row_of.items()}
+    trained_on = [file for files in found.splits["train"].values() for file in files]
+    if not any(found.weights[file] for file in trained_on):
+        raise UserError(
+            f"--labels-csv: {table} has the weight 0 for all {len(trained_on):,} images of the train split: there is "
+            "nothing to train on.",
+            "Give some of them a weight above 0, or take the column out: then all count alike.",
+        )

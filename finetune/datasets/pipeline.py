@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from finetune.datasets.balanced_draws import BalancedDraws
 from finetune.datasets.dataset import (
     OR_SKIP,
     WRONG_DESCRIPTION,
@@ -30,6 +31,7 @@ from finetune.datasets.dataset import (
     usable_records,
     without,
 )
+from finetune.datasets.record_index import RecordIndex
 from finetune.datasets.schema import LabelError, ParsedRecord, parse_record
 from finetune.datasets.tfrecord import RecordFileError
 from finetune.errors import UserError
@@ -45,9 +47,11 @@ SHUFFLE_BUFFER_BYTES = 256 << 20
 NUM_INTERLEAVED_SHARDS = 8
 GRAPH_SEED = 1
 
-# Any large prime: labels that differ give fingerprints that differ.
+# Any large primes: labels or weights that differ give fingerprints that differ.
 FINGERPRINT_OF_LABEL = 1_000_003
+FINGERPRINT_OF_WEIGHT = 15_485_863
 FINGERPRINTS_AT_A_TIME = 256
+BITS_OF_ONE = 0x3F800000  # Of float32.
 
 AUTOTUNE = tf.data.AUTOTUNE
 
@@ -82,7 +86,13 @@ class ReadOptions:
 
 
 def training_batches(
-    dataset: Dataset, options: ReadOptions, *, batch_size: int, seed: int, start_step: int = 0
+    dataset: Dataset,
+    options: ReadOptions,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    balanced: RecordIndex | None = None,
 ) -> tf.data.Dataset:
     """Endless shuffled, augmented batches; each epoch has each record once, and a batch may span two epochs.
 
@@ -92,11 +102,12 @@ def training_batches(
         batch_size: Of all replicas together.
         seed: For the order and the augmentation.
         start_step: How many batches to leave out: they are read and shuffled, but not decoded.
+        balanced: Of the split, to draw each class equally often (see `balanced_draws`) in place of each record once.
 
     Returns:
         Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, of labels, int64
-        [B], and of what tells the images apart, int64 [B,3]: a record's number in the split, its fingerprint, and the
-        seed of its augmentation. Iterate within `reading`.
+        [B], where records have weights of these, float32 [B], and of what tells the images apart, int64 [B,3]: a
+        record's number in the split, its fingerprint, and the seed of its augmentation. Iterate within `reading`.
     """
     first_epoch, offset = divmod(start_step * batch_size, dataset.num_examples)
 
@@ -108,13 +119,43 @@ def training_batches(
 
     prepare = _training_example(dataset, options)
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    if balanced is None:
+        records = epochs.flat_map(_plain(read_epoch))
+    else:
+        records = _drawn_records(balanced, options, seed, first_epoch, offset)
     batches = (
-        epochs.flat_map(_plain(read_epoch))
-        .map(_plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
+        records.map(_plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
         .batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
         .prefetch(AUTOTUNE)
     )
     return _in_order(batches)
+
+
+def _drawn_records(
+    index: RecordIndex, options: ReadOptions, seed: int, first_epoch: int, offset: int
+) -> tf.data.Dataset:
+    """Records of each class equally often, each with its number and the first integer of its augmentation's seed.
+
+    Each is read from its own place in its file: drawn out of a stream, the few images of a rare class would come often
+    where they lie, and nowhere else. An image's augmentation follows from how often it was drawn before, as it follows
+    from the epoch where each is drawn once in one.
+    """
+    draws = BalancedDraws(index.outputs, seed)
+
+    def draw() -> Iterator[tuple[int, int]]:
+        for epoch in itertools.count(first_epoch):
+            numbers, rounds = draws.epoch(epoch)
+            start = offset if epoch == first_epoch else 0
+            yield from zip(numbers[start:], rounds[start:], strict=True)
+
+    def read(number: Tensor, drawn_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        serialized = tf.numpy_function(lambda each: index.read(int(each)), [number], tf.string, stateful=False)
+        return number, tf.ensure_shape(serialized, []), _epoch_seed(seed, drawn_before)[0]
+
+    scalar = tf.TensorSpec([], tf.int64)
+    return tf.data.Dataset.from_generator(draw, output_signature=(scalar, scalar)).map(
+        _plain(read), num_parallel_calls=options.num_readers or AUTOTUNE, deterministic=True
+    )
 
 
 def view_batches(
@@ -168,19 +209,21 @@ def _epoch_seed(seed: int, epoch: Tensor) -> Tensor:
     )
 
 
-def _training_example(
-    dataset: Dataset, options: ReadOptions
-) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """From a record, its number, and the first integer of an epoch's seed to an image, its label, and its identity."""
+def _training_example(dataset: Dataset, options: ReadOptions) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """From a record, its number, and the first integer of an epoch's seed to an image, its label, and its identity.
 
-    def prepare(number: Tensor, serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    Where records have weights, the image's stands in front of its identity.
+    """
+
+    def prepare(number: Tensor, serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, ...]:
         record = parse_record(serialized, dataset.schema)
         label = _checked_label(record, dataset, options.labels_offset)
         image_hash = _image_hash(record)
         image_seed = tf.stack([epoch_seed, image_hash])
         window = decode_training_window(record.encoded, options, image_seed)
         image = options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed)
-        return image, label, tf.stack([number, _fingerprint(image_hash, label), epoch_seed])
+        weights = (_checked_weight(record),) if dataset.schema.has_weights else ()
+        return image, label, *weights, tf.stack([number, _fingerprint(record, label), epoch_seed])
 
     return prepare
 
@@ -190,7 +233,7 @@ def fingerprints_in_order(dataset: Dataset, labels_offset: int) -> tf.data.Datas
 
     def fingerprint(serialized: Tensor) -> Tensor:
         record = parse_record(serialized, dataset.schema)
-        return _fingerprint(_image_hash(record), _checked_label(record, dataset, labels_offset))
+        return _fingerprint(record, _checked_label(record, dataset, labels_offset))
 
     records = records_in_order(dataset).map(_plain(fingerprint), num_parallel_calls=AUTOTUNE, deterministic=True)
     return records.batch(FINGERPRINTS_AT_A_TIME)
@@ -200,9 +243,14 @@ def _image_hash(record: ParsedRecord) -> Tensor:
     return tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
 
 
-def _fingerprint(image_hash: Tensor, label: Tensor) -> Tensor:
-    """Of what training sees of a record, its image and the output that stands for its class: int64, 1 to 2^31 - 1."""
-    return 1 + tf.math.floormod(image_hash + FINGERPRINT_OF_LABEL * label, 2**31 - 1)
+def _fingerprint(record: ParsedRecord, label: Tensor) -> Tensor:
+    """Of what training sees of a record, int64, 1 to 2^31 - 1.
+
+    That is its image, the output that stands for its class, and its weight, 1 being as good as none.
+    """
+    weight = tf.cast(tf.bitcast(record.weight, tf.int32), tf.int64) - BITS_OF_ONE
+    content = _image_hash(record) + FINGERPRINT_OF_LABEL * label + FINGERPRINT_OF_WEIGHT * weight
+    return 1 + tf.math.floormod(content, 2**31 - 1)
 
 
 def evaluation_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int) -> tf.data.Dataset:
@@ -333,6 +381,7 @@ def _find_problem(serialized: bytes, dataset: Dataset, labels_offset: int) -> _P
     convert_again = f"finetune-convert checks each image. {OR_SKIP}"
     try:
         check_label(serialized, dataset.schema, labels_offset, dataset.num_classes)
+        dataset.schema.read_weight(serialized)
         record = parse_record(serialized, dataset.schema)
     except LabelError as error:
         return _Problem(str(error), error.mend, is_damage=False)
@@ -471,6 +520,12 @@ def _checked_label(record: ParsedRecord, dataset: Dataset, labels_offset: int) -
     with tf.control_dependencies([tf.debugging.Assert(is_class, ["label outside of the classes", record.label])]):
         label = record.label - labels_offset
     return label if dataset.outputs is None else tf.gather(tf.constant(dataset.outputs, tf.int64), label)
+
+
+def _checked_weight(record: ParsedRecord) -> Tensor:
+    is_weight = tf.math.is_finite(record.weight) & (record.weight >= 0)
+    with tf.control_dependencies([tf.debugging.Assert(is_weight, ["no weight", record.weight])]):
+        return tf.identity(record.weight)
 
 
 def _starts_with(encoded: Tensor, magic: bytes) -> Tensor:

@@ -1,6 +1,6 @@
 """The record schema: one tf.train.Example for an image, its label and where it came from.
 
-The keys are those of slim's data sets; `image/filename` is ours, and slim's readers ignore it.
+The keys are those of slim's data sets; `image/filename` and `image/weight` are ours, and slim's readers ignore them.
 Writing needs no TensorFlow, so that a converter's worker processes start in a tenth of a second: an Example is a small
 protobuf message, written here field by field, and read so where a look at single records is enough. Reading for
 training is TensorFlow's own parser (see schema.py).
@@ -20,6 +20,7 @@ LABEL = LABEL_KEY
 HEIGHT = "image/height"
 WIDTH = "image/width"
 FILENAME = "image/filename"
+WEIGHT = "image/weight"
 
 # Protobuf's wire types, and the field numbers of tensorflow/core/example/{example,feature}.proto.
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -44,6 +45,7 @@ class Record:
         height: In pixels.
         width: In pixels.
         filename: The source file relative to the image folder, with forward slashes.
+        weight: How much the image counts in training, as float32; None: images have no weights.
     """
 
     encoded: bytes
@@ -52,6 +54,7 @@ class Record:
     height: int
     width: int
     filename: str
+    weight: float | None = None
 
 
 class Feature(NamedTuple):
@@ -72,6 +75,8 @@ def encode_record(record: Record) -> bytes:
         # A file name that is no valid Unicode keeps the bytes it has on disk.
         FILENAME: _bytes_feature(record.filename.encode("utf-8", "surrogateescape")),
     }
+    if record.weight is not None:
+        features[WEIGHT] = _float_feature(record.weight)
     entries = [
         _delimited(ENTRY_KEY, key.encode()) + _delimited(ENTRY_VALUE, feature)
         for key, feature in sorted(features.items())
@@ -122,6 +127,10 @@ def _bytes_feature(value: bytes) -> bytes:
 
 def _int64_feature(value: int) -> bytes:
     return _delimited(FEATURE_INT64_LIST, _delimited(LIST_VALUE, _varint(value)))
+
+
+def _float_feature(value: float) -> bytes:
+    return _delimited(FEATURE_FLOAT_LIST, _delimited(LIST_VALUE, struct.pack("<f", value)))
 
 
 def _delimited(field_number: int, payload: bytes) -> bytes:

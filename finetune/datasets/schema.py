@@ -18,6 +18,7 @@ from finetune.datasets.records import (
     FLOAT,
     INT64,
     LABEL,
+    WEIGHT,
     Feature,
     read_feature,
     read_features,
@@ -50,11 +51,15 @@ class LabelError(ValueError):
 
 
 class ParsedRecord(NamedTuple):
-    """Scalar tensors: `encoded` string, `label` int64, `filename` string ('' where the record has none)."""
+    """Scalar tensors: `encoded` string, `label` int64, `filename` string ('' where the record has none), `weight`.
+
+    The weight is float32, 1 where the record has none.
+    """
 
     encoded: Tensor
     label: Tensor
     filename: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class RecordSchema:
         label_kind: Of its values, "int64", "float" or "bytes".
         num_values: 1; of a one-hot list its length, which is the number of classes.
         class_names: What a label that is a text, but no number, is looked up in; the index is the label.
+        has_weights: Whether images have weights, how much each counts in training; a record without one has 1.
     """
 
     image_key: str = ENCODED
@@ -74,6 +80,27 @@ class RecordSchema:
     label_kind: str = INT64
     num_values: int = 1
     class_names: tuple[str, ...] | None = None
+    has_weights: bool = False
+
+    def read_weight(self, serialized: bytes) -> float:
+        """How much the image of a serialized tf.train.Example counts in training; 1 where nothing is said of it.
+
+        Raises:
+            LabelError: It is no number from 0 on.
+            ValueError: These bytes are no Example.
+        """
+        feature = read_feature(serialized, WEIGHT) if self.has_weights else None
+        if feature is None or not feature.values:
+            return 1.0
+        is_number = (feature.kind, len(feature.values)) == (FLOAT, 1)
+        weight = float(feature.values[0]) if is_number else math.nan
+        if not 0 <= weight < math.inf:
+            found = weight if is_number else _in_words(feature)
+            raise LabelError(
+                f"the image's weight under {WEIGHT} is {found}, no number from 0 on",
+                "Write one float for each image, or take the key out of all records: then all count alike.",
+            )
+        return weight
 
     def read_label(self, serialized: bytes) -> int:
         """The class of a serialized tf.train.Example.
@@ -147,7 +174,9 @@ def find_schema(
         if len(label.values) > 1:
             raise LabelError(f"{label_key} holds {len(label.values)} texts, where one class was expected", OTHER_KEY)
         _refuse_misnumbered(label_key, class_names)
-    return RecordSchema(image_key, label_key, label.kind, len(label.values), class_names)
+    weight = features.get(WEIGHT)
+    has_weights = weight is not None and (weight.kind, len(weight.values)) == (FLOAT, 1)
+    return RecordSchema(image_key, label_key, label.kind, len(label.values), class_names, has_weights)
 
 
 def keys_in_words(features: Mapping[str, Feature]) -> str:
@@ -171,15 +200,16 @@ def parse_record(serialized: Tensor, schema: RecordSchema) -> ParsedRecord:
     import tensorflow as tf
 
     dtype = {INT64: tf.int64, FLOAT: tf.float32, BYTES: tf.string}[schema.label_kind]
-    features = tf.io.parse_single_example(
-        serialized,
-        {
-            schema.image_key: tf.io.FixedLenFeature([], tf.string),
-            schema.label_key: tf.io.FixedLenFeature([] if schema.num_values == 1 else [schema.num_values], dtype),
-            FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
-        },
-    )
-    return ParsedRecord(features[schema.image_key], _label(features[schema.label_key], schema), features[FILENAME])
+    keys = {
+        schema.image_key: tf.io.FixedLenFeature([], tf.string),
+        schema.label_key: tf.io.FixedLenFeature([] if schema.num_values == 1 else [schema.num_values], dtype),
+        FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
+    }
+    if schema.has_weights:
+        keys[WEIGHT] = tf.io.FixedLenFeature([], tf.float32, default_value=1.0)
+    features = tf.io.parse_single_example(serialized, keys)
+    label, weight = _label(features[schema.label_key], schema), features.get(WEIGHT, tf.constant(1.0))
+    return ParsedRecord(features[schema.image_key], label, features[FILENAME], weight)
 
 
 def _label(value: Tensor, schema: RecordSchema) -> Tensor:

@@ -35,12 +35,14 @@ class ShardTask:
         name: The shard's file name.
         files: Image files relative to the image folder, in the order of the records.
         labels: Their classes.
+        weights: How much they count in training; empty: images have no weights.
     """
 
     split: str
     name: str
     files: tuple[str, ...]
     labels: tuple[int, ...]
+    weights: tuple[float, ...] = ()
 
 
 @dataclass
@@ -82,8 +84,9 @@ def write_shard(
             except BrokenImageError as error:
                 report.corrupt.append((readable_name(file), str(error)))
             else:
-                name = canonical_name(file)
-                writer.write(encode_record(Record(image.encoded, image.format, label, image.height, image.width, name)))
+                name, weight = canonical_name(file), task.weights[index] if task.weights else None
+                record = Record(image.encoded, image.format, label, image.height, image.width, name, weight)
+                writer.write(encode_record(record))
                 report.written.append(index)
                 report.fingerprints.append(image.fingerprint)
                 report.formats[image.format] += 1

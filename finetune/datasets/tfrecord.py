@@ -200,6 +200,25 @@ def salvage_records(path: Path) -> Iterator[StoredRecord | RecordFileError]:
                 raw.seek(offset)
 
 
+def read_record_at(path: Path, number: int, offset: int) -> bytes:
+    """The data of one record of a file that isn't compressed, its checksums compared.
+
+    Args:
+        path: Of the file.
+        number: Of the record in it, for messages.
+        offset: Byte at which it begins.
+
+    Raises:
+        RecordFileError: There is none, or it is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        found = _read_record(file, path, number, offset, path.stat().st_size)
+    if not isinstance(found, StoredRecord):
+        raise found or _truncated(path, number, offset)
+    return found.data
+
+
 def hash_content(path: Path) -> str:
     """SHA-256 of the file as it is without compression; of one whose compressed stream is damaged, as it is."""
     if not find_compression(path):

@@ -3,6 +3,7 @@
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "lion", "momentum", "rmsprop", "sgd")
 DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine", "one-cycle", "piecewise")
 BATCH_NORM_MODES = ("plan", "frozen", "slim")
+LOSSES = ("cross-entropy", "focal")
 PRECISIONS = ("float32", "bfloat16", "float16")
 XLA_MODES = ("auto", "on", "off")
 GRAYSCALE_STEMS = ("same", "sum")
@@ -68,6 +69,9 @@ DECISIVE_SETTINGS = (
     "label_key",
     "trainable_scopes",
     "batch_norm",
+    "balanced_sampling",
+    "mixup",
+    "cutmix",
 )
 # What a run may be resumed with that it wasn't trained with: --allow-changed.
 CHANGEABLE = (

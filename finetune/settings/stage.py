@@ -8,6 +8,7 @@ from finetune.errors import UserError
 from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.choices import BATCH_NORM_MODES, DECAY_TYPES, OPTIMIZERS
 from finetune.settings.flags import CommandSettings, dashed, flag, group
+from finetune.settings.objective import ObjectiveSettings
 
 # Ways to say one thing, of which settings have one: the length, and what is trained.
 ALTERNATIVES = ({"max_steps", "epochs"}, {"trainable_scopes", "trainable_layers", "freeze_until"})
@@ -207,6 +208,7 @@ class StageSettings(CommandSettings):
     probe: bool = flag(
         False, help="begin with the best linear head on frozen features, by L-BFGS; enough with --max-steps 0"
     )
+    objective: ObjectiveSettings = group()
     update: OptimizerSettings = group()
     schedule: ScheduleSettings = group()
     cache: CacheSettings = group()
@@ -229,6 +231,24 @@ class StageSettings(CommandSettings):
             )
         if self.max_steps == 0 and not self.probe:
             raise UserError("--max-steps is 0, but must be above 0.", "Give a number of steps, or --probe with it.")
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        objective, mixing = self.objective, self.objective.mixing_flag
+        if objective.loss == "focal" and self.label_smoothing:
+            raise UserError(
+                f"--loss focal lets images that are told with certainty count for little, --label-smoothing "
+                f"{self.label_smoothing:g} holds back from telling any so: they work against each other.",
+                "Give one of them.",
+            )
+        if mixing and self.batch_size == 1:
+            raise UserError(f"{mixing} mixes images of a batch, and --batch-size is 1.", "Give 2 or more.")
+        if mixing and self.cache.cache_features not in ("auto", "off"):
+            raise UserError(
+                f"{mixing} mixes images in front of the frozen layers, and --cache-features "
+                f"{self.cache.cache_features} keeps what these made of single ones.",
+                "Give --cache-features off.",
+            )
 
     @property
     def head_decay(self) -> float:

@@ -13,6 +13,8 @@ from finetune.settings.stage import ALTERNATIVES, StageSettings
 
 # How long a stage is it says by `steps` or `epochs`; averages are of the whole run.
 NOT_OF_A_STAGE = ("max_steps", "moving_average_decay")
+# What a stage without steps, a probe, doesn't take over from around the stages.
+OF_STEPS = {"loss", "focal_gamma", "mixup", "cutmix"}
 _FORM = "LAYERS:LENGTH:RATE, such as head:600:0.003 or all:5e:1e-4"
 _EPOCHS = re.compile(r"(\d+(\.\d*)?|\.\d+)e")
 
@@ -103,8 +105,8 @@ class Stage(Tabular):
         """
         own = {**self.own, **({"max_steps": self.steps} if self.steps is not None else {})}
         flags = {flag.name: flag for flag in flags_of(StageSettings)}
-        replaced = {name: flags[name].default for name in self.names.difference(own)}
-        return dataclasses.replace(around, **replaced, **own)
+        replaced = self.names.difference(own) | (OF_STEPS if own.get("max_steps") == 0 else set())
+        return dataclasses.replace(around, **{**{name: flags[name].default for name in replaced}, **own})
 
 
 def names_everywhere(stages: Sequence[Stage]) -> set[str]:

@@ -280,9 +280,11 @@ class TrainSettings(CommandSettings):
         super().__post_init__()
         self._check_source()
         for stage in self.course.stages:
-            stage.settings(self.stage)  # Which refuses what doesn't go together.
+            _refuse_of_steps(stage.settings(self.stage))  # The latter refuses what doesn't go together.
         if self.course.stages:
             _refuse_without_effect(self.stage, self.course.stages)
+        else:
+            _refuse_of_steps(self.stage)
         if self.stopping.early_stopping_patience is not None and self.run.eval_every == 0:
             raise UserError(
                 "--early-stopping-patience counts validations, and --eval-every 0 makes none before the last step.",
@@ -314,4 +316,16 @@ def _refuse_without_effect(around: StageSettings, stages: Sequence[Stage]) -> No
         raise UserError(
             f"{' and '.join(idle)} would have no effect: each of the {len(stages)} stages has its own.",
             "Leave it out, or take it out of a stage.",
+        )
+
+
+def _refuse_of_steps(stage: StageSettings) -> None:
+    """Refuses what changes steps alone, where there are none."""
+    focal = "--loss focal" if stage.objective.loss == "focal" else ""
+    idle = [option for option in (focal, stage.objective.mixing_flag) if option]
+    if idle and stage.max_steps == 0:
+        raise UserError(
+            f"{' and '.join(idle)} would have no effect: --max-steps 0 makes no step, and --probe finds the optimum of "
+            "cross-entropy on single images.",
+            "Leave it out, or give more --max-steps.",
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from finetune.datasets.balanced_draws import BalancedDraws
 from finetune.datasets.dataset import Dataset
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
@@ -83,10 +84,11 @@ def feature_inputs(
         run = _scores_of(features, evaluation_split, images.batch_size)
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
     kept = store.views(views)
+    drawn = BalancedDraws(images.balanced.outputs, images.seed).epoch if images.balanced is not None else None
     return TrainingInputs(
         forward=split.head,
         batches=lambda first_step: feature_batches(
-            kept, batch_size=images.images_per_step, seed=images.seed, start_step=first_step
+            kept, batch_size=images.images_per_step, seed=images.seed, start_step=first_step, drawn=drawn
         ),
         validate=validate,
         eval_split=data.eval_split,
@@ -136,7 +138,10 @@ class _FeatureStore:
         if self._folder is not None:
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
             data = self._images.data.hashes[dataset.split]
-            key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
+            of_images = {"weights_of_images": True} if dataset.schema.has_weights else {}
+            key = features_key(
+                name=name, data=data, outputs=dataset.outputs, frontier=frontier, **of_images, **self._dependencies
+            )
             self.names.append(self._folder.name_of(name, key))
             folder = self._folder.path / self.names[-1]
         with reading(dataset, self._images.options.labels_offset):

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.datasets.pipeline import ReadOptions, evaluation_batches, reading, training_batches, view_batches
+from finetune.datasets.record_index import RecordIndex
+from finetune.errors import UserError
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import inference_function, score
 from finetune.model.model import Outputs
@@ -34,6 +36,7 @@ class TrainingImages:
         batch_size: Images in a pass of the network, for each device.
         seed: Of the order and the augmentation.
         passes_per_step: Whose images a step is given at once.
+        balanced: Of the training split, whose classes are drawn equally often; None: each image once an epoch.
     """
 
     data: TrainingData
@@ -41,6 +44,7 @@ class TrainingImages:
     batch_size: int
     seed: int
     passes_per_step: int = 1
+    balanced: RecordIndex | None = None
 
     @property
     def images_per_step(self) -> int:
@@ -48,13 +52,17 @@ class TrainingImages:
         return self.batch_size * self.passes_per_step
 
     def training_batches(self, first_step: int, num_devices: int) -> tf.data.Dataset:
-        """Augmented images, labels, and what tells them apart, without end, for steps from `first_step` on."""
+        """Augmented images, labels, weights where they have such, and what tells them apart, without end.
+
+        They are for steps from `first_step` on.
+        """
         return training_batches(
             self.data.training,
             self.options,
             batch_size=self.images_per_step * num_devices,
             seed=self.seed,
             start_step=first_step,
+            balanced=self.balanced,
         )
 
     def view_batches(self, view: int, numbers: Sequence[int] | None = None) -> tf.data.Dataset:
@@ -71,7 +79,7 @@ class TrainingImages:
     def first_batch(self, num_images: int) -> tuple[Tensor, Tensor]:
         """The first training images of the files, [B,H,W,C], and their labels [B]."""
         batches = view_batches(self.data.training, self.options, batch_size=num_images, seed=self.seed, view=0)
-        images, labels, _ = next(iter(batches))
+        images, labels, *_ = next(iter(batches))
         return images, labels
 
     def sample(self) -> Tensor:
@@ -98,8 +106,9 @@ class TrainingInputs:
 
     Attributes:
         forward: The training pass, from a batch's inputs and a dropout seed [2] to outputs.
-        batches: Without end, from a step on: inputs, labels, and what tells the images apart, int64 [B,3]; for all
-            devices a record's number in the split, its fingerprint, and the seed of the augmentation or a view.
+        batches: Without end, from a step on: inputs, labels, weights where images have such, and what tells the images
+            apart, int64 [B,3]; for all devices a record's number in the split, its fingerprint, and the seed of the
+            augmentation or a view.
         validate: Scores the validation split; None where there is none.
         validate_plain: The same by the plain weights, where `validate` is by averages of them; None where it isn't.
         eval_split: Name of the validation split; empty where there is none.
@@ -123,15 +132,20 @@ class TrainingInputs:
 
 
 def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs:
-    """Every step is given augmented images of its own."""
+    """Every step is given augmented images of its own.
+
+    Raises:
+        UserError: They are to be drawn in balance from files that can't be read at any place.
+    """
+    _refuse_compressed(images)
     strategy = tf.distribute.get_strategy()
     model, dataset = state.model, images.data.validation
 
     def batches(first_step: int) -> Iterator[Any]:
         endless = images.training_batches(first_step, strategy.num_replicas_in_sync)
-        for prepared, labels, records in strategy.experimental_distribute_dataset(endless):
+        for *given, records in strategy.experimental_distribute_dataset(endless):
             of_devices = strategy.experimental_local_results(records)
-            yield prepared, labels, np.concatenate([part.numpy() for part in of_devices])
+            yield *given, np.concatenate([part.numpy() for part in of_devices])
 
     validate = validate_plain = None
     if dataset is not None:
@@ -151,6 +165,16 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         batch_size=images.batch_size,
         validate_plain=validate_plain,
     )
+
+
+def _refuse_compressed(images: TrainingImages) -> None:
+    compressed = next((shard for shard in images.data.training.shards if shard.compression), None)
+    if images.balanced is not None and compressed is not None:
+        raise UserError(
+            f"--balanced-sampling reads each image from its own place, and {compressed.path} is compressed "
+            f"({compressed.compression}).",
+            "Unpack the shards, or make up for rare classes by --class-weights balanced.",
+        )
 
 
 def validation(images: TrainingImages, state: TrainingState, run: Callable[[], Scores]) -> Callable[[], Scores]:

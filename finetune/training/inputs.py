@@ -24,6 +24,7 @@ SEVERAL_DEVICES = "several devices train"
 NOTHING_FROZEN = "nothing is frozen"
 SLIM_BATCH_NORM = "slim's batch norm makes every layer depend on the batch"
 CACHE_OFF = "--cache-features is off"
+MIXED = "{} mixes images in front of the frozen layers"
 
 
 def make_inputs(
@@ -82,6 +83,9 @@ def _choose(
     wanted = stage.cache.cache_features
     if wanted == "off":
         return None, CACHE_OFF
+    mixing = stage.objective.mixing_flag
+    if mixing:
+        return None, MIXED.format(mixing)
     split, why_not = _split(stage, state, plan)
     if split is None and wanted != "auto" and not needed_by:
         raise UserError(f"--cache-features {wanted}: {why_not}.", "Give --cache-features off.")

@@ -5,12 +5,16 @@ What is minimised over a kernel W [D,K] and a bias b [K] is the mean cross-entro
 is multiplied by its standard deviation, as it is where features are divided by the root of their deviation beforehand:
 so no feature is held back more than others for the unit that it is in.
 
+Where rows have weights, the cross-entropy of each is multiplied by its own, also where it is held out; the sum is
+divided by the number of rows all the same. With N rows and C = 1 / (N * decay) that is scikit-learn's `sample_weight`.
+
 NumPy and SciPy alone are needed. Sums are made in one order, so that the same numbers give the same bits.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -44,6 +48,7 @@ class Problem:
         num_classes: K; a class may have no row.
         has_bias: Whether there is a b.
         label_smoothing: Share of the target that is spread evenly over all classes.
+        weights: How much each row counts [N]; None: all alike.
     """
 
     features: Array
@@ -51,6 +56,12 @@ class Problem:
     num_classes: int
     has_bias: bool = True
     label_smoothing: float = 0.0
+    weights: Array | None = None
+
+    def of_rows(self, rows: Any) -> "Problem":
+        """The problem with some rows alone, by an index array or a slice."""
+        weights = None if self.weights is None else self.weights[rows]
+        return dataclasses.replace(self, features=self.features[rows], labels=self.labels[rows], weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Solution:
     Attributes:
         kernel: Float64 [D,K].
         bias: Float64 [K]; zeros where there is none.
-        loss: Mean cross-entropy, without the L2 term.
+        loss: Mean cross-entropy, weighted where rows are, without the L2 term.
         num_iterations: Of L-BFGS.
         is_optimal: Whether it ended because the gradient had vanished.
     """
@@ -95,7 +106,7 @@ def fit(problem: Problem, decay: float, *, is_scaled: bool = False) -> Solution:
     """The minimum, from zeros on.
 
     Args:
-        problem: All rows count alike.
+        problem: Which rows, and how much each counts.
         decay: Factor of the L2 term; with 0 there may be no minimum, and the search ends at some iteration.
         is_scaled: Whether the features are scaled.
     """
@@ -134,7 +145,7 @@ def choose_decay(
         return None
     # Sorted by fold, all rows but a fold's are two slices, and need no copy.
     order = np.argsort(folds, kind="stable")
-    sorted_problem = dataclasses.replace(problem, features=problem.features[order], labels=problem.labels[order])
+    sorted_problem = problem.of_rows(order)
     bounds = np.searchsorted(folds[order], np.arange(num_folds + 1)).tolist()
     held_out = [slice(start, end) for start, end in itertools.pairwise(bounds)]
     search = _Search(sorted_problem)
@@ -293,7 +304,7 @@ def _l2(kernel: Array, penalties: Array) -> float:
 
 
 def _loss_and_errors(problem: Problem, rows: slice, logits: Array) -> tuple[float, Array]:
-    """Sum of the rows' cross-entropy, and its derivative by their logits [n,K]."""
+    """Sum of the rows' weighted cross-entropy, and its derivative by their logits [n,K]."""
     smoothing, labels = problem.label_smoothing, problem.labels[rows]
     index = np.arange(len(labels))
     logits = logits - logits.max(axis=1, keepdims=True)
@@ -302,7 +313,11 @@ def _loss_and_errors(problem: Problem, rows: slice, logits: Array) -> tuple[floa
     of_targets = (1 - smoothing) * logits[index, labels] + smoothing * logits.mean(axis=1)
     errors = exponentials / sums - smoothing / problem.num_classes
     errors[index, labels] -= 1 - smoothing
-    return float((np.log(sums[:, 0]) - of_targets).sum()), errors
+    losses = np.log(sums[:, 0]) - of_targets
+    if problem.weights is not None:
+        weights = problem.weights[rows]
+        losses, errors = losses * weights, errors * weights[:, np.newaxis]
+    return float(losses.sum()), errors
 
 
 def _pieces(parts: Sequence[slice]) -> Iterator[slice]:

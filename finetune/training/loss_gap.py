@@ -18,17 +18,19 @@ RECENT_STEPS = 50
 class LossGap:
     """Compares each validation's loss with the training's of late, and warns once."""
 
-    def __init__(self, *, has_stale_statistics: bool, has_end: bool = True) -> None:
+    def __init__(self, *, has_stale_statistics: bool, has_end: bool = True, is_comparable: bool = True) -> None:
         """Begins without losses.
 
         Args:
             has_stale_statistics: Whether batch norm's moving statistics are updated, and not taken anew.
             has_end: Whether it is known when the run ends.
+            is_comparable: Whether training lessens what a validation measures: cross-entropy to which all images
+                contribute alike. If not, nothing is said.
         """
         self._recent: collections.deque[float] = collections.deque(maxlen=RECENT_STEPS)
         self._has_stale_statistics = has_stale_statistics
         self._has_end = has_end
-        self._has_told = False
+        self._has_told = not is_comparable
 
     def note(self, losses: Iterable[float]) -> None:
         """Takes up cross-entropies of training steps; those that aren't finite are refused elsewhere, or taken back."""

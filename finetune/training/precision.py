@@ -10,7 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from finetune.model.model import Model
-from finetune.training.losses import classification_loss
+from finetune.training.losses import ClassificationLoss
 from finetune.types import Tensor, Variable
 
 log = logging.getLogger("finetune")
@@ -96,7 +96,7 @@ def measure_step(
 
     def replica_pass(images: Tensor, labels: Tensor) -> Tensor:
         outputs = model(images, is_training=True, seed=tf.zeros([2], tf.int32))
-        loss = classification_loss(outputs.logits, outputs.auxiliary_logits, labels)
+        loss = ClassificationLoss()(outputs.logits, outputs.auxiliary_logits, labels)
         gradients = [gradient for gradient in tf.gradients(loss, trained) if gradient is not None]
         return tf.stack([loss, tf.add_n([tf.reduce_sum(tf.abs(gradient)) for gradient in gradients])])
 

@@ -50,11 +50,15 @@ class HeadData:
         return int(self.images.max()) + 1
 
     @property
+    def measure(self) -> str:
+        """What is lessened, in words."""
+        return "cross-entropy" if self.problem.weights is None else "weighted cross-entropy"
+
+    @property
     def first_view(self) -> tuple[Problem, Array]:
         """One row for each image, and the images' numbers: enough to choose by, at half the cost of two views."""
         rows = slice(self.num_images)  # The views come one after the other.
-        features, labels = self.problem.features[rows], self.problem.labels[rows]
-        return dataclasses.replace(self.problem, features=features, labels=labels), self.images[rows]
+        return self.problem.of_rows(rows), self.images[rows]
 
 
 def feature_user(stage: StageSettings) -> str:
@@ -72,6 +76,7 @@ def head_data(
     num_views: int,
     class_names: Sequence[str],
     label_smoothing: float,
+    class_weights: Sequence[float] = (),
 ) -> HeadData:
     """The features in front of the head, as evaluation has them, of all views of the training images.
 
@@ -86,11 +91,15 @@ def head_data(
         num_views: Outcomes of the augmentation for each image.
         class_names: By label.
         label_smoothing: Of the targets.
+        class_weights: How much images of each class count, by label, beside their own weights; empty: all alike.
 
     Raises:
         UserError: Not all are finite.
     """
-    views, labels = _evaluated_views(evaluation, cached, num_views, images)
+    views, labels, weights = _evaluated_views(evaluation, cached, num_views, images)
+    if class_weights:
+        of_classes = np.asarray(class_weights)[labels]
+        weights = of_classes if weights is None else of_classes * weights
     rows = np.concatenate([head.features(view) for view in views])
     num_not_finite = int((~np.isfinite(rows)).sum())
     if num_not_finite:
@@ -104,6 +113,7 @@ def head_data(
         int(head.kernel.shape[-1]),
         has_bias=head.bias is not None,
         label_smoothing=label_smoothing,
+        weights=None if weights is None else np.tile(weights.astype(np.float64), len(views)),
     )
     _tell_small_classes(labels, problem.num_classes, class_names)
     return HeadData(problem, np.tile(np.arange(len(labels)), len(views)), class_names)
@@ -125,9 +135,9 @@ def choose_head_decay(data: HeadData, seed: int) -> float:
         )
     tried = sorted(decay for decay, _ in choice.losses)
     log.info(
-        "Head: weight decay %g by cross-validation over %d images, %d folds: cross-entropy %.3f (%.3f with %g, %.3f "
-        "with %g), %.1f s.",
-        *(choice.decay, data.num_images, choice.num_folds, choice.loss),
+        "Head: weight decay %g by cross-validation over %d images, %d folds: %s %.3f (%.3f with %g, %.3f with %g), "
+        "%.1f s.",
+        *(choice.decay, data.num_images, choice.num_folds, data.measure, choice.loss),
         *(choice.losses[tried[0], False], tried[0], choice.losses[tried[-1], False], tried[-1]),
         time.monotonic() - start,
     )
@@ -145,7 +155,7 @@ def fit_head(head: LinearHead, data: HeadData, decay: float, seed: int) -> None:
     is_scaled = choice is not None and choice.is_scaled
     solution = fit(data.problem, decay, is_scaled=is_scaled)
     head.assign(solution.kernel, solution.bias)
-    log.info("Head: %s.", _described(choice, solution, decay, time.monotonic() - start))
+    log.info("Head: %s.", _described(choice, solution, decay, data.measure, time.monotonic() - start))
     if not solution.is_optimal:
         log.warning(
             "Head: %d iterations of L-BFGS don't meet the optimum; a larger --head-weight-decay makes it nearer.",
@@ -156,17 +166,17 @@ def fit_head(head: LinearHead, data: HeadData, decay: float, seed: int) -> None:
         log.info("Head: the probe is of the logits of evaluation; initial values stay in %s.", few(names))
 
 
-def _described(choice: Choice | None, solution: Solution, decay: float, seconds: float) -> str:
+def _described(choice: Choice | None, solution: Solution, decay: float, measure: str, seconds: float) -> str:
     scaling = "features as they are, for there are too few images to compare"
     if choice is not None:
         losses = {is_scaled: loss for (_, is_scaled), loss in choice.losses.items()}
         which = ["as they are", "scaled by the root of their deviation"]
         scaling = (
-            f"features {which[choice.is_scaled]} (cross-entropy {losses[choice.is_scaled]:.3f} by cross-validation, "
+            f"features {which[choice.is_scaled]} ({measure} {losses[choice.is_scaled]:.3f} by cross-validation, "
             f"{losses[not choice.is_scaled]:.3f} {which[not choice.is_scaled]})"
         )
     return (
-        f"the optimum with weight decay {decay:g}, {scaling}: cross-entropy {solution.loss:.4f} on the training "
+        f"the optimum with weight decay {decay:g}, {scaling}: {measure} {solution.loss:.4f} on the training "
         f"images, {solution.num_iterations} iterations of L-BFGS, {seconds:.1f} s"
     )
 
@@ -182,8 +192,8 @@ def _tell_small_classes(labels: Array, num_classes: int, class_names: Sequence[s
 
 def _evaluated_views(
     evaluation: SplitModel, cached: CachedFeatures | None, num_views: int, images: TrainingImages
-) -> tuple[list[Array], Array]:
-    """Values of the evaluation's frontier for each view, and labels."""
+) -> tuple[list[Array], Array, Array | None]:
+    """Values of the evaluation's frontier for each view, labels, and the images' own weights where they have such."""
     trunk = function_of_images(evaluation)
     dataset = images.data.training
     with reading(dataset, images.options.labels_offset):
@@ -191,7 +201,8 @@ def _evaluated_views(
             (first,) = trunk(images.first_batch(images.batch_size)[0])
             index = _index_of(first.numpy(), cached.views[0])
             if index is not None:
-                return [view.values[index] for view in cached.views], cached.views[0].labels
+                kept = cached.views[0]
+                return [view.values[index] for view in cached.views], kept.labels, kept.weights
         views = [
             compute_features(
                 trunk,
@@ -203,7 +214,7 @@ def _evaluated_views(
             )
             for number in range(num_views)
         ]
-    return [view.values[0] for view in views], views[0].labels
+    return [view.values[0] for view in views], views[0].labels, views[0].weights
 
 
 def _index_of(first: Array, features: Features) -> int | None:

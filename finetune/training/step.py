@@ -9,9 +9,13 @@ import tensorflow as tf
 from finetune.model.model import Outputs, variable_name
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
+from finetune.training.mixing import Mixing
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
 from finetune.types import Tensor
+
+# Sets the chance of mixing apart from that of dropout, which has the same seed.
+OF_MIXING = 0x6D6978
 
 
 class TrainingStep:
@@ -28,6 +32,7 @@ class TrainingStep:
         *,
         averages: MovingAverages | None = None,
         loss_scale: LossScale | None = None,
+        mixing: Mixing | None = None,
         num_passes: int = 1,
         largest_norm: float | None = None,
         seed: int = 0,
@@ -41,10 +46,11 @@ class TrainingStep:
             optimizer: Of the trained variables.
             averages: Moving averages to update after each step.
             loss_scale: Of the losses that gradients are computed of; None: 1.
+            mixing: Of the images, each pass and each device by itself; None: images stay what they are.
             num_passes: Equal parts of each batch that are computed one after the other, to take less memory; the
                 update is by the mean of their gradients. Where batch norm is trained, its statistics are of a part.
             largest_norm: What the global norm of the gradients is clipped to; None: it isn't.
-            seed: Of dropout, together with the step.
+            seed: Of dropout and mixing, together with the step.
             use_xla: Whether XLA compiles the step.
         """
         self._forward = forward
@@ -53,6 +59,7 @@ class TrainingStep:
         self._trained = optimizer.variables
         self._averages = averages
         self._loss_scale = loss_scale
+        self._mixing = mixing
         self._num_passes = num_passes
         self._largest_norm = largest_norm
         self._seed = seed
@@ -61,16 +68,17 @@ class TrainingStep:
         self._run_one = tf.function(self._step, **options)
         self._run_several = tf.function(self._steps, reduce_retracing=True, **options)
 
-    def __call__(self, batch: tuple[Tensor, Tensor], step: int, learning_rate: float) -> Tensor:
+    def __call__(self, batch: tuple[Tensor, ...], step: int, learning_rate: float) -> Tensor:
         """Makes one update.
 
         Args:
-            batch: Inputs [B,...] and labels [B], of each replica, and of all passes.
+            batch: Inputs [B,...] and labels [B], of each replica, and of all passes; and weights [B], where images
+                have such.
             step: How many updates were made before.
             learning_rate: Of this one.
 
         Returns:
-            A tensor [2]: cross-entropy (with the auxiliary head's part) and weight decay, before the update.
+            A tensor [2]: the loss (with the auxiliary head's part) and weight decay, before the update.
         """
         self._optimizer.set_learning_rate(learning_rate)
         return self._run_one(batch, tf.constant(step, tf.int32))
@@ -79,7 +87,7 @@ class TrainingStep:
         """Makes an update with each of the batches in one call: for steps that take less time than a call.
 
         Args:
-            batches: Of each the inputs [B,...] and labels [B], arrays in memory.
+            batches: Of each the inputs [B,...], labels [B] and weights, as for one, arrays in memory.
             first_step: How many updates were made before.
             learning_rates: Of each update.
 
@@ -100,9 +108,9 @@ class TrainingStep:
         losses = tf.TensorArray(tf.float32, num_steps, element_shape=[2])
         return tf.while_loop(lambda index, _: index < num_steps, make, [0, losses])[1].stack()
 
-    def _step(self, batch: tuple[Tensor, Tensor], step: Tensor) -> Tensor:
+    def _step(self, batch: tuple[Tensor, ...], step: Tensor) -> Tensor:
         if self._num_passes == 1:
-            losses, gradients = self._strategy.run(self._pass, args=(*batch, step))
+            losses, gradients = self._strategy.run(self._pass, args=(batch, step))
         else:
             losses, gradients = self._mean_of_passes(batch, step)
         if self._loss_scale is None:
@@ -115,21 +123,21 @@ class TrainingStep:
             self._averages.update(step)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    def _mean_of_passes(self, batch: tuple[Tensor, Tensor], step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _mean_of_passes(self, batch: tuple[Tensor, ...], step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What `_pass` gives of a whole batch, to rounding, in a loop over its parts."""
         reached: set[str] = set()
 
-        def add_pass(inputs: Tensor, labels: Tensor, number: Tensor, losses: Tensor, sums: dict[str, Tensor]) -> Any:
+        def add_pass(batch: tuple[Tensor, ...], number: Tensor, losses: Tensor, sums: dict[str, Tensor]) -> Any:
             part = tf.nest.map_structure(
-                lambda values: tf.reshape(values, [self._num_passes, -1, *values.shape[1:]])[number], (inputs, labels)
+                lambda values: tf.reshape(values, [self._num_passes, -1, *values.shape[1:]])[number], batch
             )
-            more_losses, gradients = self._pass(*part, step, number)
+            more_losses, gradients = self._pass(part, step, number)
             reached.update(gradients)
             sums = {name: total + gradients[name] if name in gradients else total for name, total in sums.items()}
             return losses + more_losses, sums
 
         def make_pass(number: Tensor, *sums: Any) -> Any:
-            return number + 1, *self._strategy.run(add_pass, args=(*batch, number, *sums))
+            return number + 1, *self._strategy.run(add_pass, args=(batch, number, *sums))
 
         def nothing() -> Any:
             return tf.zeros([2]), {variable_name(variable): tf.zeros(variable.shape) for variable in self._trained}
@@ -147,18 +155,22 @@ class TrainingStep:
         )
         return means[0], means[1]
 
-    def _pass(self, inputs: Tensor, labels: Tensor, step: Tensor, *number: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _pass(self, batch: tuple[Tensor, ...], step: Tensor, *number: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses [2] of a replica's images, and their gradients by the names of the variables that they reach.
 
         Args:
-            inputs: Images or features [B,...].
-            labels: [B].
+            batch: Images or features [B,...], labels [B], and weights [B] where images have such.
             step: How many updates were made before.
             number: Of the pass, where a step has several.
         """
-        outputs = self._forward(inputs, self._dropout_seed(step, *number))
+        inputs, labels, *own_weights = batch
+        weights, seed = self._loss.weights_of(labels, *own_weights), self._dropout_seed(step, *number)
+        if self._mixing is not None:
+            mixing_seed = tf.random.experimental.stateless_fold_in(seed, OF_MIXING)
+            inputs, labels, weights = self._mixing(inputs, labels, mixing_seed, weights)
+        outputs = self._forward(inputs, seed)
         # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
-        losses = self._loss(outputs, labels) / self._strategy.num_replicas_in_sync
+        losses = self._loss(outputs, labels, weights) / self._strategy.num_replicas_in_sync
         whole = tf.reduce_sum(losses)
         # Not by a tape, which sees nothing of a split model's head.
         gradients = tf.gradients(whole if self._loss_scale is None else self._loss_scale.scaled(whole), self._trained)

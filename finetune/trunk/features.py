@@ -23,6 +23,9 @@ log = logging.getLogger("finetune")
 DESCRIPTION_FILE = "features.json"
 LABELS_FILE = "labels.npy"
 FINGERPRINTS_FILE = "fingerprints.npy"
+WEIGHTS_FILE = "weights.npy"
+# In place of a permutation of all images: those that an epoch draws, and how often each was drawn before, both [N].
+Drawn = Callable[[int], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +36,13 @@ class Features:
         values: For each tensor of the frontier an array [N,...], in memory or mapped from a file.
         labels: int64 [N].
         fingerprints: Of the images' records, int64 [N]; 0: not known.
+        weights: How much the images count in training, float32 [N]; None: they have no weights.
     """
 
     values: tuple[Array, ...]
     labels: Array
     fingerprints: Array
+    weights: Array | None = None
 
     def batch(self, rows: Any) -> tuple[list[Array], Array]:
         """The values of some images, by an index array or a slice, and their labels."""
@@ -75,7 +80,8 @@ def compute_features(
 
     Args:
         trunk: From images [B,H,W,C] to the frontier's values.
-        batches: Images and labels [B], and what tells the images apart, int64 [B,3], or nothing; each image once.
+        batches: Images and labels [B], weights [B] where images have such, and what tells the images apart, int64
+            [B,3], or nothing; each image once.
         num_images: How many there are.
         folder: Where the features are kept; None: in memory alone.
         key: Says all that the features depend on; others are not taken up.
@@ -99,12 +105,12 @@ def compute_features(
 
 
 def feature_batches(
-    views: Sequence[Features], *, batch_size: int, seed: int, start_step: int
-) -> Iterator[tuple[list[Array], Array, Array]]:
+    views: Sequence[Features], *, batch_size: int, seed: int, start_step: int, drawn: Drawn | None = None
+) -> Iterator[tuple[Any, ...]]:
     """Endless shuffled batches: each epoch has each image once, in one of its views; a batch may span two epochs.
 
-    A batch is the features, the labels [B], and for each image its number, its record's fingerprint, and the view,
-    int64 [B,3].
+    A batch is the features, the labels [B], the weights [B] where images have such, and for each image its number, its
+    record's fingerprint, and the view, int64 [B,3].
 
     Over as many epochs as there are views an image is seen in each of them once. What is drawn is a function of (seed,
     epoch, image) alone, so that a resumed run draws what an unbroken one would have.
@@ -114,14 +120,20 @@ def feature_batches(
         batch_size: Images in a batch.
         seed: Of the order.
         start_step: How many batches to leave out.
+        drawn: By an epoch's number, which images it draws, as many as there are; None: each once. An image drawn again
+            comes in its next view.
     """
     num_images = len(views[0].labels)
     first_view = np.random.default_rng([seed % 2**32, 0]).integers(len(views), size=num_images)
     epoch, position = divmod(start_step * batch_size, num_images)
     left = np.empty([0, 2], np.int64)
     while True:
-        order = np.random.default_rng([seed % 2**32, 1, epoch]).permutation(num_images)[position:]
-        left = np.concatenate([left, np.stack([(first_view[order] + epoch) % len(views), order], axis=1)])
+        if drawn is None:
+            order, before = np.random.default_rng([seed % 2**32, 1, epoch]).permutation(num_images), np.array(epoch)
+        else:
+            order, before = drawn(epoch)
+        picked = np.stack([(first_view[order] + before) % len(views), order], axis=1)
+        left = np.concatenate([left, picked[position:]])
         while len(left) >= batch_size:
             picks, left = left[:batch_size], left[batch_size:]
             yield *_gather(views, picks), _identities(views, picks)
@@ -147,52 +159,58 @@ def _identities(views: Sequence[Features], picks: Array) -> Array:
     return np.stack([rows, views[0].fingerprints[rows], numbers_of_views], axis=1)
 
 
-def _gather(views: Sequence[Features], picks: Array) -> tuple[list[Array], Array]:
-    """The features of picks, each a view and a row, and their labels."""
-    rows = picks[:, 1]
+def _gather(views: Sequence[Features], picks: Array) -> tuple[Any, ...]:
+    """The features of picks, each a view and a row, their labels, and their weights where there are such."""
+    rows, first = picks[:, 1], views[0]
+    weights = () if first.weights is None else (first.weights[rows],)
     if len(views) == 1:
-        return views[0].batch(rows)
-    values = [
-        np.stack([views[view].values[tensor][row] for view, row in picks]) for tensor in range(len(views[0].values))
-    ]
-    return values, views[0].labels[rows]
+        return *first.batch(rows), *weights
+    values = [np.stack([views[view].values[tensor][row] for view, row in picks]) for tensor in range(len(first.values))]
+    return values, first.labels[rows], *weights
 
 
 def _rows(
     trunk: Callable[[Tensor], Sequence[Tensor]], batches: Iterable[tuple[Tensor, ...]], num_images: int, what: str
-) -> Iterator[tuple[list[Array], Array, Array]]:
-    """Of each batch the features, the labels, and the fingerprints."""
+) -> Iterator[Features]:
+    """Of each batch."""
     with progress(f"Features of {what}", num_images) as advance:
-        for images, labels, *identities in batches:
-            fingerprints = identities[0].numpy()[:, 1] if identities else np.zeros([len(labels)], np.int64)
-            yield [value.numpy() for value in trunk(images)], labels.numpy(), fingerprints
+        for images, labels, *rest in batches:
+            fingerprints = rest[-1].numpy()[:, 1] if rest else np.zeros([len(labels)], np.int64)
+            weights = rest[0].numpy() if len(rest) > 1 else None
+            values = tuple(value.numpy() for value in trunk(images))
+            yield Features(values, labels.numpy(), fingerprints, weights)
             advance(len(labels))
 
 
-def _gathered(rows: Iterator[tuple[list[Array], Array, Array]], num_images: int) -> Features:
+def _gathered(rows: Iterator[Features], num_images: int) -> Features:
     """In arrays of the final size from the first: parts put together at the end would need twice the memory."""
     values: tuple[Array, ...] = ()
     labels, fingerprints = np.empty([2, num_images], np.int64)
+    weights = None
     start = 0
-    for row_values, row_labels, row_fingerprints in rows:
+    for some in rows:
         if not values:
-            values = tuple(np.empty([num_images, *value.shape[1:]], value.dtype) for value in row_values)
-        end = start + len(row_labels)
-        labels[start:end] = row_labels
-        fingerprints[start:end] = row_fingerprints
-        for value, row_value in zip(values, row_values, strict=True):
+            values = tuple(np.empty([num_images, *value.shape[1:]], value.dtype) for value in some.values)
+            weights = np.empty([num_images], np.float32) if some.weights is not None else None
+        end = start + len(some.labels)
+        labels[start:end] = some.labels
+        fingerprints[start:end] = some.fingerprints
+        if weights is not None:
+            weights[start:end] = some.weights
+        for value, row_value in zip(values, some.values, strict=True):
             value[start:end] = row_value
         start = end
     assert start == num_images, f"{start} of {num_images} images"
-    return Features(values, labels, fingerprints)
+    return Features(values, labels, fingerprints, weights)
 
 
-def _write(folder: Path, rows: Iterator[tuple[list[Array], Array, Array]], num_images: int, key: str) -> None:
+def _write(folder: Path, rows: Iterator[Features], num_images: int, key: str) -> None:
     """Writes .npy files through ordinary writes: a full disk is then an error, not a fault of a mapped page."""
     files: list[Any] = []
-    labels, fingerprints = [], []
+    columns: dict[str, list[Array]] = {LABELS_FILE: [], FINGERPRINTS_FILE: []}
     try:
-        for values, row_labels, row_fingerprints in rows:
+        for some in rows:
+            values = some.values
             if not files:
                 files = [(folder / f"{index}.npy").open("wb") for index in range(len(values))]
                 for file, value in zip(files, values, strict=True):
@@ -206,12 +224,14 @@ def _write(folder: Path, rows: Iterator[tuple[list[Array], Array, Array]], num_i
                     )
             for file, value in zip(files, values, strict=True):
                 file.write(np.ascontiguousarray(value).tobytes())
-            labels.append(row_labels)
-            fingerprints.append(row_fingerprints)
+            columns[LABELS_FILE].append(some.labels)
+            columns[FINGERPRINTS_FILE].append(some.fingerprints)
+            if some.weights is not None:
+                columns.setdefault(WEIGHTS_FILE, []).append(some.weights)
     finally:
         for file in files:
             file.close()
-    for name, parts in ((LABELS_FILE, labels), (FINGERPRINTS_FILE, fingerprints)):
+    for name, parts in columns.items():
         content = io.BytesIO()
         np.save(content, np.concatenate(parts))
         (folder / name).write_bytes(content.getvalue())  # NumPy's own write doesn't say that the disk is full.
@@ -228,8 +248,9 @@ def _read(folder: Path, key: str) -> Features | None:
         if any((folder / name).stat().st_size != size for name, size in description["sizes"].items()):
             log.info("The features in %s are not whole; they are computed anew.", folder)
             return None
-        num_tensors = len(set(description["sizes"]) - {LABELS_FILE, FINGERPRINTS_FILE})
+        num_tensors = len(set(description["sizes"]) - {LABELS_FILE, FINGERPRINTS_FILE, WEIGHTS_FILE})
         values = tuple(np.load(folder / f"{index}.npy", mmap_mode="r") for index in range(num_tensors))
-        return Features(values, np.load(folder / LABELS_FILE), np.load(folder / FINGERPRINTS_FILE))
+        weights = np.load(folder / WEIGHTS_FILE) if WEIGHTS_FILE in description["sizes"] else None
+        return Features(values, np.load(folder / LABELS_FILE), np.load(folder / FINGERPRINTS_FILE), weights)
     except (OSError, EOFError, ValueError, UserError):
         return None
