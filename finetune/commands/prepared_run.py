@@ -298,7 +298,13 @@ def find_data(settings: TrainSettings) -> TrainingData:
         UserError: There is no such split; the run that is resumed has other classes.
     """
     spec = get_spec(settings.network.model)
-    return training_data.find_data(settings.data, spec, settings.stage.augmentation, resumed=settings.run.resumed)
+    return training_data.find_data(
+        settings.data,
+        spec,
+        settings.stage.augmentation,
+        resumed=settings.run.resumed,
+        seed=settings.run.seed,
+    )
 
 
 def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:

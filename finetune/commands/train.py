@@ -104,17 +104,29 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     if settings.run.verify:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
+    if settings.data.is_cross_validation:
+        raise UserError("--folds makes several runs.", "From Python it is finetune.api.cross_validate.")
     start = time.monotonic()
     with run_folder_chosen(settings) as chosen:
         try:
-            return _train(on_records(with_published_weights(chosen)), start)
+            return train_on_records(on_records(with_published_weights(chosen)), start)
         except TrainingInterrupted:
             raise
         except Interrupted as stop:
             raise Interrupted(f"{stop}\n  {_how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
 
 
-def _train(settings: TrainSettings, start: float) -> TrainResult:
+def train_on_records(settings: TrainSettings, start: float) -> TrainResult:
+    """Trains by settings that name records, weights and a folder, as `train` finds them.
+
+    Args:
+        settings: Of the run.
+        start: When the time limit began to count, by `time.monotonic`.
+
+    Raises:
+        UserError: As `train`.
+        TrainingInterrupted: As `train`.
+    """
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.prepared_run import choose_devices, find_data
@@ -205,6 +217,11 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 def _train_or_verify(settings: TrainSettings) -> None:
     start_tensorflow()
+    if settings.data.is_cross_validation:
+        from finetune.commands.cross_validation import cross_validate_and_print  # Which trains by this module.
+
+        cross_validate_and_print(settings)
+        return
     if settings.run.verify:
         print_verification(verify(settings), settings.run.folder)
         return
