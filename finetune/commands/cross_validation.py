@@ -84,8 +84,10 @@ def cross_validate(settings: TrainSettings) -> CrossValidation:
     with run_folder_chosen(settings) as chosen:
         folder = chosen.run.folder
         try:
-            with write_errors_told(lambda: f"Make room there. {_how_to_go_on(folder)}"), _begun(chosen):
-                return _cross_validate(on_records(with_published_weights(chosen)), start)
+            _check_content(folder, resume=settings.run.resume)
+            found = on_records(with_published_weights(chosen))
+            with write_errors_told(lambda: f"Make room there. {_how_to_go_on(folder)}"), _begun(found):
+                return _cross_validate(found, start)
         except Interrupted as stop:
             raise Interrupted(f"{str(stop).splitlines()[0]}\n  {_how_to_go_on(folder)}", stop.signal_number) from stop
 
@@ -105,7 +107,8 @@ def cross_validate_and_print(settings: TrainSettings) -> None:
         low, high = spread.interval_95
         say(f"  {measure.replace('_', ' ')} {spread.mean:.4f} ({low:.4f} to {high:.4f})")
     if result.label_errors is not None:
-        say(f"{len(result.label_errors)} labels are in doubt: {result.output_dir / LABEL_ERRORS_FILE}")
+        num_errors, where = result.label_errors.num_errors, result.output_dir / LABEL_ERRORS_FILE
+        say(f"{num_errors} labels are probably wrong; all that are in doubt, ranked: {where}")
     say(f"written to {result.output_dir if settings.run.report is False else result.output_dir / REPORT_FILE}")
     say("For a network of all images give the same command without --folds, and another --train-dir.")
 
@@ -128,7 +131,6 @@ def _how_to_go_on(folder: Path) -> str:
 def _begun(settings: TrainSettings) -> Iterator[None]:
     """The folder around the runs, for one program at a time; one that fails before the first checkpoint goes again."""
     folder = settings.run.folder
-    _check_content(folder, resume=settings.run.resume)
     with gone_if_empty(folder):
         try:
             make_writable(folder)

@@ -101,7 +101,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
         "moving_average": result.network.use_moving_averages,
         "tta": result.tta,
         **(folds_summary(result.folds) if result.folds else {}),
-        **({"num_label_errors": len(result.label_errors)} if result.label_errors is not None else {}),
+        **({"num_label_errors": result.label_errors.num_errors} if result.label_errors is not None else {}),
         "classes": [
             {
                 "label": label,
