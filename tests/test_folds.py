@@ -324,26 +324,23 @@ def fold_numbers(trained):
     return [settings.data.fold for settings, _ in trained]
 
 
-def test_broken_off_within_a_fold_it_goes_on_from_the_last_checkpoint(data, done, tmp_path, monkeypatch):
-    from finetune.training.loop import TrainingLoop
-
-    run, original = tmp_path / "run", TrainingLoop.run
-
-    def stops_in_fold_2(loop):
-        if loop._run_log.run.path.name == "fold-2":
-            loop._run_log.run.path.joinpath("was_here").touch()
-        return original(loop)
-
-    monkeypatch.setattr(TrainingLoop, "run", stops_in_fold_2)
-    assert begin(data, run, f"--folds={NUM_FOLDS}") == 0
+def test_broken_off_within_a_fold_it_goes_on_from_the_last_checkpoint(done, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
     shutil.rmtree(run / "fold-3")
-    for path in (run / "fold-2").glob("model.ckpt-[23]*"):
+    for name in ("metrics.json", "fold-2/checkpoint", "fold-2/outcome.npz"):
+        (run / name).unlink()
+    for path in (run / "fold-2").glob("model.ckpt-[23].*"):
         path.unlink()
-    (run / "fold-2" / "checkpoint").unlink()
-    described = json.loads((run / "folds.json").read_text())
-    for fold in described["folds"][1:]:
-        del fold["outcome_sha256"]
-    (run / "folds.json").write_text(json.dumps(described, indent=1) + "\n")
+    assert resume(run) == 0
+    assert_as_unbroken(run, done)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04"])
+def test_an_outcome_that_is_not_as_it_was_written_is_made_again(content, done, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    (run / "fold-2" / "outcome.npz").write_bytes(content)
     assert resume(run) == 0
     assert_as_unbroken(run, done)
 
