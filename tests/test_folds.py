@@ -22,6 +22,7 @@ from finetune.evaluation.cross_validation import BOUNDS, FoldFigures, spread_of
 from finetune.model.checkpoint import Checkpoint
 from finetune.preprocessing import get_preprocessing
 from finetune.settings.train import TrainSettings
+from finetune.trunk.features import Features
 
 NUM_TRAINING, NUM_FOLDS = 14, 3
 NETWORK = ["--model=lenet", "--image-size=8", "--batch-size=4", "--max-steps=3", "--log-every=1", "--optimizer=adam"]
@@ -282,6 +283,38 @@ def test_a_fold_is_a_run_that_can_be_verified(done, capsys):
     assert capsys.readouterr().out.startswith("proven: ")
 
 
+HEAD = ["--exclude-scopes=LeNet/fc4", "--trainable-scopes=LeNet/fc4", "--batch-norm=plan", "--cache-features=2"]
+
+
+@pytest.mark.parametrize("memory", ["--cache-memory=0", "--cache-memory=100"], ids=["in files", "in memory"])
+def test_features_are_computed_once_for_all_folds(memory, data, tmp_path, capsys):
+    assert begin(data, tmp_path / "run", f"--folds={NUM_FOLDS}", *HEAD, memory) == 0
+    # Of the validation images, and of two views of all others: in each fold but the first.
+    assert capsys.readouterr().err.count("holds them already") == 3 * (NUM_FOLDS - 1)
+    assert not (tmp_path / "run" / "features").exists()
+    assert begin(data, tmp_path / "alone", f"--folds={NUM_FOLDS}", "--fold=2", *HEAD) == 0
+    runs = tmp_path / "alone", tmp_path / "run" / "fold-2"
+    alone, expected = (Checkpoint(str(run / "model.ckpt-3")) for run in runs)
+    for name in expected.shapes:
+        np.testing.assert_array_equal(alone.read(name), expected.read(name), err_msg=name)
+    assert resume(tmp_path / "run" / "fold-2", "--verify") == 0
+
+
+def test_rows_of_a_file_are_read_as_an_array():
+    whole = np.arange(24.0).reshape(6, 2, 2)
+    rows = np.array([5, 0, 3])
+    features = Features((whole,), np.arange(6), np.arange(10, 16))
+    for part in (features.part(rows, in_memory=True), features.part(rows, in_memory=False)):
+        (values,) = part.values
+        assert values.shape == (3, 2, 2)
+        np.testing.assert_array_equal(np.asarray(values), whole[rows])
+        np.testing.assert_array_equal(values[1], whole[0])
+        np.testing.assert_array_equal(values[np.array([2, 0])], whole[[3, 5]])
+        np.testing.assert_array_equal(values[:2], whole[[5, 0]])
+        assert part.labels.tolist() == [5, 0, 3]
+        assert part.fingerprints.tolist() == [15, 10, 13]
+
+
 class Stop(BaseException):
     """As a kill: nothing of ours catches it."""
 
@@ -321,7 +354,7 @@ def test_broken_off_anywhere_it_goes_on_and_ends_as_the_unbroken_one(function, c
 
 
 def fold_numbers(trained):
-    return [settings.data.fold for settings, _ in trained]
+    return [settings.data.fold for settings, *_ in trained]
 
 
 def test_broken_off_within_a_fold_it_goes_on_from_the_last_checkpoint(done, tmp_path):
@@ -348,10 +381,10 @@ def test_an_outcome_that_is_not_as_it_was_written_is_made_again(content, done, t
 def test_a_fold_that_fails_ends_all_with_its_reason(data, tmp_path, monkeypatch, capsys):
     original = cross_validation.train_on_records
 
-    def fails(settings, start):
+    def fails(settings, *others):
         if settings.data.fold == 2:
             raise UserError("The loss isn't finite.", "Give a lower --learning-rate.")
-        return original(settings, start)
+        return original(settings, *others)
 
     monkeypatch.setattr(cross_validation, "train_on_records", fails)
     assert begin(data, tmp_path / "run", f"--folds={NUM_FOLDS}") == 2

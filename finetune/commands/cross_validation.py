@@ -189,6 +189,7 @@ def _cross_validate(settings: TrainSettings, start: float) -> CrossValidation:
             outcome = _score_fold(settings, folds, fold)
         described["folds"][fold - 1]["outcome_sha256"] = write_outcome(fold_folder(folder, fold), outcome)
         write_json(folder / FOLDS_FILE, described)
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
     result = _pooled(settings, split, folds, described["data_sha256"])
     write_results(result, with_report=settings.run.report is not False)
     return CrossValidation(folder, result)
@@ -233,16 +234,19 @@ def _named(fold: int, num_folds: int) -> Iterator[None]:
 
 def _train_fold(settings: TrainSettings, fold: int, start: float) -> TrainResult:
     """Begins a fold's run, or goes on with it."""
+    from finetune.trunk.features import FeatureFolder
+
     path = fold_folder(settings.run.folder, fold)
+    features = FeatureFolder(settings.run.folder / FEATURES_FOLDER, is_shared=True)
     if RunFolder(path).has_checkpoint():
         now = {"resume": True, "train_dir": path, "trust_code": settings.network.trust_code}
         now |= {"dataset_dir": settings.data.dataset_dir, "time_limit": settings.stopping.time_limit}
-        return train_on_records(TrainSettings(**{**(settings_of_run(path) or {}), **now}), start)
+        return train_on_records(TrainSettings(**{**(settings_of_run(path) or {}), **now}), start, features)
     if path.is_dir():  # Of a program that was killed before the first checkpoint.
         shutil.rmtree(path)
     run = dataclasses.replace(settings.run, train_dir=path, resume=False, report=False)
     data = dataclasses.replace(settings.data, fold=fold)
-    return train_on_records(dataclasses.replace(settings, run=run, data=data), start)
+    return train_on_records(dataclasses.replace(settings, run=run, data=data), start, features)
 
 
 def _score_fold(settings: TrainSettings, folds: "Folds", fold: int) -> Outcome:

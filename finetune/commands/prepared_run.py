@@ -50,6 +50,7 @@ from finetune.training.starting_weights import step_of
 from finetune.training.state import TrainingState
 from finetune.training.step import TrainingStep
 from finetune.training.training_data import TrainingData, num_outputs, refuse_large_batch
+from finetune.trunk.features import FeatureFolder
 from finetune.trunk.linear_head import LinearHead, find_linear_head
 from finetune.trunk.split_model import SplitModel
 from finetune.types import Variable
@@ -103,7 +104,7 @@ def prepare(
     data: TrainingData,
     strategy: Any,
     source: Checkpoint | None,
-    features: Path,
+    features: FeatureFolder,
     history: Facts | None,
     place: StagePlace = ONLY_STAGE,
     compared_step: int | None = None,

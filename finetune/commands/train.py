@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetune.training.loop import EndedBy
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import TrainingData
+    from finetune.trunk.features import FeatureFolder
 
 log = logging.getLogger("finetune")
 
@@ -116,12 +117,13 @@ def train(settings: TrainSettings) -> TrainResult:
             raise Interrupted(f"{stop}\n  {_how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
 
 
-def train_on_records(settings: TrainSettings, start: float) -> TrainResult:
+def train_on_records(settings: TrainSettings, start: float, features: "FeatureFolder | None" = None) -> TrainResult:
     """Trains by settings that name records, weights and a folder, as `train` finds them.
 
     Args:
         settings: Of the run.
         start: When the time limit began to count, by `time.monotonic`.
+        features: Where they go if they take files; None: beside the run.
 
     Raises:
         UserError: As `train`.
@@ -154,7 +156,7 @@ def train_on_records(settings: TrainSettings, start: float) -> TrainResult:
         write_errors_told(lambda: f"Make room there. {_how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
-        result = _train_in(run, settings, data, strategy, time_limit)
+        result = _train_in(run, settings, data, strategy, time_limit, features)
     return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
 
 
@@ -169,13 +171,18 @@ def _how_to_go_on(train_dir: Path) -> str:
 
 
 def _train_in(
-    run: RunFolder, settings: TrainSettings, data: "TrainingData", strategy: Any, time_limit: "TimeLimit"
+    run: RunFolder,
+    settings: TrainSettings,
+    data: "TrainingData",
+    strategy: Any,
+    time_limit: "TimeLimit",
+    features: "FeatureFolder | None",
 ) -> TrainResult:
     """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
     from finetune.commands.train_stage import train_stage
 
     while True:
-        ended = train_stage(run, settings, data, strategy, time_limit)
+        ended = train_stage(run, settings, data, strategy, time_limit, features)
         if ended.stopped_by is not None:
             raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
         if ended.is_last or ended.ended_by == "time":

@@ -24,6 +24,7 @@ from finetune.training.run_log import RunLog
 from finetune.training.starting_weights import open_weights, step_of
 from finetune.training.time_limit import TimeLimit
 from finetune.training.training_data import TrainingData, with_augmentation
+from finetune.trunk.features import FeatureFolder
 
 VALIDATIONS_PER_STAGE = 10
 
@@ -61,6 +62,7 @@ def train_stage(
     data: TrainingData,
     strategy: Any,
     time_limit: TimeLimit,
+    features: FeatureFolder | None = None,
 ) -> EndedStage:
     """Trains from where the run is to the end of the stage that it is in, or until something else ends it.
 
@@ -70,6 +72,7 @@ def train_stage(
         data: Its splits.
         strategy: Its devices.
         time_limit: When to stop, whatever the step.
+        features: Where they go if they take files; None: beside the run.
 
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data, a loss that isn't finite.
@@ -86,7 +89,7 @@ def train_stage(
     data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augmentation)
     _say_stage(settings, place, told)
     history = recorded_facts(run) if settings.run.resume else None
-    ready = prepare(told, data, strategy, source, run.path / FEATURES_FOLDER, history, place)
+    ready = prepare(told, data, strategy, source, features or FeatureFolder(run.path / FEATURES_FOLDER), history, place)
     del source
     data, first_step = ready.data, ready.first_step
     if any(change.name == "validation" for change in ready.changes):

@@ -58,6 +58,7 @@ def verify(settings: TrainSettings) -> Verification:
     from finetune.training.resumption import as_begun, recorded_facts
     from finetune.training.starting_weights import no_whole_checkpoint, step_of
     from finetune.training.training_data import with_augmentation, without_corrupt
+    from finetune.trunk.features import FeatureFolder
 
     run = RunFolder(settings.run.folder)
     settings = on_records(settings)
@@ -86,7 +87,9 @@ def verify(settings: TrainSettings) -> Verification:
     data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augmentation)
     strategy = choose_devices(settings, data)
     with run.lend_features() as features:
-        ready = prepare(settings, data, strategy, source, features, history, place, compared_step=last_step)
+        ready = prepare(
+            settings, data, strategy, source, FeatureFolder(features), history, place, compared_step=last_step
+        )
         steps = range(ready.first_step, last_step)
         lines = run.read_metrics()
         chain = {line["step"]: line["data_chain"] for line in lines if "data_chain" in line}

@@ -96,6 +96,16 @@ def assign_folds(dataset: Dataset, num_folds: int, seed: int, labels_offset: int
     return Folds(num_folds, _by_shard(dataset, folds, numbers), counts, len(hashes) - len(images))
 
 
+def rows_in_whole(part: Dataset) -> Array:
+    """The positions of a part's records in the whole split, int64 [N]; both leave the same ones out."""
+    are_chosen = []
+    for shard in part.shards:
+        is_chosen = np.frombuffer(shard.chosen or b"", np.uint8) != 0
+        left_out = [skipped.number for skipped in shard.skipped if skipped.number < len(is_chosen)]
+        are_chosen.append(np.delete(is_chosen, left_out))
+    return np.flatnonzero(np.concatenate(are_chosen))
+
+
 def warn_of_rare_classes(folds: Folds, class_names: tuple[str, ...] | None) -> None:
     """Says which classes have too few images to be in each fold."""
     totals = folds.counts.sum(axis=0)

@@ -94,7 +94,8 @@ def _content(result: EvalResult) -> dict[str, Any]:
         "class_table": table,
         "weakest": sorted(table, key=lambda row: row["f1"])[:NUM_WEAKEST] if len(table) > MOST_CLASSES_SHOWN else [],
         "pairs": _pairs(result),
-        "mistakes": _mistakes(result),
+        # Ranked as doubtful labels are: either of them shows the images.
+        "mistakes": _mistakes(result) if result.label_errors is None else [],
         "versions": list(software_versions().items()),
         "provenance": read_provenance_or_tell(result.run_folder),
         "spreads": spreads_of(result.folds) if result.folds else {},

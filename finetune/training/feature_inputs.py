@@ -10,13 +10,21 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.dataset import Dataset
+from finetune.datasets.dataset import Dataset, content_hash
+from finetune.datasets.folds import rows_in_whole
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import score
 from finetune.training.image_inputs import CachedFeatures, TrainingImages, TrainingInputs, plain_validation, validation
 from finetune.training.state import TrainingState
-from finetune.trunk.features import Features, compute_features, feature_batches, features_key, values_hash
+from finetune.trunk.features import (
+    FeatureFolder,
+    Features,
+    compute_features,
+    feature_batches,
+    features_key,
+    values_hash,
+)
 from finetune.trunk.split_model import SplitModel
 from finetune.types import Tensor
 
@@ -26,6 +34,7 @@ MIB = 1 << 20
 # A head on pooled features takes less time than a call of TensorFlow from Python: several steps share one.
 STEPS_PER_CALL = 20
 SMALL_FEATURES_BYTES = 64 << 10
+KEY_DIGITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +55,18 @@ class CachedViews:
 
 
 def feature_inputs(
-    images: TrainingImages, state: TrainingState, views: CachedViews, folder: Path, cache_bytes: int
+    images: TrainingImages, state: TrainingState, views: CachedViews, folder: FeatureFolder, cache_bytes: int
 ) -> TrainingInputs:
     """Runs the trunk over some augmentations of each training image, and over each validation image.
+
+    Features of a part of a split are rows of those of the whole, whether other parts need them, too, or not: in other
+    batches they would differ in their last bits.
 
     Args:
         images: Of the run.
         state: Of the run.
         views: Which features.
-        folder: Where they go if they take more than `cache_bytes`.
+        folder: Where they go if they take more than `cache_bytes`, or are shared.
         cache_bytes: How much may be kept in memory.
 
     Raises:
@@ -62,19 +74,20 @@ def feature_inputs(
     """
     data, split = images.data, views.split
     evaluation_split = split.of_evaluation() if data.validation is not None else None
-    num_bytes = views.num_bytes(data.training.num_examples)
+    num_bytes = views.num_bytes(_computed(data.training).num_examples)
     if data.validation is not None and evaluation_split is not None:
         num_bytes += data.validation.num_examples * evaluation_split.num_bytes
-    kept_in = folder if num_bytes > cache_bytes else None
+    is_small = num_bytes <= cache_bytes
+    kept_in = None if is_small and not folder.is_shared else folder.path
     if kept_in is not None:
         _refuse_full_disk(kept_in, num_bytes)
-    store = _FeatureStore(kept_in, images, split)
+    store = _FeatureStore(folder if kept_in is not None else None, images, split)
     validate = validate_plain = None
     if data.validation is not None and evaluation_split is not None:
         features = store.validation(data.validation, evaluation_split)
         run = _scores_of(features, evaluation_split, images.batch_size)
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
-    kept = store.views(views)
+    kept = store.views(views, in_memory=is_small)
     return TrainingInputs(
         forward=split.head,
         batches=lambda first_step: feature_batches(
@@ -98,21 +111,26 @@ class _FeatureStore:
         names: Of the folders of these files.
     """
 
-    def __init__(self, folder: Path | None, images: TrainingImages, split: SplitModel) -> None:
+    def __init__(self, folder: FeatureFolder | None, images: TrainingImages, split: SplitModel) -> None:
         self.names: list[str] = []
         self._folder = folder
         self._images = images
         self._dependencies = self._find_dependencies(split) if folder is not None else {}
 
-    def views(self, views: CachedViews) -> list[Features]:
+    def views(self, views: CachedViews, *, in_memory: bool) -> list[Features]:
         """Of the training images under each outcome of the augmentation; the trunk is traced once for all."""
-        trunk = function_of_images(views.split)
-        return [self._view(number, views, trunk) for number in range(views.num_views)]
+        trunk, training = function_of_images(views.split), self._images.data.training
+        computed = [self._view(number, views, trunk) for number in range(views.num_views)]
+        if _computed(training) is training:
+            return computed
+        rows = rows_in_whole(training)
+        return [features.part(rows, in_memory=in_memory) for features in computed]
 
     def _view(self, number: int, views: CachedViews, trunk: Trunk) -> Features:
         what = f"view {number + 1} of {views.num_views}" if views.num_views > 1 else "the training images"
-        batches, dataset = self._images.view_batches(number), self._images.data.training
-        return self._compute(f"view_{number}", views.split, trunk, dataset, batches, what)
+        dataset = _computed(self._images.data.training)
+        images = dataclasses.replace(self._images, data=dataclasses.replace(self._images.data, training=dataset))
+        return self._compute(f"view_{number}", views.split, trunk, dataset, images.view_batches(number), what)
 
     def validation(self, dataset: Dataset, split: SplitModel) -> Features:
         """Of the validation images."""
@@ -126,11 +144,12 @@ class _FeatureStore:
     ) -> Features:
         folder, key = None, ""
         if self._folder is not None:
-            folder = self._folder / name
-            self.names.append(name)
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
-            data = self._images.data.hashes[dataset.split]
+            known = self._images.data.training, self._images.data.validation
+            data = self._images.data.hashes[dataset.split] if dataset in known else content_hash(dataset)
             key = features_key(name=name, data=data, outputs=dataset.outputs, frontier=frontier, **self._dependencies)
+            folder = self._folder.path / (f"{name}-{key[:KEY_DIGITS]}" if self._folder.is_shared else name)
+            self.names.append(folder.name)
         with reading(dataset, self._images.options.labels_offset):
             return compute_features(trunk, batches, num_images=dataset.num_examples, folder=folder, key=key, what=what)
 
@@ -147,6 +166,13 @@ class _FeatureStore:
             "images": [options.image_size, options.channels, options.labels_offset],
             "seed": self._images.seed,
         }
+
+
+def _computed(training: Dataset) -> Dataset:
+    """The images whose features are computed for a training: of a part of a split the whole, where all can be read."""
+    if training.whole is None or training.num_skipped != training.whole.num_skipped:
+        return training
+    return dataclasses.replace(training.whole, outputs=training.outputs)
 
 
 def _refuse_full_disk(folder: Path, num_bytes: int) -> None:

@@ -3,7 +3,6 @@
 import logging
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -13,6 +12,7 @@ from finetune.settings.stage import StageSettings
 from finetune.training.feature_inputs import MIB, CachedViews, feature_inputs
 from finetune.training.image_inputs import TrainingImages, TrainingInputs, image_inputs
 from finetune.training.state import TrainingState
+from finetune.trunk.features import FeatureFolder
 from finetune.trunk.split_model import SplitModel
 
 log = logging.getLogger("finetune")
@@ -31,7 +31,7 @@ def make_inputs(
     images: TrainingImages,
     state: TrainingState,
     plan: VariablePlan,
-    folder: Path,
+    folder: FeatureFolder,
     *,
     num_steps: int | None,
     were_cached: bool,
@@ -61,8 +61,8 @@ def make_inputs(
         except OSError as error:
             if were_cached or needed_by:
                 raise
-            shutil.rmtree(folder, ignore_errors=True)  # Checkpoints need the room.
-            why = f"the features can't be written to {folder}: {error.strerror or error}"
+            shutil.rmtree(folder.path, ignore_errors=True)  # Checkpoints need the room.
+            why = f"the features can't be written to {folder.path}: {error.strerror or error}"
         else:
             log.info("Features: %s", _description(views, images))
             return inputs

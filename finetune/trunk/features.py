@@ -26,11 +26,46 @@ FINGERPRINTS_FILE = "fingerprints.npy"
 
 
 @dataclasses.dataclass(frozen=True)
+class FeatureFolder:
+    """Where features go that are kept in files.
+
+    Attributes:
+        path: The folder.
+        is_shared: Whether runs on other parts of the same split take theirs from it, too, one after the other.
+    """
+
+    path: Path
+    is_shared: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedRows:
+    """Some rows of an array [N,...] that stays in its file."""
+
+    array: Array
+    rows: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of these rows."""
+        return (len(self.rows), *self.array.shape[1:])
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.array[self.rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
 class Features:
     """The frontier's values for images, and their labels.
 
     Attributes:
-        values: For each tensor of the frontier an array [N,...], in memory or mapped from a file.
+        values: For each tensor of the frontier an array [N,...], in memory or mapped from a file, or rows of such.
         labels: int64 [N].
         fingerprints: Of the images' records, int64 [N]; 0: not known.
     """
@@ -38,6 +73,11 @@ class Features:
     values: tuple[Array, ...]
     labels: Array
     fingerprints: Array
+
+    def part(self, rows: Array, *, in_memory: bool) -> "Features":
+        """The features of some of the images, by their numbers, int64 [M]."""
+        values: tuple[Any, ...] = tuple(value[rows] if in_memory else MappedRows(value, rows) for value in self.values)
+        return Features(values, self.labels[rows], self.fingerprints[rows])
 
     def batch(self, rows: Any) -> tuple[list[Array], Array]:
         """The values of some images, by an index array or a slice, and their labels."""
