@@ -31,6 +31,7 @@ KeyboardInterrupt, once its checkpoint is written. Importing this module loads n
 
 from finetune.commands.conversion import Conversion
 from finetune.commands.convert import convert
+from finetune.commands.cross_validation import CrossValidation, cross_validate
 from finetune.commands.evaluate import evaluate
 from finetune.commands.export import ExportResult, export
 from finetune.commands.predict import predict
@@ -55,6 +56,7 @@ __all__ = [
     "ClassifierSettings",
     "Conversion",
     "ConvertSettings",
+    "CrossValidation",
     "EvalResult",
     "EvalSettings",
     "ExportResult",
@@ -71,6 +73,7 @@ __all__ = [
     "VariablePlan",
     "Verification",
     "convert",
+    "cross_validate",
     "evaluate",
     "export",
     "plan",

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.cross_validation import write_folds
+from finetune.evaluation.label_errors import write_label_errors
 from finetune.evaluation.metrics import Scores, wilson_interval
 from finetune.evaluation.result_files import (
     COMPARISON_FILE,
@@ -41,6 +43,7 @@ from finetune.runs.trained_network import (
 from finetune.settings.evaluate import EvalSettings
 
 if TYPE_CHECKING:
+    from finetune.datasets.dataset import Dataset
     from finetune.model.checkpoint import Checkpoint
 
 EXIT_BELOW_ACCURACY = 3
@@ -60,13 +63,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-eval") -> int:
     )
 
 
-def evaluate(settings: EvalSettings) -> EvalResult:
+def evaluate(settings: EvalSettings, *, part: "Callable[[Dataset], Dataset] | None" = None) -> EvalResult:
     """Scores a split and writes metrics.json, predictions.csv, confusion_matrix.csv, and the report with its plots.
+
+    Args:
+        settings: What is scored, and by what.
+        part: Gives the part of the split that counts; None: all of it does.
 
     Raises:
         UserError: What the user can mend: the checkpoint, the data, a network that doesn't fit them.
     """
-    return _Evaluator(settings, _open(settings)).evaluate()
+    return _Evaluator(settings, _open(settings), part=part).evaluate()
 
 
 def watch(settings: EvalSettings) -> Iterator[EvalResult]:
@@ -125,11 +132,16 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
 class _Evaluator:
     """A network and a split: scores one checkpoint of the network after another.
 
-    `class_names` are the network's, in the order of its outputs, unless they are given in another order.
+    `class_names` are the network's, in the order of its outputs, unless they are given in another order. `part` gives
+    the part of the split that counts.
     """
 
     def __init__(
-        self, settings: EvalSettings, checkpoint: "Checkpoint", class_names: Sequence[str] | None = None
+        self,
+        settings: EvalSettings,
+        checkpoint: "Checkpoint",
+        class_names: Sequence[str] | None = None,
+        part: "Callable[[Dataset], Dataset] | None" = None,
     ) -> None:
         from finetune.datasets.class_matching import match_labels, output_order
         from finetune.datasets.dataset import content_hash, find_dataset
@@ -153,6 +165,7 @@ class _Evaluator:
         )
         if dataset.schema.has_weights:
             tell_once(f"{settings.dataset_dir}: images have weights, which count in training alone.")
+        dataset = dataset if part is None else part(dataset)
         names = names_of_outputs(checkpoint, self._network.model, offset) if how != "index" else None
         own_names = list(names) if names is not None else class_names_of(dataset, offset)
         self.class_names = own_names if class_names is None else list(class_names)
@@ -195,7 +208,7 @@ class _Evaluator:
                 class_names=self.class_names,
                 output_dir=output_dir,
             )
-            _write_files(result, with_report=self._settings.report)
+            write_results(result, with_report=self._settings.report)
         return result
 
     def score(self) -> Scores:
@@ -241,7 +254,7 @@ def print_result(result: EvalResult, *, with_report: bool) -> None:
     """The lines for the user."""
     scores = result.scores
     say(f"{result.checkpoint_name} on {result.dataset.split}:")
-    say(f"accuracy {_accuracy(scores)}")
+    say(f"accuracy {accuracy_in_words(scores)}")
     if result.dataset.num_skipped:
         say(f"skipped {result.dataset.num_skipped} records that can't be read")
     if result.caution:
@@ -254,14 +267,15 @@ def print_result(result: EvalResult, *, with_report: bool) -> None:
 def _print_comparison(settings: EvalSettings, comparison: Comparison, output_dir: Path) -> None:
     first, second = settings.compare
     test = comparison.mcnemar
-    say(f"a: {first}: accuracy {_accuracy(comparison.first)}")
-    say(f"b: {second}: accuracy {_accuracy(comparison.second)}")
+    say(f"a: {first}: accuracy {accuracy_in_words(comparison.first)}")
+    say(f"b: {second}: accuracy {accuracy_in_words(comparison.second)}")
     say(f"right: only a {comparison.only_first_right}, only b {comparison.only_second_right} images")
     say(f"McNemar's test ({test.method}): p = {test.p_value:.3g}")
     say(f"{len(comparison.differing)} images that they take for different classes: written to {output_dir}")
 
 
-def _accuracy(scores: Scores) -> str:
+def accuracy_in_words(scores: Scores) -> str:
+    """The accuracy with its interval."""
     low, high = wilson_interval(scores.num_right, scores.num_examples)
     of_all = f"{scores.num_right} of {scores.num_examples} images"
     return f"{scores.accuracy:.4f} ({of_all}; 95 % interval {low:.4f} to {high:.4f})"
@@ -305,12 +319,17 @@ def _new_checkpoints(folder: Path, timeout_seconds: float, name_prefix: str) -> 
         last_seen = time.monotonic()
 
 
-def _write_files(result: EvalResult, *, with_report: bool) -> None:
+def write_results(result: EvalResult, *, with_report: bool) -> None:
+    """Writes all files of a result, together."""
     with _whole_results(result.output_dir, last=METRICS_FILE) as staging:
         staged = dataclasses.replace(result, output_dir=staging)
         write_metrics(staged)
         write_predictions(staged)
         write_confusion_matrix(staged)
+        if staged.folds:
+            write_folds(staging, staged.folds)
+        if staged.label_errors is not None:
+            write_label_errors(staging, staged.label_errors, staged.scores.filenames, staged.class_names)
         if with_report:
             from finetune.evaluation.report import write_report
 

@@ -308,7 +308,9 @@ def find_data(settings: TrainSettings) -> TrainingData:
     for stage in stages_of(settings):  # What one of them can't have is said before the first.
         training_data.find_preprocessing(settings.data, spec, stage.settings(settings.stage).augment)
     augmentation = stages_of(settings)[0].settings(settings.stage).augment
-    return training_data.find_data(settings.data, spec, augmentation, resumed=settings.run.resumed)
+    return training_data.find_data(
+        settings.data, spec, augmentation, resumed=settings.run.resumed, seed=settings.run.seed
+    )
 
 
 def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:

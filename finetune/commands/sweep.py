@@ -155,13 +155,13 @@ class _Sweep:
 
     def _make(self, trial: Trial) -> bool:
         """Trains a trial, or goes on with it, and notes what it came to; False: the time was up before its end."""
-        from finetune.commands.train_stage import TrialOfSweep
+        from finetune.commands.train_stage import RunOfSeveral
         from finetune.training.divergence import TrainingDivergedError
         from finetune.trunk.features import FeatureFolder
 
         run = RunFolder(self._folder / folder_name(trial))
         prune = self._settings.search.prune
-        of_sweep = TrialOfSweep(
+        of_sweep = RunOfSeveral(
             FeatureFolder(self._folder / FEATURES_FOLDER, is_shared=True),
             lambda validations: prune and self._study.is_hopeless(trial, self._values(validations)),
         )

@@ -25,7 +25,7 @@ from finetune.settings.settings_file import CONFIG_FILE, SWEEP_FILE
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
-    from finetune.commands.train_stage import EndedStage, TrialOfSweep
+    from finetune.commands.train_stage import EndedStage, RunOfSeveral
     from finetune.evaluation.result_files import EvalResult
     from finetune.model.scopes import VariablePlan
     from finetune.training.loop import EndedBy
@@ -108,6 +108,8 @@ def train(settings: TrainSettings) -> TrainResult:
         raise UserError("--verify trains nothing.", "From Python it is finetune.api.verify.")
     if settings.search.sweep:
         raise UserError("--sweep trains several times.", "From Python it is finetune.api.sweep.")
+    if settings.data.is_cross_validation:
+        raise UserError("--folds makes several runs.", "From Python it is finetune.api.cross_validate.")
     start = time.monotonic()
     with run_folder_chosen(settings) as chosen:
         try:
@@ -118,13 +120,13 @@ def train(settings: TrainSettings) -> TrainResult:
             raise Interrupted(f"{stop}\n  {how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
 
 
-def train_run(settings: TrainSettings, start: float, trial: "TrialOfSweep | None" = None) -> TrainResult:
-    """Trains a run whose folder, records and weights are known.
+def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | None" = None) -> TrainResult:
+    """Trains by settings that name records, weights and a folder, as `train` finds them.
 
     Args:
         settings: Of the run.
         start: When the command began, by the monotonic clock, for `--time-limit`.
-        trial: What the run has of the sweep that it is a trial of; None: it is none.
+        several: What the run has of a sweep or a cross-validation; None: it is alone.
 
     Raises:
         UserError: As `train`; TrainingDivergedError where something isn't finite.
@@ -159,7 +161,7 @@ def train_run(settings: TrainSettings, start: float, trial: "TrialOfSweep | None
         write_errors_told(lambda: f"Make room there. {how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
-        result = _train_in(run, settings, data, strategy, time_limit, trial)
+        result = _train_in(run, settings, data, strategy, time_limit, several)
     return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
 
 
@@ -183,13 +185,13 @@ def _train_in(
     data: "TrainingData",
     strategy: Any,
     time_limit: "TimeLimit",
-    trial: "TrialOfSweep | None",
+    several: "RunOfSeveral | None",
 ) -> TrainResult:
     """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
     from finetune.commands.train_stage import train_stage
 
     while True:
-        ended = train_stage(run, settings, data, strategy, time_limit, trial)
+        ended = train_stage(run, settings, data, strategy, time_limit, several)
         if ended.stopped_by is not None:
             raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
         if ended.is_last or ended.ended_by in ("time", "pruned"):
@@ -237,6 +239,11 @@ def _train_or_verify(settings: TrainSettings) -> None:
         print_sweep(sweep(settings))
         return
     start_tensorflow()
+    if settings.data.is_cross_validation:
+        from finetune.commands.cross_validation import cross_validate_and_print  # Which trains by this module.
+
+        cross_validate_and_print(settings)
+        return
     if settings.run.verify:
         print_verification(verify(settings), settings.run.folder)
         return

@@ -33,16 +33,16 @@ log = logging.getLogger("finetune")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrialOfSweep:
-    """What a run has of the sweep that it is a trial of.
+class RunOfSeveral:
+    """What a run has of the sweep or the cross-validation that it is of.
 
     Attributes:
-        features: Of frozen layers, which all trials share.
+        features: Of frozen layers, which all of its runs share.
         is_hopeless: Whether to give the run up after the validations that it has had so far.
     """
 
     features: FeatureFolder
-    is_hopeless: Callable[[Sequence[Best]], bool]
+    is_hopeless: Callable[[Sequence[Best]], bool] = lambda validations: False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def train_stage(
     data: TrainingData,
     strategy: Any,
     time_limit: TimeLimit,
-    trial: TrialOfSweep | None = None,
+    several: RunOfSeveral | None = None,
 ) -> EndedStage:
     """Trains from where the run is to the end of the stage that it is in, or until something else ends it.
 
@@ -86,7 +86,7 @@ def train_stage(
         data: Its splits.
         strategy: Its devices.
         time_limit: When to stop, whatever the step.
-        trial: What the run has of the sweep that it is a trial of; None: it is none.
+        several: What the run has of a sweep or a cross-validation; None: it is alone.
 
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data, a loss that isn't finite.
@@ -103,7 +103,7 @@ def train_stage(
     data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augment)
     _say_stage(settings, place, told)
     history = recorded_facts(run) if settings.run.resume else None
-    features = trial.features if trial is not None else FeatureFolder(run.path / FEATURES_FOLDER)
+    features = several.features if several is not None else FeatureFolder(run.path / FEATURES_FOLDER)
     ready = prepare(told, data, strategy, source, features, history, place)
     del source
     data, first_step = ready.data, ready.first_step
@@ -142,7 +142,7 @@ def train_stage(
         time_limit,
         ready.recalibration,
         ready.loss_gap,
-        lambda since: trial is not None and trial.is_hopeless([*before, *since]),
+        lambda since: several is not None and several.is_hopeless([*before, *since]),
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:

@@ -49,6 +49,7 @@ SHA256 = re.compile("[0-9a-f]{64}")
 # All labels of a split are looked at beforehand where that takes seconds; of a larger one, when they are read.
 MOST_SCANNED_BYTES = 1 << 30
 MOST_NAMED = 5
+NOT_CHOSEN = b"\0"
 SEPARATOR = "\n  "
 # So many outputs that no record has the label of are taken for a mistake, where they are most of all.
 MOST_UNUSED_CLASSES = 1000
@@ -77,6 +78,7 @@ class Shard:
         compression: In TensorFlow's words: "GZIP", "ZLIB" or "", none.
         skipped: The records that are left out.
         num_lost: Records beyond those that dataset.json counts, but that aren't found in a damaged shard.
+        chosen: A byte for each record of the file, not 0 where it is of the data set; None: all are.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class Shard:
     compression: str = ""
     skipped: tuple[SkippedRecord, ...] = ()
     num_lost: int = 0
+    chosen: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Dataset:
         schema: How its records are read.
         outputs: Of a network, for each label from the labels' offset on; None: the label less the offset.
         image_rules: How image files became its pixels.
+        whole: The split, where this is only a part of it.
     """
 
     name: str
@@ -111,6 +115,7 @@ class Dataset:
     schema: RecordSchema = RecordSchema()
     outputs: tuple[int, ...] | None = None
     image_rules: ImageRules = RULES_OF_OTHER_RECORDS
+    whole: "Dataset | None" = None
 
     @property
     def num_examples(self) -> int:
@@ -212,18 +217,20 @@ def content_hash(dataset: Dataset) -> str:
     """A hash of all the split's bytes, in order: for cache keys, and to say what a run was trained on.
 
     Taken from dataset.json for shards that are not newer than it; others are read. Compression makes no difference;
-    records that are left out do.
+    records that are left out, or of which only a part is taken, do.
     """
     digest = hashlib.sha256()
     for shard in dataset.shards:
         digest.update(bytes.fromhex(shard.sha256 or hash_content(shard.path)))
         if shard.skipped:
             digest.update(f"without {[skipped.offset for skipped in shard.skipped]}".encode())
+        if shard.chosen is not None:
+            digest.update(b"of which " + shard.chosen)
     return digest.hexdigest()
 
 
 def usable_records(shard: Shard) -> Iterator[StoredRecord]:
-    """The records of a shard but for those that are left out.
+    """The records of a shard that are of the data set, but for those that are left out.
 
     Raises:
         RecordFileError: One is damaged, or the file can't be read.
@@ -235,7 +242,8 @@ def usable_records(shard: Shard) -> Iterator[StoredRecord]:
                 continue
             if isinstance(found, RecordFileError):
                 raise found
-            yield found
+            if shard.chosen is None or shard.chosen[found.number : found.number + 1] != NOT_CHOSEN:
+                yield found
     except OSError as error:
         raise RecordFileError(f"{shard.path} can't be read: {error.strerror}") from error
 

@@ -481,13 +481,20 @@ def _open_shard(row: Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(row[0], compression_type=row[1])
 
 
+def _open_chosen(row: Tensor) -> tf.data.Dataset:
+    """The records of a shard that are of the data set."""
+    chosen = tf.io.decode_raw(row[3], tf.uint8)
+    records = _open_shard(row).enumerate().filter(lambda number, _: chosen[number] != 0)
+    return records.map(lambda _, serialized: serialized)
+
+
 def _shard_opener(dataset: Dataset) -> Callable[[Tensor], tf.data.Dataset]:
     """From a row of `_shard_rows` to the records of the shard.
 
     TensorFlow's reader gives up a shard at the first damaged record: where some are left out, Python reads.
     """
     if not dataset.num_skipped:
-        return _open_shard
+        return _open_shard if all(shard.chosen is None for shard in dataset.shards) else _open_chosen
     shards = {os.fsencode(shard.path): shard for shard in dataset.shards}
 
     def read(path: bytes) -> Iterator[bytes]:
@@ -499,11 +506,11 @@ def _shard_opener(dataset: Dataset) -> Callable[[Tensor], tf.data.Dataset]:
 
 
 def _shard_rows(shards: tuple[Shard, ...]) -> Tensor:
-    """Paths, compressions, and numbers of the first records, strings [N,3]."""
+    """Paths, compressions, numbers of the first records, and which records are of the data set, strings [N,4]."""
     firsts = itertools.accumulate((shard.num_records for shard in shards), initial=0)
     return tf.constant(
         [
-            [os.fsencode(shard.path), shard.compression.encode(), str(first).encode()]
+            [os.fsencode(shard.path), shard.compression.encode(), str(first).encode(), shard.chosen or b""]
             for shard, first in zip(shards, firsts, strict=False)
         ]
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune.evaluation import plots
 from finetune.evaluation.calibration import calibration
+from finetune.evaluation.cross_validation import spreads_of
 from finetune.evaluation.metrics import class_figures, confusion_matrix, most_confused, wilson_interval
 from finetune.evaluation.result_files import REPORT_FILE, EvalResult
 from finetune.evaluation.thumbnails import read_thumbnails
@@ -93,11 +94,14 @@ def _content(result: EvalResult) -> dict[str, Any]:
         "class_table": table,
         "weakest": sorted(table, key=lambda row: row["f1"])[:NUM_WEAKEST] if len(table) > MOST_CLASSES_SHOWN else [],
         "pairs": _pairs(result),
-        "mistakes": _mistakes(result),
+        # Ranked as doubtful labels are: either of them shows the images.
+        "mistakes": _mistakes(result) if result.label_errors is None else [],
         "versions": list(software_versions().items()),
-        "provenance": read_provenance_or_tell(Path(result.checkpoint).parent),
+        "provenance": read_provenance_or_tell(result.run_folder),
+        "spreads": spreads_of(result.folds) if result.folds else {},
+        "label_errors": _label_errors(result),
         **_pictures(result),
-        **_run_content(Path(result.checkpoint).parent),
+        **_run_content(result.run_folder, result.run_folder.parent if result.folds else result.run_folder),
     }
 
 
@@ -154,10 +158,31 @@ def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
     ]
 
 
+def _label_errors(result: EvalResult) -> list[dict[str, Any]]:
+    """The labels that are most in doubt, with thumbnails; none where they weren't looked for."""
+    errors = result.label_errors
+    if errors is None:
+        return []
+    positions = errors.positions[:NUM_MISTAKES].tolist()
+    thumbnails = read_thumbnails(result.dataset, positions, THUMBNAIL_PIXELS)
+    return [
+        {
+            "image": _data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "filename": result.scores.filenames[position],
+            "label": result.class_names[errors.labels[index]],
+            "label_probability": errors.label_probabilities[index],
+            "suggestion": result.class_names[errors.suggestions[index]],
+            "suggestion_probability": errors.suggestion_probabilities[index],
+        }
+        for index, position in enumerate(positions)
+    ]
+
+
 def _pictures(result: EvalResult) -> dict[str, Picture | None]:
     scores, names = result.scores, result.class_names
     confusion, bins = confusion_matrix(scores), calibration(scores)
-    lines = RunFolder(Path(result.checkpoint).parent).read_metrics_or_tell()
+    # Curves of several runs are in their own folders.
+    lines = [] if result.folds else RunFolder(result.run_folder).read_metrics_or_tell()
 
     def draw_confusion(theme: plots.Theme, is_file: bool) -> "Figure":
         inches = plots.LARGEST_WITH_NAMES if is_file else MATRIX_INCHES
@@ -191,15 +216,20 @@ def _pictures(result: EvalResult) -> dict[str, Picture | None]:
     }
 
 
-def _run_content(folder: Path) -> dict[str, Any]:
-    """How the run was made: `chosen` settings differ from the defaults; all are None or empty where it is no run."""
+def _run_content(folder: Path, named: Path) -> dict[str, Any]:
+    """How the run was made: `chosen` settings differ from the defaults; all are None or empty where it is no run.
+
+    Args:
+        folder: Of the run.
+        named: The folder that it is called by.
+    """
     settings = settings_of_run(folder)
     if settings is None:
         return {"run": None, "chosen": [], "defaults": [], "plan": []}
     default = {field.name: field.default for field in flags_of(TrainSettings)}
     rows = [(name, _setting(value), value == default[name]) for name, value in settings.items()]
     return {
-        "run": folder.resolve().name,
+        "run": named.resolve().name,
         "chosen": [(name, value) for name, value, is_default in rows if not is_default],
         "defaults": [(name, value) for name, value, is_default in rows if is_default],
         "plan": _read_plan(folder / PLAN_FILE),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from finetune.datasets.dataset import Dataset
 from finetune.evaluation.calibration import calibration
 from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.cross_validation import FoldFigures, folds_summary
+from finetune.evaluation.label_errors import LabelErrors
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.evaluation.seen_images import caution
 from finetune.files.csv_cells import cells_of
@@ -42,6 +44,9 @@ class EvalResult:
         scores: One entry for each image, in the order of the records.
         class_names: By class; its number where the data set has no names.
         output_dir: Where the files go.
+        folds: Of a cross-validation, whose scores are of several runs, none of which had seen the images that it
+            scored; the checkpoint is then of the first of them.
+        label_errors: Labels in doubt; None: they weren't looked for.
     """
 
     checkpoint: str
@@ -54,11 +59,18 @@ class EvalResult:
     scores: Scores
     class_names: list[str]
     output_dir: Path
+    folds: tuple[FoldFigures, ...] = ()
+    label_errors: LabelErrors | None = None
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the checkpoint is."""
+        return Path(self.checkpoint).parent
 
     @property
     def caution(self) -> str | None:
         """What to say beside the accuracy where the run had seen the images; None where they are new to it."""
-        return caution(Path(self.checkpoint).parent, self.checkpoint_name, self.data_sha256)
+        return None if self.folds else caution(self.run_folder, self.checkpoint_name, self.data_sha256)
 
 
 def class_names_of(dataset: Dataset, labels_offset: int) -> list[str]:
@@ -88,6 +100,8 @@ def metrics(result: EvalResult) -> dict[str, Any]:
         "step": result.step,
         "moving_average": result.network.use_moving_averages,
         "tta": result.tta,
+        **(folds_summary(result.folds) if result.folds else {}),
+        **({"num_label_errors": result.label_errors.num_errors} if result.label_errors is not None else {}),
         "classes": [
             {
                 "label": label,

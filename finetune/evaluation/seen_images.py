@@ -16,8 +16,12 @@ def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | N
     """
     provenance = read_provenance_or_tell(run_folder)
     validation = provenance.get("validation")
-    if any(part["data"]["sha256"] == data_sha256 for part in parts_of(provenance) if "data" in part):
+    trained_on = [part["data"] for part in parts_of(provenance) if "data" in part]
+    if any(data["sha256"] == data_sha256 for data in trained_on):
         return "these images trained it: expect less on new ones"
+    of_these = [data for data in trained_on if data.get("part_of") == data_sha256]
+    if of_these:
+        return f"{of_these[-1]['num_examples']:,} of these images trained it: expect less on new ones"
     if validation is None or validation["sha256"] != data_sha256 or not _is_best(run_folder, checkpoint_name):
         return None
     num_candidates = sum(

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
 
 PROVENANCE_FILE = "provenance.json"
-DATA_SHAPE = {"name": str, "split": str, "num_examples": Number(int, at_least=0), "sha256": str}
+DATA_SHAPE = {
+    "name": str,
+    "split": str,
+    "num_examples": Number(int, at_least=0),
+    "sha256": str,
+    "part_of": MayLack(str),  # Hash of the whole split, where a fold of it was left out.
+}
 # Older runs have fewer of these.
 _PART_SHAPE = {
     "versions": MayLack({...: str}),
@@ -207,10 +213,14 @@ def _short(sha256: str | None) -> str:
 
 
 def _describe(dataset: "Dataset", hashes: Mapping[str, str]) -> dict[str, Any]:
+    from finetune.datasets.dataset import content_hash  # Not needed by most readers of provenance.
+
+    part_of = {} if dataset.whole is None else {"part_of": content_hash(dataset.whole)}
     return {
         "name": dataset.name,
         "split": dataset.split,
         "num_examples": dataset.num_examples,
         "sha256": hashes[dataset.split],
         "num_skipped": dataset.num_skipped,
+        **part_of,
     }

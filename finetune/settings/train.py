@@ -39,6 +39,8 @@ from finetune.settings.trust import TRUST_CODE_HELP
 
 DEFAULT_MODEL = "inception_v3"
 DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
+# A fold's number takes two bytes.
+MOST_FOLDS = 65535
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,16 @@ class DataSettings(CommandSettings):
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("train", slim=["dataset_split_name"], help="split to train on")
     eval_split: str | None = flag(None, help="split to validate on; not given: validation, where there is one")
+    folds: int | None = flag(
+        None,
+        at_least=2,
+        at_most=MOST_FOLDS,
+        metavar="K",
+        help="cross-validation: K runs, each on all but one of K parts of --split, which then scores it",
+    )
+    fold: int | None = flag(
+        None, at_least=1, at_most=MOST_FOLDS, metavar="N", help="with --folds: one run alone, on all parts but this one"
+    )
     labels_offset: int = flag(0, at_least=0, help="subtracted from every label, and from the number of classes")
     image_key: str = flag(IMAGE_KEY, metavar="KEY", help="of the image in the records, a JPEG or PNG file's bytes")
     label_key: str = flag(
@@ -64,6 +76,18 @@ class DataSettings(CommandSettings):
         None, above=0, metavar="N", help="shards read at a time; not given: chosen while running"
     )
     num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fold is not None and self.folds is None:
+            raise UserError(f"--fold {self.fold}: of how many, isn't said.", "Give --folds, too, or leave it out.")
+        if self.fold is not None and self.folds is not None and self.fold > self.folds:
+            raise UserError(f"--fold {self.fold}: there are {self.folds}.", f"Give a number from 1 to {self.folds}.")
+
+    @property
+    def is_cross_validation(self) -> bool:
+        """Whether there are several runs to make, one for each fold."""
+        return self.folds is not None and self.fold is None
 
     @property
     def records(self) -> Path:

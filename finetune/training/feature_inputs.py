@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.datasets.balanced_draws import BalancedDraws
-from finetune.datasets.dataset import Dataset
+from finetune.datasets.dataset import Dataset, content_hash
+from finetune.datasets.folds import rows_in_whole
 from finetune.datasets.pipeline import evaluation_batches, reading
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import score
@@ -59,6 +60,9 @@ def feature_inputs(
 ) -> TrainingInputs:
     """Runs the trunk over some augmentations of each training image, and over each validation image.
 
+    Features of a part of a split are rows of those of the whole, whether other parts need them, too, or not: in other
+    batches they would differ in their last bits.
+
     Args:
         images: Of the run.
         state: Of the run.
@@ -71,10 +75,11 @@ def feature_inputs(
     """
     data, split = images.data, views.split
     evaluation_split = split.of_evaluation() if data.validation is not None else None
-    num_bytes = views.num_bytes(data.training.num_examples)
+    num_bytes = views.num_bytes(_computed(data.training).num_examples)
     if data.validation is not None and evaluation_split is not None:
         num_bytes += data.validation.num_examples * evaluation_split.num_bytes
-    kept_in = folder if folder.is_shared or num_bytes > cache_bytes else None
+    is_small = num_bytes <= cache_bytes
+    kept_in = None if is_small and not folder.is_shared else folder
     if kept_in is not None:
         _refuse_full_disk(kept_in.path, num_bytes)
     store = _FeatureStore(kept_in, images, split)
@@ -83,7 +88,7 @@ def feature_inputs(
         features = store.validation(data.validation, evaluation_split)
         run = _scores_of(features, evaluation_split, images.batch_size)
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
-    kept = store.views(views)
+    kept = store.views(views, in_memory=is_small)
     drawn = BalancedDraws(images.balanced.outputs, images.seed).epoch if images.balanced is not None else None
     return TrainingInputs(
         forward=split.head,
@@ -114,15 +119,20 @@ class _FeatureStore:
         self._images = images
         self._dependencies = self._find_dependencies(split) if folder is not None else {}
 
-    def views(self, views: CachedViews) -> list[Features]:
+    def views(self, views: CachedViews, *, in_memory: bool) -> list[Features]:
         """Of the training images under each outcome of the augmentation; the trunk is traced once for all."""
-        trunk = function_of_images(views.split)
-        return [self._view(number, views, trunk) for number in range(views.num_views)]
+        trunk, training = function_of_images(views.split), self._images.data.training
+        computed = [self._view(number, views, trunk) for number in range(views.num_views)]
+        if _computed(training) is training:
+            return computed
+        rows = rows_in_whole(training)
+        return [features.part(rows, in_memory=in_memory) for features in computed]
 
     def _view(self, number: int, views: CachedViews, trunk: Trunk) -> Features:
         what = f"view {number + 1} of {views.num_views}" if views.num_views > 1 else "the training images"
-        batches, dataset = self._images.view_batches(number), self._images.data.training
-        return self._compute(f"view_{number}", views.split, trunk, dataset, batches, what)
+        dataset = _computed(self._images.data.training)
+        images = dataclasses.replace(self._images, data=dataclasses.replace(self._images.data, training=dataset))
+        return self._compute(f"view_{number}", views.split, trunk, dataset, images.view_batches(number), what)
 
     def validation(self, dataset: Dataset, split: SplitModel) -> Features:
         """Of the validation images."""
@@ -137,7 +147,8 @@ class _FeatureStore:
         folder, key = None, ""
         if self._folder is not None:
             frontier = [(list(spec.shape), spec.dtype.name) for spec in split.frontier]
-            data = self._images.data.hashes[dataset.split]
+            known = self._images.data.training, self._images.data.validation
+            data = self._images.data.hashes[dataset.split] if dataset in known else content_hash(dataset)
             of_images = {"weights_of_images": True} if dataset.schema.has_weights else {}
             key = features_key(
                 name=name, data=data, outputs=dataset.outputs, frontier=frontier, **of_images, **self._dependencies
@@ -170,6 +181,13 @@ def _said(preprocessing: Preprocessing) -> dict[str, Any]:
         "resize": preprocessing.resize,
     }
     return {name: value for name, value in all_of_it.items() if value}
+
+
+def _computed(training: Dataset) -> Dataset:
+    """The images whose features are computed for a training: of a part of a split the whole, where all can be read."""
+    if training.whole is None or training.num_skipped != training.whole.num_skipped:
+        return training
+    return dataclasses.replace(training.whole, outputs=training.outputs)
 
 
 def _refuse_full_disk(folder: Path, num_bytes: int) -> None:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from finetune.datasets.dataset import Dataset, content_hash, find_dataset, find_splits
+from finetune.datasets.folds import assign_folds
 from finetune.datasets.pipeline import without_undecodable
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
@@ -56,7 +57,7 @@ class TrainingData:
 
 
 def find_data(
-    settings: DataSettings, spec: NetSpec, augmentation: AugmentationSettings, *, resumed: Path | None
+    settings: DataSettings, spec: NetSpec, augmentation: AugmentationSettings, *, resumed: Path | None, seed: int
 ) -> TrainingData:
     """The splits of the settings.
 
@@ -65,6 +66,7 @@ def find_data(
         spec: The network's, for its own preprocessing.
         augmentation: Of the training images.
         resumed: Folder of the run that goes on, whose labels' order theirs becomes; None: a new one begins.
+        seed: Of the division into folds, where one of these is left out.
 
     Raises:
         UserError: There is no such split; the run that is resumed has other classes.
@@ -77,6 +79,16 @@ def find_data(
         log.info("There is no split %s: training goes without validation (see --eval-split).", eval_split)
     else:
         validation = _find_split(settings, eval_split)
+    if settings.folds is not None and validation is not None and validation.split == training.split:
+        raise UserError(
+            f"--folds divides the split {training.split}, and --eval-split is the same: folds that are left out would "
+            "choose the checkpoint that they score.",
+            "Give another --eval-split, or leave it out.",
+        )
+    if settings.folds is not None and settings.fold is not None:
+        folds = assign_folds(training, settings.folds, seed, settings.labels_offset)
+        training = folds.without(training, settings.fold)
+        log.info("Fold %d of %d is left out: %d images.", settings.fold, settings.folds, training.num_examples)
     data = TrainingData(training, validation, preprocessing, training.class_names)
     return data if resumed is None else match_to_run(settings, resumed, data, spec)
 

@@ -29,11 +29,33 @@ Drawn = Callable[[int], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
+class MappedRows:
+    """Some rows of an array [N,...] that stays in its file."""
+
+    array: Array
+    rows: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of these rows."""
+        return (len(self.rows), *self.array.shape[1:])
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.array[self.rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
 class Features:
     """The frontier's values for images, and their labels.
 
     Attributes:
-        values: For each tensor of the frontier an array [N,...], in memory or mapped from a file.
+        values: For each tensor of the frontier an array [N,...], in memory or mapped from a file, or rows of such.
         labels: int64 [N].
         fingerprints: Of the images' records, int64 [N]; 0: not known.
         weights: How much the images count in training, float32 [N]; None: they have no weights.
@@ -43,6 +65,12 @@ class Features:
     labels: Array
     fingerprints: Array
     weights: Array | None = None
+
+    def part(self, rows: Array, *, in_memory: bool) -> "Features":
+        """The features of some of the images, by their numbers, int64 [M]."""
+        values: tuple[Any, ...] = tuple(value[rows] if in_memory else MappedRows(value, rows) for value in self.values)
+        weights = None if self.weights is None else self.weights[rows]
+        return Features(values, self.labels[rows], self.fingerprints[rows], weights)
 
     def batch(self, rows: Any) -> tuple[list[Array], Array]:
         """The values of some images, by an index array or a slice, and their labels."""
