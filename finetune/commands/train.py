@@ -118,6 +118,7 @@ def _train(settings: TrainSettings, start: float) -> TrainResult:
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.prepared_run import choose_devices, find_data
+    from finetune.commands.unlabelled import with_unlabelled
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
@@ -131,6 +132,7 @@ def _train(settings: TrainSettings, start: float) -> TrainResult:
         network = as_begun(settings.network, settings.run.folder)
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))
+    settings, data = with_unlabelled(settings, data)
     if settings.stopping.early_stopping_patience is not None and data.validation is None:
         raise UserError(
             f"--early-stopping-patience counts validations, but {settings.data.dataset_dir} has no split validation.",

@@ -98,23 +98,31 @@ def training_batches(
         [B], and of what tells the images apart, int64 [B,3]: a record's number in the split, its fingerprint, and the
         seed of its augmentation. Iterate within `reading`.
     """
-    first_epoch, offset = divmod(start_step * batch_size, dataset.num_examples)
+    examples = training_examples(dataset, options, seed=seed, num_before=start_step * batch_size)
+    return in_batches(examples, batch_size)
+
+
+def training_examples(dataset: Dataset, options: ReadOptions, *, seed: int, num_before: int = 0) -> tf.data.Dataset:
+    """What `training_batches` makes batches of, from the example behind the first `num_before` on."""
+    first_epoch, offset = divmod(num_before, dataset.num_examples)
 
     def read_epoch(epoch: Tensor) -> tf.data.Dataset:
-        epoch_seed = _epoch_seed(seed, epoch)
+        epoch_seed = seed_of_epoch(seed, epoch)
         num_left_out = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
         records = _shuffled_records(dataset, epoch_seed, options.num_readers).skip(num_left_out)
         return records.map(lambda number, serialized: (number, serialized, epoch_seed[0]))
 
     prepare = _training_example(dataset, options)
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    batches = (
-        epochs.flat_map(_plain(read_epoch))
-        .map(_plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
-        .prefetch(AUTOTUNE)
+    return epochs.flat_map(_plain(read_epoch)).map(
+        _plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True
     )
-    return _in_order(batches)
+
+
+def in_batches(examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Batches, in order, of examples without end."""
+    batches = examples.batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
+    return in_order(batches.prefetch(AUTOTUNE))
 
 
 def view_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int, seed: int, view: int) -> tf.data.Dataset:
@@ -130,7 +138,7 @@ def view_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int, see
     Returns:
         Batches of images, labels and what tells them apart, as those of `training_batches`. Iterate within `reading`.
     """
-    epoch_seed = _epoch_seed(seed, view)[0]
+    epoch_seed = seed_of_epoch(seed, view)[0]
     prepare = _training_example(dataset, options)
     batches = (
         records_in_order(dataset)
@@ -143,10 +151,10 @@ def view_batches(dataset: Dataset, options: ReadOptions, *, batch_size: int, see
         .batch(batch_size)
         .prefetch(AUTOTUNE)
     )
-    return _in_order(batches)
+    return in_order(batches)
 
 
-def _epoch_seed(seed: int, epoch: Tensor) -> Tensor:
+def seed_of_epoch(seed: int, epoch: Tensor) -> Tensor:
     """Integers [2]: the first for the augmentation, both for the order."""
     return tf.random.stateless_uniform(
         [2],
@@ -165,13 +173,19 @@ def _training_example(
     def prepare(number: Tensor, serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         record = parse_record(serialized, dataset.schema)
         label = _checked_label(record, dataset, options.labels_offset)
-        image_hash = _image_hash(record)
-        image_seed = tf.stack([epoch_seed, image_hash])
-        window = decode_training_window(record.encoded, options, image_seed)
-        image = options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed)
-        return image, label, tf.stack([number, _fingerprint(image_hash, label), epoch_seed])
+        image, image_hash = training_image(record.encoded, options, epoch_seed)
+        return image, label, tf.stack([number, fingerprint_of(image_hash, label), epoch_seed])
 
     return prepare
+
+
+def training_image(encoded: Tensor, options: ReadOptions, epoch_seed: Tensor) -> tuple[Tensor, Tensor]:
+    """An image as training has it in an epoch, [H,W,C], and the hash of its file, by which its augmentation differs."""
+    image_hash = _image_hash(encoded)
+    image_seed = tf.stack([epoch_seed, image_hash])
+    window = decode_training_window(encoded, options, image_seed)
+    image = options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed)
+    return image, image_hash
 
 
 def fingerprints_in_order(dataset: Dataset, labels_offset: int) -> tf.data.Dataset:
@@ -179,17 +193,17 @@ def fingerprints_in_order(dataset: Dataset, labels_offset: int) -> tf.data.Datas
 
     def fingerprint(serialized: Tensor) -> Tensor:
         record = parse_record(serialized, dataset.schema)
-        return _fingerprint(_image_hash(record), _checked_label(record, dataset, labels_offset))
+        return fingerprint_of(_image_hash(record.encoded), _checked_label(record, dataset, labels_offset))
 
     records = records_in_order(dataset).map(_plain(fingerprint), num_parallel_calls=AUTOTUNE, deterministic=True)
     return records.batch(FINGERPRINTS_AT_A_TIME)
 
 
-def _image_hash(record: ParsedRecord) -> Tensor:
-    return tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
+def _image_hash(encoded: Tensor) -> Tensor:
+    return tf.strings.to_hash_bucket_fast(encoded, tf.int64.max)
 
 
-def _fingerprint(image_hash: Tensor, label: Tensor) -> Tensor:
+def fingerprint_of(image_hash: Tensor, label: Tensor) -> Tensor:
     """Of what training sees of a record, its image and the output that stands for its class: int64, 1 to 2^31 - 1."""
     return 1 + tf.math.floormod(image_hash + FINGERPRINT_OF_LABEL * label, 2**31 - 1)
 
@@ -219,7 +233,7 @@ def evaluation_batches(dataset: Dataset, options: ReadOptions, *, batch_size: in
         .batch(batch_size)
         .prefetch(AUTOTUNE)
     )
-    return _in_order(batches)
+    return in_order(batches)
 
 
 @contextlib.contextmanager
@@ -471,7 +485,8 @@ def _plain(function: Any) -> Any:
     return tf.autograph.experimental.do_not_convert(function)
 
 
-def _in_order(batches: tf.data.Dataset) -> tf.data.Dataset:
+def in_order(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same on any number of threads."""
     options = tf.data.Options()
     options.deterministic = True
     return batches.with_options(options)

@@ -200,6 +200,22 @@ def salvage_records(path: Path) -> Iterator[StoredRecord | RecordFileError]:
                 raw.seek(offset)
 
 
+def record_at(path: Path, offset: int) -> bytes:
+    """The data of the record that begins at a byte of a file that isn't compressed.
+
+    Raises:
+        RecordFileError: None begins there, or it is damaged.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        found = _read_record(io.BufferedReader(file), path, 0, offset, path.stat().st_size)
+    if found is None:
+        raise _truncated(path, 0, offset)
+    if isinstance(found, RecordFileError):
+        raise found
+    return found.data
+
+
 def hash_content(path: Path) -> str:
     """SHA-256 of the file as it is without compression; of one whose compressed stream is damaged, as it is."""
     if not find_compression(path):

@@ -21,6 +21,7 @@ from finetune.training.early_stopping import ended_early
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
 from finetune.training.loss_gap import LossGap
+from finetune.training.pseudo_labelling import PseudoLabelling
 from finetune.training.recalibration import Recalibration
 from finetune.training.run_log import RunLog
 from finetune.training.schedules import CutSchedule
@@ -87,6 +88,7 @@ class TrainingLoop:
         time_limit: TimeLimit,
         recalibration: Recalibration | None,
         loss_gap: LossGap,
+        labelling: PseudoLabelling | None = None,
     ) -> None:
         """Sets the loop up.
 
@@ -106,6 +108,7 @@ class TrainingLoop:
             time_limit: When to stop, whatever the step.
             recalibration: Of batch norm's statistics, before each validation and at the end.
             loss_gap: What training and validation losses are compared by.
+            labelling: Of unlabelled images; None: there are none.
         """
         self.step = occasions.first_step
         self.best = best
@@ -129,6 +132,7 @@ class TrainingLoop:
         self._guard = Guard(self._run, state, self.step, begin, every) if every is not None else None
         self._recalibration = recalibration
         self._loss_gap = loss_gap
+        self._labelling = labelling
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -170,6 +174,7 @@ class TrainingLoop:
             self._save()
         why_early = ended_early(self._validations, self._stopping)
         while (ended_by := self._why_to_end(stop, why_early)) is None:
+            self._label_if_due()
             with self._time_limit.taking("steps"):
                 self._make_steps(self._batches)
             are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
@@ -240,10 +245,25 @@ class TrainingLoop:
             self._run_log.restart_clock(self.step + len(rates))
         self.step += len(rates)
 
+    def _label_if_due(self) -> None:
+        """Before the steps are given anything: the time that labels take is no part of theirs."""
+        if self._labelling is None or not self._labelling.is_due(self.step):
+            return
+        self._check_losses()
+        try:
+            self._labelling.label(self.step)
+        except NotFiniteError:
+            why = f"After step {self.step} the network's logits for the unlabelled images are not finite."
+            raise DivergedError(self.step, why) from None
+        self._watch.restart()
+        self._run_log.restart_clock(self.step)
+
     def _num_steps_at_once(self) -> int:
         """Up to the next step after which something is due."""
         periods = (self._when.log_every, self._when.eval_every, self._when.guard_every)
         due = [period - self.step % period for period in periods if period]
+        if self._labelling is not None:
+            due.append(self._labelling.num_steps_to_next(self.step))
         if self._when.max_steps is not None:
             due.append(self._when.max_steps - self.step)
         return min(self._inputs.steps_per_call, *due)

@@ -97,17 +97,43 @@ def feature_batches(
         seed: Of the order.
         start_step: How many batches to leave out.
     """
+    stream = PickStream(picks_by_epoch(views, seed=seed, num_before=start_step * batch_size))
+    while True:
+        picks = stream.take(batch_size)
+        yield *gather(views, picks), identities(views, picks)
+
+
+def picks_by_epoch(views: Sequence[Features], *, seed: int, num_before: int) -> Iterator[Array]:
+    """The order of `feature_batches`: of each epoch a view and a row of each image, int64 [N,2].
+
+    Args:
+        views: Features of the same images.
+        seed: Of the order.
+        num_before: How many images were taken before, which the first epoch comes without.
+    """
     num_images = len(views[0].labels)
     first_view = np.random.default_rng([seed % 2**32, 0]).integers(len(views), size=num_images)
-    epoch, position = divmod(start_step * batch_size, num_images)
-    left = np.empty([0, 2], np.int64)
+    epoch, position = divmod(num_before, num_images)
     while True:
         order = np.random.default_rng([seed % 2**32, 1, epoch]).permutation(num_images)[position:]
-        left = np.concatenate([left, np.stack([(first_view[order] + epoch) % len(views), order], axis=1)])
-        while len(left) >= batch_size:
-            picks, left = left[:batch_size], left[batch_size:]
-            yield *_gather(views, picks), _identities(views, picks)
+        yield np.stack([(first_view[order] + epoch) % len(views), order], axis=1)
         epoch, position = epoch + 1, 0
+
+
+class PickStream:
+    """Picks, each a view and a row, as many at a time as are asked for."""
+
+    def __init__(self, epochs: Iterator[Array]) -> None:
+        """Begins with the first of the epochs, int64 [N,2] each, which never end."""
+        self._epochs = epochs
+        self._left = np.empty([0, 2], np.int64)
+
+    def take(self, number: int) -> Array:
+        """The next ones, int64 [number,2]."""
+        while len(self._left) < number:
+            self._left = np.concatenate([self._left, next(self._epochs)])
+        taken, self._left = self._left[:number], self._left[number:]
+        return taken
 
 
 def features_key(**parts: Any) -> str:
@@ -124,12 +150,13 @@ def values_hash(values: Iterable[tuple[str, Array]]) -> str:
     return digest.hexdigest()
 
 
-def _identities(views: Sequence[Features], picks: Array) -> Array:
+def identities(views: Sequence[Features], picks: Array) -> Array:
+    """Of each pick the image's number, its record's fingerprint, and the view, int64 [B,3]."""
     numbers_of_views, rows = picks.T
     return np.stack([rows, views[0].fingerprints[rows], numbers_of_views], axis=1)
 
 
-def _gather(views: Sequence[Features], picks: Array) -> tuple[list[Array], Array]:
+def gather(views: Sequence[Features], picks: Array) -> tuple[list[Array], Array]:
     """The features of picks, each a view and a row, and their labels."""
     rows = picks[:, 1]
     if len(views) == 1:
