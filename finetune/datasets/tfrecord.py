@@ -206,9 +206,9 @@ def record_at(path: Path, offset: int) -> bytes:
     Raises:
         RecordFileError: None begins there, or it is damaged.
     """
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb") as file:
         file.seek(offset)
-        found = _read_record(io.BufferedReader(file), path, 0, offset, path.stat().st_size)
+        found = _read_record(file, path, 0, offset, path.stat().st_size)
     if found is None:
         raise _truncated(path, 0, offset)
     if isinstance(found, RecordFileError):

@@ -161,9 +161,13 @@ def gather(views: Sequence[Features], picks: Array) -> tuple[list[Array], Array]
     rows = picks[:, 1]
     if len(views) == 1:
         return views[0].batch(rows)
-    values = [
-        np.stack([views[view].values[tensor][row] for view, row in picks]) for tensor in range(len(views[0].values))
-    ]
+    values = []
+    for of_views in zip(*(view.values for view in views), strict=True):
+        gathered = np.empty([len(rows), *of_views[0].shape[1:]], of_views[0].dtype)
+        for view, value in enumerate(of_views):
+            is_in_view = picks[:, 0] == view
+            gathered[is_in_view] = value[rows[is_in_view]]
+        values.append(gathered)
     return values, views[0].labels[rows]
 
 
