@@ -135,7 +135,9 @@ def prepare(
         model, plan, data = _restored_model(settings, data, source)
         settings = _with_batch_norm(settings, model, plan, place)
         stage = settings.stage
-        images = _training_images(settings, model, data)
+        # A stage without pseudo-labels needs no features of unlabelled images.
+        given = data if labels_from is not None else dataclasses.replace(data, unlabelled=None)
+        images = _training_images(settings, model, given)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
         begins = place.begins or not settings.run.resume
