@@ -19,14 +19,14 @@ from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
 from finetune.model.checkpoint_names import PSEUDO_LABELS, PSEUDO_LABELS_STEP
 from finetune.runs.provenance import read_provenance
-from finetune.runs.run_folder import RunFolder
+from finetune.runs.run_folder import PSEUDO_LABELS_FILE, RunFolder
 from finetune.settings.pseudo_labels import Threshold
 from finetune.settings.settings_file import read_toml
 from finetune.settings.train import TrainSettings
 from finetune.training.label_thresholds import Choice, choose
 from finetune.training.mixed_batches import UNUSED, MixedSteps, Mixture
 from finetune.training.pseudo_labelling import PseudoLabelling
-from finetune.training.pseudo_labels import PSEUDO_LABELS_FILE, PseudoLabels
+from finetune.training.pseudo_labels import PseudoLabels
 
 NETWORK = ["--model=lenet", "--image-size=8", "--optimizer=adam", "--learning-rate=0.001", "--precision=float32"]
 STEPS = ["--batch-size=4", "--log-every=1", "--eval-every=0", "--max-steps=8"]
@@ -450,11 +450,11 @@ def test_a_folder_of_the_training_images_alone(data, tmp_path, capsys):
 
 def test_unlabelled_records_are_read_one_by_one_and_known_again(data, tmp_path):
     write_split(tmp_path / "others", "test", num_images=4, first=400)
-    images = find_unlabelled(tmp_path / "others", None, "image/encoded", "fail")
+    images = find_unlabelled(tmp_path / "others", None, None, "image/encoded", "fail")
     contents = [(tmp_path / "others/images" / record.name).read_bytes() for record in images.records]
     assert [images.encoded(number) for number in range(4)] == contents
     write_split(tmp_path / "others", "test", num_images=5, first=400)
-    other = find_unlabelled(tmp_path / "others", None, "image/encoded", "fail")
+    other = find_unlabelled(tmp_path / "others", None, None, "image/encoded", "fail")
     assert other.sha256 != images.sha256
     shard = tmp_path / "others/tiny_test_00000-of-00001.tfrecord"
     shard.write_bytes(shard.read_bytes()[: images.records[3].offset + 4])

@@ -60,7 +60,9 @@ def with_unlabelled(settings: TrainSettings, data: TrainingData) -> tuple[TrainS
                 f"--unlabeled-split is of records, and {folder} holds photographs.", "Leave it out: all of them count."
             )
         folder = _records_of(folder, settings, data.training.image_rules)
-    images = find_unlabelled(folder, split, settings.data.image_key, settings.data.on_corrupt)
+    is_of_training = settings.data.dataset_dir is not None and folder.resolve() == settings.data.dataset_dir.resolve()
+    name = settings.data.dataset_name if is_of_training else None
+    images = find_unlabelled(folder, name, split, settings.data.image_key, settings.data.on_corrupt)
     if settings.data.on_corrupt == "skip":
         from finetune.datasets.unlabelled_batches import without_undecodable_images
 

@@ -75,11 +75,14 @@ class UnlabelledImages:
         return image
 
 
-def find_unlabelled(folder: Path, split: str | None, image_key: str, on_corrupt: str) -> UnlabelledImages:
+def find_unlabelled(
+    folder: Path, name: str | None, split: str | None, image_key: str, on_corrupt: str
+) -> UnlabelledImages:
     """The images of a split, or of the only one, of record files.
 
     Args:
         folder: Of the records.
+        name: Of the data set, where the folder may hold several.
         split: None: the only one that there is, or that which is called unlabeled.
         image_key: Of the image in a record.
         on_corrupt: "skip" leaves records out that can't be read.
@@ -87,7 +90,7 @@ def find_unlabelled(folder: Path, split: str | None, image_key: str, on_corrupt:
     Raises:
         UserError: No such folder, records or split; a file that is compressed, damaged, or holds no images.
     """
-    found = find_shards(folder, None)
+    found = find_shards(folder, name)
     if split is None and len(found.splits) > 1 and UNLABELLED_SPLIT not in found.splits:
         raise UserError(
             f"--unlabeled-dir: {folder} holds several splits: {', '.join(sorted(found.splits))}.",

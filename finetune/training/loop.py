@@ -251,7 +251,8 @@ class TrainingLoop:
             return
         self._check_losses()
         try:
-            self._labelling.label(self.step)
+            with self._time_limit.taking("pseudo-labels"):
+                self._labelling.label(self.step)
         except NotFiniteError:
             why = f"After step {self.step} the network's logits for the unlabelled images are not finite."
             raise DivergedError(self.step, why) from None

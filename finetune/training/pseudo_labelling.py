@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation.metrics import log_softmax
+from finetune.runs.run_folder import PSEUDO_LABELS_FILE
 from finetune.settings.pseudo_labels import Threshold
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.label_thresholds import Choice, choose
 from finetune.training.mixed_batches import UNUSED, MixedSteps, Mixture
-from finetune.training.pseudo_labels import PSEUDO_LABELS_FILE, PseudoLabels, write_pseudo_labels
+from finetune.training.pseudo_labels import PseudoLabels, write_pseudo_labels
 from finetune.training.state import TrainingState
 from finetune.types import Array
 

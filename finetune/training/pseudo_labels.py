@@ -15,7 +15,6 @@ from finetune.training.label_thresholds import Choice
 from finetune.training.mixed_batches import UNUSED
 from finetune.types import Array
 
-PSEUDO_LABELS_FILE = "pseudo_labels.csv"
 NOT_YET = -1
 
 
