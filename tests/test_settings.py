@@ -85,7 +85,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "lion_beta2": 0.99,
         "pseudo_label_fraction": 0.25,
         "pseudo_label_refresh": 100,
-        "pseudo_label_threshold": "adaptive",
+        "pseudo_label_threshold": "0.95",
     }
 
 

@@ -62,7 +62,7 @@ class PseudoLabelSettings(CommandSettings):
         0.25, above=0, at_most=0.5, metavar="F", help="part of each batch that pseudo-labelled images make"
     )
     pseudo_label_threshold: str = flag(
-        _ADAPTIVE,
+        str(DEFAULT_THRESHOLD),
         metavar="P|adaptive[:P]",
         help=f"which labels count: of a probability above P; adaptive: above up to P, {DEFAULT_THRESHOLD} where it "
         "isn't given, less for classes with few such images (FlexMatch)",
