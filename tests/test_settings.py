@@ -92,6 +92,9 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "balanced_sampling": False,
         "mixup": 0.0,
         "cutmix": 0.0,
+        "pseudo_label_fraction": 0.25,
+        "pseudo_label_refresh": 100,
+        "pseudo_label_threshold": "0.95",
     }
 
 

@@ -173,7 +173,7 @@ def _convert_if_changed(conversion: ConvertSettings, photographs: Path) -> None:
     records = conversion.dataset_dir
     try:
         now = _made_of(conversion)
-        change = _change(records, now)
+        change = change_of(records, now)
         if change is None:
             log.info("%s: nothing has changed since it was converted, its records are %s", photographs, records)
             return
@@ -181,7 +181,7 @@ def _convert_if_changed(conversion: ConvertSettings, photographs: Path) -> None:
         converted = convert(conversion)
     except UserError as error:
         raise _advised(error, conversion) from error
-    write_json(records / MADE_OF_FILE, {**now, "records": _state_of_records(records)})
+    write_json(records / MADE_OF_FILE, {**now, "records": state_of_records(records)})
     log.info("%s", summary_text(converted))
 
 
@@ -191,7 +191,7 @@ def _made_of(conversion: ConvertSettings) -> dict[str, dict[str, str]]:
     return {
         "made_with": {"finetune": __version__, "description": str(VERSION), **_made_with(conversion)},
         "photographs": {
-            file: f"{split} {class_name} {_state(found.root / file)}"
+            file: f"{split} {class_name} {state_of_file(found.root / file)}"
             + (f" weight {found.weights[file]}" if found.weights else "")
             for split, classes in found.splits.items()
             for class_name, files in classes.items()
@@ -200,7 +200,7 @@ def _made_of(conversion: ConvertSettings) -> dict[str, dict[str, str]]:
     }
 
 
-def _state(path: Path) -> str:
+def state_of_file(path: Path) -> str:
     """Size in bytes and time of modification in nanoseconds: what changes with a file."""
     try:
         stat = path.stat()
@@ -209,12 +209,13 @@ def _state(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _state_of_records(records: Path) -> dict[str, str]:
+def state_of_records(records: Path) -> dict[str, str]:
+    """Of each file of records its `state_of_file`, by its name."""
     files = sorted(path for path in records.iterdir() if not path.name.startswith(".") and path.name != MADE_OF_FILE)
-    return {path.name: _state(path) for path in files}
+    return {path.name: state_of_file(path) for path in files}
 
 
-def _change(records: Path, now: Mapping[str, Mapping[str, str]]) -> str | None:
+def change_of(records: Path, now: Mapping[str, Mapping[str, str]]) -> str | None:
     """Why records are to be made: what isn't what it was, in words; None: all is."""
     if not (records / MADE_OF_FILE).exists():
         return "to be converted"
@@ -222,7 +223,7 @@ def _change(records: Path, now: Mapping[str, Mapping[str, str]]) -> str | None:
         before: Any = read_json(records / MADE_OF_FILE, MADE_OF_SHAPE)
     except UserError as error:
         return f"to be converted anew, since {str(error).rstrip('.')}"
-    if uncompleted_sets(records) or before["records"] != _state_of_records(records):
+    if uncompleted_sets(records) or before["records"] != state_of_records(records):
         return "to be converted anew, since its records aren't what they were when they were made"
     if before["made_with"] != now["made_with"]:
         return "to be converted anew, as this program does it"

@@ -38,11 +38,14 @@ from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import count_views, make_inputs, refuse_without_features
 from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
+from finetune.training.mixed_batches import Mixture
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
 from finetune.training.optimizers import Optimizer, decoupled_decays
 from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.probe import choose_head_decay, feature_user, fit_head, head_data
+from finetune.training.pseudo_labelling import PseudoLabelling
+from finetune.training.pseudo_labels import PseudoLabels
 from finetune.training.rate_finder import RateCurve, find_rate
 from finetune.training.recalibration import Recalibration
 from finetune.training.resumption import cached_as_before, check_changes
@@ -78,6 +81,7 @@ class PreparedRun:
         schedule: Learning rate by step, with the cuts that the run had so far.
         recalibration: Of batch norm's moving statistics; None: none is to be made.
         loss_gap: Compares losses of training and validation.
+        labelling: Labels the unlabelled images; None: there are none.
         rate_curve: What the learning-rate finder found; None: it wasn't asked.
         first_step: Number of updates made.
         images_per_step: Of all devices.
@@ -96,6 +100,7 @@ class PreparedRun:
     schedule: CutSchedule
     recalibration: Recalibration | None
     loss_gap: LossGap
+    labelling: PseudoLabelling | None
     rate_curve: RateCurve | None
     first_step: int
     images_per_step: int
@@ -110,6 +115,7 @@ def prepare(
     history: Facts | None,
     place: StagePlace = ONLY_STAGE,
     compared_step: int | None = None,
+    labels_from: int | None = None,
 ) -> PreparedRun:
     """Builds all that a step needs.
 
@@ -123,6 +129,7 @@ def prepare(
         place: Of the stage.
         compared_step: Whose facts those of now are compared with, to make steps up to it again; None: that of the
             weights, to go on from there.
+        labels_from: Number of updates made when unlabelled images are labelled first; None: not in this stage.
 
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data; what has changed and isn't allowed to.
@@ -133,7 +140,9 @@ def prepare(
         stage = settings.stage
         index = find_index(settings, data)
         of_classes, has_weights = find_class_weights(settings, data, index), data.training.schema.has_weights
-        images = training_images(settings, data, model.image_size, model.channels, index)
+        # A stage without pseudo-labels needs no features of unlabelled images.
+        given = data if labels_from is not None else dataclasses.replace(data, unlabelled=None)
+        images = training_images(settings, given, model.image_size, model.channels, index)
         trained = [model.model_variables[variable.name] for variable in plan.trained]
         multipliers = rate_multipliers(stage.schedule, plan, model.spec.layer_groups, is_resumed=settings.run.resume)
         begins = place.begins or not settings.run.resume
@@ -145,7 +154,8 @@ def prepare(
         settings = _with_precision(settings, model, trained, images)
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
-        state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen)
+        labels = PseudoLabels(len(data.unlabelled.records)) if data.unlabelled is not None else None
+        state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen, labels)
         first_step = _go_on(state, source, history, place) if settings.run.resume and source is not None else 0
         facts = _describe(settings, data, first_step)
         changes, recorded = _check_changes(settings, history, facts, seen, place, compared_step)
@@ -165,12 +175,16 @@ def prepare(
             of_probe = weights_of_probe(stage.objective, of_classes, index, num_outputs(settings.data, data))
             settings = _with_head(settings, plan, images, state, inputs, head, of_probe)
             state.take_optimizer(_make_optimizer(settings.stage, model, trained, multipliers))
-        with reading(data.training, settings.data.labels_offset):
-            batches = seen.watched(inputs.batches, first_step)
         training_step = _make_step(settings, inputs, state, of_classes)
         settings, rate_curve = _with_found_rate(settings, data, state, training_step, inputs)
         stage = settings.stage
         recalibration = _make_recalibration(settings, inputs, state)
+        folder = RunFolder(settings.run.folder).path if compared_step is None else None
+        labelling = _make_labelling(settings, data, inputs, state, labels_from, folder)
+        if labelling is not None:
+            inputs = dataclasses.replace(inputs, batches=labelling.batches)
+        with reading(data.training, settings.data.labels_offset):
+            batches = seen.watched(inputs.batches, first_step)
         images_per_step = stage.images_per_update * strategy.num_replicas_in_sync
         return PreparedRun(
             settings=settings,
@@ -190,6 +204,7 @@ def prepare(
                 has_end=stage.max_steps is not None,
                 is_comparable=stage.objective.loss == "cross-entropy" and not of_classes and not has_weights,
             ),
+            labelling=labelling,
             rate_curve=rate_curve,
             first_step=first_step,
             images_per_step=images_per_step,
@@ -281,6 +296,42 @@ def _make_recalibration(settings: TrainSettings, inputs: TrainingInputs, state: 
     )
 
 
+def _make_labelling(
+    settings: TrainSettings,
+    data: TrainingData,
+    inputs: TrainingInputs,
+    state: TrainingState,
+    begin: int | None,
+    folder: Path | None,
+) -> PseudoLabelling | None:
+    """What labels the unlabelled images from a step on, and writes their labels into a folder."""
+    if data.unlabelled is None or begin is None:
+        return None
+    pseudo, stage = settings.pseudo, settings.stage
+    return PseudoLabelling(
+        state,
+        inputs,
+        names=[record.name for record in data.unlabelled.records],
+        classes=_class_names_of_outputs(settings, data),
+        mixture=Mixture.of(
+            stage.batch_size,
+            stage.accumulate_steps * tf.distribute.get_strategy().num_replicas_in_sync,
+            pseudo.pseudo_label_fraction,
+        ),
+        threshold=pseudo.threshold,
+        begin=begin,
+        every=pseudo.pseudo_label_refresh,
+        seed=settings.run.seed,
+        folder=folder,
+    )
+
+
+def _class_names_of_outputs(settings: TrainSettings, data: TrainingData) -> list[str]:
+    offset = settings.data.labels_offset
+    labels = range(offset, offset + num_outputs(settings.data, data))
+    return [data.class_names[label] if data.class_names else str(label) for label in labels]
+
+
 def show_weights_and_plan(plan: VariablePlan, source: Checkpoint | None) -> None:
     """Says what a run begins from, and what becomes of each variable."""
     log.info("Weights: %s", source.prefix if source is not None else "from scratch, no --checkpoint is given")
@@ -295,6 +346,7 @@ def _describe(settings: TrainSettings, data: TrainingData, first_step: int) -> F
         settings=to_toml_table(settings),
         machine=describe_machine(on_cpu=settings.devices.clone_on_cpu),
         first_step=first_step,
+        unlabelled=data.unlabelled,
     )
 
 

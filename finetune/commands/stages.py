@@ -101,6 +101,34 @@ def find_place_of_run(run: RunFolder, settings: TrainSettings, step: int) -> Sta
     return place if place.index < num_stages else StagePlace(num_stages - 1, records[num_stages - 1].first_step)
 
 
+def first_pseudo_labels(settings: TrainSettings, place: StagePlace, told: TrainSettings) -> int | None:
+    """Number of updates made when a stage's first pseudo-labels are; None: it has none.
+
+    The first of several stages has none, and the others have them from their beginning. A training of one stage begins
+    without, for as many steps as labels are kept later, unless a probe has made its head the best there is.
+
+    Args:
+        settings: Of the run.
+        place: Which stage.
+        told: The stage's settings, as `settings_of_stage` gives them.
+
+    Raises:
+        UserError: The training of one stage would end before.
+    """
+    if settings.pseudo.unlabeled_dir is None or (len(stages_of(settings)) > 1 and not place.index):
+        return None
+    if place.index or told.stage.probe:
+        return place.first_step
+    begin, end = settings.pseudo.pseudo_label_refresh, told.stage.max_steps
+    if end is not None and end <= begin:
+        raise UserError(
+            f"--unlabeled-dir would have no effect: the training ends after {end} steps, and images are labelled after "
+            f"the first --pseudo-label-refresh {begin}.",
+            f"Give --pseudo-label-refresh {max(1, end // 10)}, or more steps." if end > 1 else "Give more steps.",
+        )
+    return begin
+
+
 def name_of(stage: Stage, number: int) -> str:
     """What a stage is called: by its name, by what it trains, or by its number, counted from 0."""
     own = stage.own

@@ -136,6 +136,7 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.objective import check_classes_of_stages
     from finetune.commands.prepared_run import choose_devices, find_data
+    from finetune.commands.unlabelled import with_unlabelled
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
@@ -150,6 +151,7 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
         settings = dataclasses.replace(settings, network=network)
     data = without_corrupt(settings.data, find_data(settings))
     check_classes_of_stages(settings, data)
+    settings, data = with_unlabelled(settings, data)
     if settings.stopping.early_stopping_patience is not None and data.validation is None:
         raise UserError(
             f"--early-stopping-patience counts validations, but {settings.data.dataset_dir} has no split validation.",

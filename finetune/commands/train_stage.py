@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune.commands.prepared_run import PreparedRun, prepare
-from finetune.commands.stages import find_place_of_run, name_of, recorded_settings, settings_of_stage, stages_of
+from finetune.commands.stages import (
+    find_place_of_run,
+    first_pseudo_labels,
+    name_of,
+    recorded_settings,
+    settings_of_stage,
+    stages_of,
+)
 from finetune.datasets.pipeline import reading
 from finetune.files.write_errors import with_room
 from finetune.nets import get_spec
@@ -103,8 +110,9 @@ def train_stage(
     data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augment)
     _say_stage(settings, place, told)
     history = recorded_facts(run) if settings.run.resume else None
+    labels_from = first_pseudo_labels(settings, place, told)
     features = several.features if several is not None else FeatureFolder(run.path / FEATURES_FOLDER)
-    ready = prepare(told, data, strategy, source, features, history, place)
+    ready = prepare(told, data, strategy, source, features, history, place, labels_from=labels_from)
     del source
     data, first_step = ready.data, ready.first_step
     if any(change.name == "validation" for change in ready.changes):
@@ -143,6 +151,7 @@ def train_stage(
         ready.recalibration,
         ready.loss_gap,
         lambda since: several is not None and several.is_hopeless([*before, *since]),
+        ready.labelling,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:

@@ -51,7 +51,8 @@ def verify(settings: TrainSettings) -> Verification:
         UserError: Something differs, which is said; there is no whole checkpoint, or the start can't be made again.
     """
     from finetune.commands.prepared_run import choose_devices, find_data, prepare
-    from finetune.commands.stages import find_place_of_run, settings_of_stage
+    from finetune.commands.stages import find_place_of_run, first_pseudo_labels, settings_of_stage
+    from finetune.commands.unlabelled import with_unlabelled
     from finetune.datasets.pipeline import reading
     from finetune.model.checkpoint import whole_checkpoints
     from finetune.training.replay import compare, replay
@@ -82,13 +83,17 @@ def verify(settings: TrainSettings) -> Verification:
         )
     settings, source = (settings, older[0]) if older else _from_the_start(settings, last)
     data = dataclasses.replace(without_corrupt(settings.data, find_data(settings)), validation=None)
+    settings, data = with_unlabelled(settings, data)
     told = settings_of_stage(settings, place, data.training.num_examples)
+    labels_from = first_pseudo_labels(settings, place, told)
     settings = _as_recorded(told, facts_at(history, last_step))
     data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augment)
     strategy = choose_devices(settings, data)
     with run.lend_features() as path:
         features = FeatureFolder(path)
-        ready = prepare(settings, data, strategy, source, features, history, place, compared_step=last_step)
+        ready = prepare(
+            settings, data, strategy, source, features, history, place, compared_step=last_step, labels_from=labels_from
+        )
         steps = range(ready.first_step, last_step)
         lines = run.read_metrics()
         chain = {line["step"]: line["data_chain"] for line in lines if "data_chain" in line}

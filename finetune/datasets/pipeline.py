@@ -109,10 +109,18 @@ def training_batches(
         [B], where records have weights of these, float32 [B], and of what tells the images apart, int64 [B,3]: a
         record's number in the split, its fingerprint, and the seed of its augmentation. Iterate within `reading`.
     """
-    first_epoch, offset = divmod(start_step * batch_size, dataset.num_examples)
+    examples = training_examples(dataset, options, seed=seed, num_before=start_step * batch_size, balanced=balanced)
+    return in_batches(examples, batch_size)
+
+
+def training_examples(
+    dataset: Dataset, options: ReadOptions, *, seed: int, num_before: int = 0, balanced: RecordIndex | None = None
+) -> tf.data.Dataset:
+    """What `training_batches` makes batches of, from the example behind the first `num_before` on."""
+    first_epoch, offset = divmod(num_before, dataset.num_examples)
 
     def read_epoch(epoch: Tensor) -> tf.data.Dataset:
-        epoch_seed = _epoch_seed(seed, epoch)
+        epoch_seed = seed_of_epoch(seed, epoch)
         num_left_out = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
         records = _shuffled_records(dataset, epoch_seed, options.num_readers).skip(num_left_out)
         return records.map(lambda number, serialized: (number, serialized, epoch_seed[0]))
@@ -123,12 +131,13 @@ def training_batches(
         records = epochs.flat_map(_plain(read_epoch))
     else:
         records = _drawn_records(balanced, options, seed, first_epoch, offset)
-    batches = (
-        records.map(_plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
-        .prefetch(AUTOTUNE)
-    )
-    return _in_order(batches)
+    return records.map(_plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
+
+
+def in_batches(examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Batches, in order, of examples without end."""
+    batches = examples.batch(batch_size, drop_remainder=True)  # Nothing is dropped: the records never end.
+    return in_order(batches.prefetch(AUTOTUNE))
 
 
 def _drawn_records(
@@ -150,7 +159,7 @@ def _drawn_records(
 
     def read(number: Tensor, drawn_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         serialized = tf.numpy_function(lambda each: index.read(int(each)), [number], tf.string, stateful=False)
-        return number, tf.ensure_shape(serialized, []), _epoch_seed(seed, drawn_before)[0]
+        return number, tf.ensure_shape(serialized, []), seed_of_epoch(seed, drawn_before)[0]
 
     scalar = tf.TensorSpec([], tf.int64)
     return tf.data.Dataset.from_generator(draw, output_signature=(scalar, scalar)).map(
@@ -180,7 +189,7 @@ def view_batches(
     Returns:
         Batches of images, labels and what tells them apart, as those of `training_batches`. Iterate within `reading`.
     """
-    epoch_seed = _epoch_seed(seed, view)[0]
+    epoch_seed = seed_of_epoch(seed, view)[0]
     prepare = _training_example(dataset, options)
     records = records_in_order(dataset).enumerate()
     if numbers is not None:
@@ -195,10 +204,10 @@ def view_batches(
         .batch(batch_size)
         .prefetch(AUTOTUNE)
     )
-    return _in_order(batches)
+    return in_order(batches)
 
 
-def _epoch_seed(seed: int, epoch: Tensor) -> Tensor:
+def seed_of_epoch(seed: int, epoch: Tensor) -> Tensor:
     """Integers [2]: the first for the augmentation, both for the order."""
     return tf.random.stateless_uniform(
         [2],
@@ -218,14 +227,21 @@ def _training_example(dataset: Dataset, options: ReadOptions) -> Callable[[Tenso
     def prepare(number: Tensor, serialized: Tensor, epoch_seed: Tensor) -> tuple[Tensor, ...]:
         record = parse_record(serialized, dataset.schema)
         label = _checked_label(record, dataset, options.labels_offset)
-        image_hash = _image_hash(record)
-        image_seed = tf.stack([epoch_seed, image_hash])
-        window = decode_training_window(record.encoded, options, image_seed)
-        image = options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed)
+        image, image_hash = training_image(record.encoded, options, epoch_seed)
         weights = (_checked_weight(record),) if dataset.schema.has_weights else ()
-        return image, label, *weights, tf.stack([number, _fingerprint(record, label), epoch_seed])
+        fingerprint = fingerprint_of(image_hash, label, record.weight)
+        return image, label, *weights, tf.stack([number, fingerprint, epoch_seed])
 
     return prepare
+
+
+def training_image(encoded: Tensor, options: ReadOptions, epoch_seed: Tensor) -> tuple[Tensor, Tensor]:
+    """An image as training has it in an epoch, [H,W,C], and the hash of its file, by which its augmentation differs."""
+    image_hash = _image_hash(encoded)
+    image_seed = tf.stack([epoch_seed, image_hash])
+    window = decode_training_window(encoded, options, image_seed)
+    image = options.preprocessing.finish_training(window, options.image_size, options.image_size, image_seed)
+    return image, image_hash
 
 
 def fingerprints_in_order(dataset: Dataset, labels_offset: int) -> tf.data.Dataset:
@@ -233,23 +249,24 @@ def fingerprints_in_order(dataset: Dataset, labels_offset: int) -> tf.data.Datas
 
     def fingerprint(serialized: Tensor) -> Tensor:
         record = parse_record(serialized, dataset.schema)
-        return _fingerprint(record, _checked_label(record, dataset, labels_offset))
+        label = _checked_label(record, dataset, labels_offset)
+        return fingerprint_of(_image_hash(record.encoded), label, record.weight)
 
     records = records_in_order(dataset).map(_plain(fingerprint), num_parallel_calls=AUTOTUNE, deterministic=True)
     return records.batch(FINGERPRINTS_AT_A_TIME)
 
 
-def _image_hash(record: ParsedRecord) -> Tensor:
-    return tf.strings.to_hash_bucket_fast(record.encoded, tf.int64.max)
+def _image_hash(encoded: Tensor) -> Tensor:
+    return tf.strings.to_hash_bucket_fast(encoded, tf.int64.max)
 
 
-def _fingerprint(record: ParsedRecord, label: Tensor) -> Tensor:
+def fingerprint_of(image_hash: Tensor, label: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """Of what training sees of a record, int64, 1 to 2^31 - 1.
 
-    That is its image, the output that stands for its class, and its weight, 1 being as good as none.
+    That is its image, the output that stands for its class, and its weight, float32, 1 being as good as none.
     """
-    weight = tf.cast(tf.bitcast(record.weight, tf.int32), tf.int64) - BITS_OF_ONE
-    content = _image_hash(record) + FINGERPRINT_OF_LABEL * label + FINGERPRINT_OF_WEIGHT * weight
+    of_weight = tf.cast(tf.bitcast(tf.cast(weight, tf.float32), tf.int32), tf.int64) - BITS_OF_ONE
+    content = image_hash + FINGERPRINT_OF_LABEL * label + FINGERPRINT_OF_WEIGHT * of_weight
     return 1 + tf.math.floormod(content, 2**31 - 1)
 
 
@@ -278,7 +295,7 @@ def evaluation_batches(dataset: Dataset, options: ReadOptions, *, batch_size: in
         .batch(batch_size)
         .prefetch(AUTOTUNE)
     )
-    return _in_order(batches)
+    return in_order(batches)
 
 
 @contextlib.contextmanager
@@ -544,7 +561,8 @@ def _plain(function: Any) -> Any:
     return tf.autograph.experimental.do_not_convert(function)
 
 
-def _in_order(batches: tf.data.Dataset) -> tf.data.Dataset:
+def in_order(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same on any number of threads."""
     options = tf.data.Options()
     options.deterministic = True
     return batches.with_options(options)

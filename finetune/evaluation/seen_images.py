@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.runs.provenance import parts_of, read_provenance_or_tell
+from finetune.runs.provenance import Facts, parts_of, read_provenance_or_tell
 from finetune.runs.run_folder import RunFolder, settings_of_run
 
 
@@ -22,6 +22,8 @@ def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | N
     of_these = [data for data in trained_on if data.get("part_of") == data_sha256]
     if of_these:
         return f"{of_these[-1]['num_examples']:,} of these images trained it: expect less on new ones"
+    if any(_were_unlabelled(part, data_sha256) for part in parts_of(provenance)):
+        return "it was trained on these images, their labels unseen (pseudo-labels): expect a little less on new ones"
     if validation is None or validation["sha256"] != data_sha256 or not _is_best(run_folder, checkpoint_name):
         return None
     num_candidates = sum(
@@ -33,6 +35,15 @@ def caution(run_folder: Path, checkpoint_name: str, data_sha256: str) -> str | N
     return (
         f"the best of {num_candidates} checkpoints by its {measure} on these images: expect a little less on new ones"
     )
+
+
+def _were_unlabelled(part: Facts, data_sha256: str) -> bool:
+    """Whether images of this split were among those that the run labelled itself."""
+    unlabelled = part.get("unlabeled")
+    if unlabelled is None:
+        return False
+    is_validation = part.get("validation", {}).get("sha256") == data_sha256
+    return unlabelled["records_sha256"] == data_sha256 or (is_validation and unlabelled["num_of_validation"] > 0)
 
 
 def _is_best(run_folder: Path, checkpoint_name: str) -> bool:

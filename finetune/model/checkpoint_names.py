@@ -12,7 +12,9 @@ from finetune.nets import MODELS
 # What a run's checkpoints say of the data: no variables of the network, so without a scope. Savers leave them alone.
 DATA_CHAIN = "data_chain"
 RECORD_FINGERPRINTS = "record_fingerprints"
-NOTES_ON_DATA = frozenset({DATA_CHAIN, RECORD_FINGERPRINTS})
+PSEUDO_LABELS = "pseudo_labels"
+PSEUDO_LABELS_STEP = "pseudo_labels_step"
+NOTES_ON_DATA = frozenset({DATA_CHAIN, RECORD_FINGERPRINTS, PSEUDO_LABELS, PSEUDO_LABELS_STEP})
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"

@@ -21,6 +21,7 @@ from finetune.settings.train import DeviceSettings, TrainSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
+    from finetune.datasets.unlabelled import UnlabelledImages
 
 PROVENANCE_FILE = "provenance.json"
 DATA_SHAPE = {
@@ -29,6 +30,12 @@ DATA_SHAPE = {
     "num_examples": Number(int, at_least=0),
     "sha256": str,
     "part_of": MayLack(str),  # Hash of the whole split, where a fold of it was left out.
+}
+UNLABELLED_SHAPE = {
+    "num_examples": Number(int, at_least=0),
+    "sha256": str,
+    "num_of_validation": Number(int, at_least=0),
+    "records_sha256": str | None,
 }
 # Older runs have fewer of these.
 _PART_SHAPE = {
@@ -39,6 +46,7 @@ _PART_SHAPE = {
     "cached_views": MayLack(Number(int, at_least=0)),
     "data": MayLack(DATA_SHAPE),
     "validation": MayLack(DATA_SHAPE),
+    "unlabeled": MayLack(UNLABELLED_SHAPE),
 }
 PROVENANCE_SHAPE = {**_PART_SHAPE, "before": MayLack([_PART_SHAPE])}
 PACKAGES = ("tensorflow", "tf-slim", "numpy", "pillow")
@@ -71,7 +79,7 @@ class Change:
     @property
     def makes_another_run(self) -> bool:
         """Whether steps are given something else, or compute something else, in more than last bits."""
-        return self.name == "data" or self.name in DECISIVE_SETTINGS
+        return self.name in ("data", "unlabeled") or self.name in DECISIVE_SETTINGS
 
     @property
     def is_a_setting(self) -> bool:
@@ -79,7 +87,7 @@ class Change:
         return any(flag.name == self.name for flag in flags_of(TrainSettings))
 
     def __str__(self) -> str:
-        if self.name in ("data", "validation"):
+        if self.name in ("data", "validation", "unlabeled"):
             return f"{self.name} (sha256) is {_short(self.now)}, was {_short(self.before)}"
         return f"{self.name} is {self.now}, was {self.before}"
 
@@ -98,6 +106,7 @@ def describe_run(
     settings: Mapping[str, Any],
     machine: Mapping[str, Any],
     first_step: int,
+    unlabelled: "UnlabelledImages | None" = None,
 ) -> Facts:
     """The facts of a part of a run: the software, the machine, the settings, and the data by name, size and hash.
 
@@ -108,6 +117,7 @@ def describe_run(
         settings: As config.toml holds them.
         machine: What computes.
         first_step: Number of updates made before this part.
+        unlabelled: Images that it labels itself; None: there are none.
     """
     described = {
         "first_step": first_step,
@@ -116,7 +126,16 @@ def describe_run(
         "settings": dict(settings),
         "data": _describe(training, hashes),
     }
-    return described if validation is None else {**described, "validation": _describe(validation, hashes)}
+    if validation is not None:
+        described["validation"] = _describe(validation, hashes)
+    if unlabelled is not None:
+        described["unlabeled"] = {
+            "num_examples": len(unlabelled.records),
+            "sha256": unlabelled.sha256,
+            "num_of_validation": unlabelled.num_of_validation,
+            "records_sha256": unlabelled.records_sha256,
+        }
+    return described
 
 
 def read_provenance(run_folder: Path) -> Facts | None:
@@ -164,9 +183,9 @@ def at_next_stage(before: Facts, now: Facts) -> Facts:
 def same_validation_since(recorded: Facts) -> int:
     """Number of updates made before the first validation on the images that the last part of a run validates on."""
     *before, since = parts_of(recorded)
-    images = _validation_hash(since)
+    images = _hash_of("validation", since)
     for part in reversed(before):
-        if "data" in part and _validation_hash(part) != images:
+        if "data" in part and _hash_of("validation", part) != images:
             break
         since = part
     return int(since.get("first_step", 0))
@@ -188,7 +207,8 @@ def _by_name(facts: Facts) -> Facts:
     named |= facts.get("machine", {})
     if "data" in facts:
         named["data"] = facts["data"]["sha256"]
-        named["validation"] = _validation_hash(facts)
+        named["validation"] = _hash_of("validation", facts)
+        named["unlabeled"] = _hash_of("unlabeled", facts)
     return named | (_settings_by_name(facts["settings"]) if "settings" in facts else {})
 
 
@@ -203,8 +223,8 @@ def _settings_by_name(settings: Mapping[str, Any]) -> Facts:
     }
 
 
-def _validation_hash(facts: Facts) -> str | None:
-    sha256: str | None = facts.get("validation", {}).get("sha256")
+def _hash_of(what: str, facts: Facts) -> str | None:
+    sha256: str | None = facts.get(what, {}).get("sha256")
     return sha256
 
 

@@ -40,6 +40,7 @@ METRICS_FILE = "metrics.jsonl"
 FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
 RATE_CUTS_FILE = "rate_cuts.json"
+PSEUDO_LABELS_FILE = "pseudo_labels.csv"
 _SETTINGS_FILES = (
     CONFIG_FILE,
     PLAN_FILE,
@@ -49,6 +50,7 @@ _SETTINGS_FILES = (
     PROVENANCE_FILE,
     RATE_CUTS_FILE,
     STAGES_FILE,
+    PSEUDO_LABELS_FILE,
 )
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 

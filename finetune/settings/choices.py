@@ -72,10 +72,14 @@ DECISIVE_SETTINGS = (
     "balanced_sampling",
     "mixup",
     "cutmix",
+    "pseudo_label_fraction",
+    "pseudo_label_threshold",
+    "pseudo_label_refresh",
 )
 # What a run may be resumed with that it wasn't trained with: --allow-changed.
 CHANGEABLE = (
     "data",
+    "unlabeled",
     "finetune",
     "tensorflow",
     "numpy",

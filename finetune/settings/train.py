@@ -30,6 +30,7 @@ from finetune.settings.choices import (
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, group
 from finetune.settings.photographs import PhotographSettings
+from finetune.settings.pseudo_labels import PseudoLabelSettings
 from finetune.settings.recipes import DEFAULT_RECIPE, NO_RECIPE, RECIPES, with_recipe
 from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage, names_everywhere
@@ -281,6 +282,7 @@ class TrainSettings(CommandSettings):
 
     source: PhotographSettings = group()
     data: DataSettings = group()
+    pseudo: PseudoLabelSettings = group()
     network: NetworkSettings = group()
     course: CourseSettings = group()
     search: SweepSettings = group()

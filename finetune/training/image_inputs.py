@@ -2,24 +2,38 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.pipeline import ReadOptions, evaluation_batches, reading, training_batches, view_batches
+from finetune.datasets.pipeline import (
+    ReadOptions,
+    evaluation_batches,
+    in_batches,
+    reading,
+    training_batches,
+    training_examples,
+    view_batches,
+)
 from finetune.datasets.record_index import RecordIndex
+from finetune.datasets.unlabelled import UnlabelledImages
+from finetune.datasets.unlabelled_batches import picked_examples, reading_unlabelled, unlabelled_evaluation_batches
 from finetune.errors import UserError
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.scoring import inference_function, score
 from finetune.model.model import Outputs
+from finetune.model.out_of_memory import out_of_memory_told
+from finetune.progress import progress
+from finetune.training.mixed_batches import MixedSteps
 from finetune.training.run_log import NUM_SAMPLE_IMAGES
 from finetune.training.state import TrainingState
 from finetune.training.training_data import TrainingData
 from finetune.trunk.features import Features
 from finetune.trunk.split_model import SplitModel
-from finetune.types import Tensor
+from finetune.types import Array, Tensor
 
 # Two small batches of the validation split are scored before the first step.
 REHEARSAL_BATCHES = 2
@@ -64,6 +78,25 @@ class TrainingImages:
             start_step=first_step,
             balanced=self.balanced,
         )
+
+    def mixed_batches(self, steps: MixedSteps) -> tf.data.Dataset:
+        """As `training_batches`, with pseudo-labelled images among them."""
+        assert self.data.unlabelled is not None
+        training, num_before = self.data.training, steps.num_labelled_before
+        examples = training_examples(
+            training, self.options, seed=self.seed, num_before=num_before, balanced=self.balanced
+        )
+        if steps.has_pseudo_labels:
+            pseudo = picked_examples(
+                self.data.unlabelled,
+                self.options,
+                steps.picks,
+                seed=self.seed,
+                are_weighted=training.schema.has_weights,
+            )
+            kinds = tf.data.Dataset.from_generator(lambda: _kinds(steps), output_signature=tf.TensorSpec([], tf.int64))
+            examples = tf.data.Dataset.choose_from_datasets([examples, pseudo], kinds)
+        return in_batches(examples, steps.mixture.images_per_step)
 
     def view_batches(self, view: int, numbers: Sequence[int] | None = None) -> tf.data.Dataset:
         """The training images once, in the order of the files, under one outcome of the augmentation.
@@ -117,6 +150,8 @@ class TrainingInputs:
         num_views: Of each training image, whose features are kept; 0: none are.
         features: Names of the folders of features that are read from files.
         cached: The features; None where images are computed in every step.
+        mixed_batches: As `batches`, with pseudo-labelled images among them; None where there are no unlabelled ones.
+        unlabelled_logits: The network's for the unlabelled images as evaluation has them, float [N,num_classes].
     """
 
     forward: Callable[[Any, Tensor], Outputs]
@@ -129,6 +164,8 @@ class TrainingInputs:
     features: tuple[str, ...] = ()
     validate_plain: Callable[[], Scores] | None = None
     cached: CachedFeatures | None = None
+    mixed_batches: Callable[[MixedSteps], Iterator[Any]] | None = None
+    unlabelled_logits: Callable[[], Array] | None = None
 
 
 def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs:
@@ -139,19 +176,22 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
     """
     _refuse_compressed(images)
     strategy = tf.distribute.get_strategy()
-    model, dataset = state.model, images.data.validation
+    model, dataset, unlabelled = state.model, images.data.validation, images.data.unlabelled
 
     def batches(first_step: int) -> Iterator[Any]:
-        endless = images.training_batches(first_step, strategy.num_replicas_in_sync)
+        return distributed(images.training_batches(first_step, strategy.num_replicas_in_sync))
+
+    def distributed(endless: tf.data.Dataset) -> Iterator[Any]:
         for *given, records in strategy.experimental_distribute_dataset(endless):
             of_devices = strategy.experimental_local_results(records)
             yield *given, np.concatenate([part.numpy() for part in of_devices])
 
     validate = validate_plain = None
+    if dataset is not None or unlabelled is not None:
+        infer = inference_function(model)
     if dataset is not None:
         whole = evaluation_batches(dataset, images.options, batch_size=images.batch_size)
         rehearsal = evaluation_batches(dataset, images.options, batch_size=REHEARSAL_BATCH_SIZE)
-        infer = inference_function(model)
         validate = validation(images, state, lambda: score(infer, whole))
         validate_plain = plain_validation(images, state, lambda: score(infer, whole))
         with reading(dataset, images.options.labels_offset):
@@ -164,6 +204,8 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         eval_split=images.data.eval_split,
         batch_size=images.batch_size,
         validate_plain=validate_plain,
+        mixed_batches=None if unlabelled is None else lambda steps: distributed(images.mixed_batches(steps)),
+        unlabelled_logits=None if unlabelled is None else lambda: _logits(unlabelled, images, infer),
     )
 
 
@@ -175,6 +217,24 @@ def _refuse_compressed(images: TrainingImages) -> None:
             f"({compressed.compression}).",
             "Unpack the shards, or make up for rare classes by --class-weights balanced.",
         )
+
+
+def _kinds(steps: MixedSteps) -> Iterator[int]:
+    """Of each image in its turn whether it is pseudo-labelled, 0 or 1."""
+    for step in itertools.count(steps.first_step):
+        for number in steps.num_in_batches(step):
+            yield from [0] * (steps.mixture.batch_size - number) + [1] * number
+
+
+def _logits(unlabelled: UnlabelledImages, images: TrainingImages, infer: Callable[[Tensor], Tensor]) -> Array:
+    batches = unlabelled_evaluation_batches(unlabelled, images.options, batch_size=images.batch_size)
+    parts = []
+    with progress("Pseudo-labels", len(unlabelled.records)) as advance, reading_unlabelled(unlabelled):
+        for prepared, _ in batches:
+            with out_of_memory_told(images.batch_size):
+                parts.append(np.asarray(infer(prepared)))
+            advance(len(parts[-1]))
+    return np.concatenate(parts)
 
 
 def validation(images: TrainingImages, state: TrainingState, run: Callable[[], Scores]) -> Callable[[], Scores]:

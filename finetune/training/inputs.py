@@ -155,6 +155,9 @@ def _description(views: CachedViews, images: TrainingImages) -> str:
     num_images = images.data.training.num_examples
     each = f"{views.num_views} augmented views of each" if images.options.preprocessing.is_random else "each"
     shapes = ", ".join(str(list(spec.shape[1:])) for spec in views.split.frontier)
-    size = f"{views.num_bytes(num_images) / MIB:.1f} MiB"
-    why = f"frozen layers run once for {each} of {num_images} images, up to {shapes} ({size})"
+    unlabelled = images.data.unlabelled
+    num_unlabelled = len(unlabelled.records) if unlabelled is not None else 0
+    size = f"{views.num_bytes(num_images + num_unlabelled) / MIB:.1f} MiB"
+    more = f" and {num_unlabelled} unlabelled ones" if num_unlabelled else ""
+    why = f"frozen layers run once for {each} of {num_images} images{more}, up to {shapes} ({size})"
     return f"{why}; --cache-features off runs them in every step."

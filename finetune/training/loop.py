@@ -20,6 +20,7 @@ from finetune.training.early_stopping import ended_early
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
 from finetune.training.loss_gap import LossGap
+from finetune.training.pseudo_labelling import PseudoLabelling
 from finetune.training.recalibration import Recalibration
 from finetune.training.run_log import RunLog
 from finetune.training.schedules import CutSchedule
@@ -88,6 +89,7 @@ class TrainingLoop:
         recalibration: Recalibration | None,
         loss_gap: LossGap,
         is_hopeless: Callable[[Sequence[Best]], bool],
+        labelling: PseudoLabelling | None,
     ) -> None:
         """Sets the loop up.
 
@@ -108,6 +110,7 @@ class TrainingLoop:
             recalibration: Of batch norm's statistics, before each validation and at the end.
             loss_gap: What training and validation losses are compared by.
             is_hopeless: Whether to give the run up, after the validations that it has had in this stage.
+            labelling: Of unlabelled images; None: there are none.
         """
         self.step = occasions.first_step
         self.best = best
@@ -132,6 +135,7 @@ class TrainingLoop:
         self._recalibration = recalibration
         self._loss_gap = loss_gap
         self._is_hopeless = is_hopeless
+        self._labelling = labelling
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -174,6 +178,7 @@ class TrainingLoop:
         why_early = ended_early(self._validations, self._stopping)
         is_hopeless = self._is_hopeless(self._validations)
         while (ended_by := self._why_to_end(stop, why_early, is_hopeless=is_hopeless)) is None:
+            self._label_if_due()
             with self._time_limit.taking("steps"):
                 self._make_steps(self._batches)
             are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
@@ -247,10 +252,26 @@ class TrainingLoop:
             self._run_log.restart_clock(self.step + len(rates))
         self.step += len(rates)
 
+    def _label_if_due(self) -> None:
+        """Before the steps are given anything: the time that labels take is no part of theirs."""
+        if self._labelling is None or not self._labelling.is_due(self.step):
+            return
+        self._check_losses()
+        try:
+            with self._time_limit.taking("pseudo-labels"):
+                self._labelling.label(self.step)
+        except NotFiniteError:
+            why = f"After step {self.step} the network's logits for the unlabelled images are not finite."
+            raise DivergedError(self.step, why) from None
+        self._watch.restart()
+        self._run_log.restart_clock(self.step)
+
     def _num_steps_at_once(self) -> int:
         """Up to the next step after which something is due."""
         periods = (self._when.log_every, self._when.eval_every, self._when.guard_every)
         due = [period - self.step % period for period in periods if period]
+        if self._labelling is not None:
+            due.append(self._labelling.num_steps_to_next(self.step))
         if self._when.max_steps is not None:
             due.append(self._when.max_steps - self.step)
         return min(self._inputs.steps_per_call, *due)

@@ -56,7 +56,7 @@ def check_changes(
         )
     if decisive:
         log.warning("Goes on as another run, since --allow-changed says so: %s.", "; ".join(map(str, decisive)))
-    if "data" in allowed:
+    if {"data", "unlabeled"}.intersection(allowed):
         seen.accept_other_data()
     elif decisive:
         seen.accept_other_order()

@@ -136,7 +136,7 @@ class SeenRecords:
         return hashlib.sha256(link + struct.pack("<qq", self._seed, step) + content).digest()
 
     def _note_fingerprints(self, records: Array) -> None:
-        numbers, found = records[:, 0], records[:, 1]
+        numbers, found, _ = records[records[:, 0] >= 0].T  # Unlabelled images have numbers below 0.
         known = self._fingerprints[numbers]
         if (known == found).all():
             return

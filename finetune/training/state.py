@@ -9,6 +9,7 @@ from finetune.model.scopes import MOVING_AVERAGE_SUFFIX
 from finetune.training.loss_scaling import LossScale
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
+from finetune.training.pseudo_labels import PseudoLabels
 from finetune.training.seen_records import SeenRecords
 from finetune.types import Array, Variable
 
@@ -22,6 +23,7 @@ class TrainingState:
         averages: Moving averages of them; None where none are kept.
         loss_scale: Of float16's losses; None for other types.
         seen: What steps were given; None: that isn't kept.
+        pseudo_labels: Of the unlabelled images; None: there are none.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class TrainingState:
         averages: MovingAverages | None,
         loss_scale: LossScale | None = None,
         seen: SeenRecords | None = None,
+        pseudo_labels: PseudoLabels | None = None,
     ) -> None:
         """Makes the optimizer's slots, in the scope of the current distribution strategy."""
         optimizer.make_slots()
@@ -39,6 +42,7 @@ class TrainingState:
         self.averages = averages
         self.loss_scale = loss_scale
         self.seen = seen
+        self.pseudo_labels = pseudo_labels
 
     def take_optimizer(self, optimizer: Optimizer) -> None:
         """Puts one in the place of another that has made no step, and makes its slots."""
@@ -55,7 +59,8 @@ class TrainingState:
             for name in self.model.model_variables:
                 shadow = self.averages.shadows.get(name)
                 values[name + MOVING_AVERAGE_SUFFIX] = values[name] if shadow is None else shadow.numpy()
-        return {**values, **(self.seen.values() if self.seen is not None else {})}
+        notes = [note for note in (self.seen, self.pseudo_labels) if note is not None]
+        return {**values, **{name: value for note in notes for name, value in note.values().items()}}
 
     def restore(self, values: Mapping[str, Array], source: str) -> None:
         """Takes up a run's state.
@@ -82,6 +87,8 @@ class TrainingState:
                     "Resume with the run's own --model and data set.",
                 )
         self._assign(values)
+        if self.pseudo_labels is not None:
+            self.pseudo_labels.restore(values)
         if self.seen is not None:
             self.seen.restore(values, source)
 
@@ -104,6 +111,8 @@ class TrainingState:
             slots = {}
         scale = self.loss_scale.state() if self.loss_scale is not None else {}
         self._assign({**self._now(), **taken, **slots, **{name: values[name] for name in scale if name in values}})
+        if self.pseudo_labels is not None:
+            self.pseudo_labels.restore(values)
         if self.seen is not None:
             self.seen.restore(values, source)
             self.seen.accept_other_order()

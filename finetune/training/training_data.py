@@ -8,6 +8,7 @@ from pathlib import Path
 from finetune.datasets.dataset import Dataset, content_hash, find_dataset, find_splits
 from finetune.datasets.folds import assign_folds
 from finetune.datasets.pipeline import without_undecodable
+from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec
 from finetune.notices import tell_once
@@ -31,12 +32,14 @@ class TrainingData:
         validation: None where there is no such split.
         preprocessing: Of both.
         class_names: By label, as the run keeps them; None: they aren't known.
+        unlabelled: Images that the run labels itself; None: there are none.
     """
 
     training: Dataset
     validation: Dataset | None
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
+    unlabelled: UnlabelledImages | None = None
 
     @property
     def eval_split(self) -> str:

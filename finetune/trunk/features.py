@@ -40,6 +40,11 @@ class MappedRows:
         """Of these rows."""
         return (len(self.rows), *self.array.shape[1:])
 
+    @property
+    def dtype(self) -> Any:
+        """Of the array."""
+        return self.array.dtype
+
     def __getitem__(self, index: Any) -> Array:
         return self.array[self.rows[index]]
 
@@ -151,21 +156,49 @@ def feature_batches(
         drawn: By an epoch's number, which images it draws, as many as there are; None: each once. An image drawn again
             comes in its next view.
     """
+    stream = PickStream(picks_by_epoch(views, seed=seed, num_before=start_step * batch_size, drawn=drawn))
+    while True:
+        picks = stream.take(batch_size)
+        yield *gather(views, picks), identities(views, picks)
+
+
+def picks_by_epoch(
+    views: Sequence[Features], *, seed: int, num_before: int, drawn: Drawn | None = None
+) -> Iterator[Array]:
+    """The order of `feature_batches`: of each epoch a view and a row of each image, int64 [N,2].
+
+    Args:
+        views: Features of the same images.
+        seed: Of the order.
+        num_before: How many images were taken before, which the first epoch comes without.
+        drawn: As of `feature_batches`.
+    """
     num_images = len(views[0].labels)
     first_view = np.random.default_rng([seed % 2**32, 0]).integers(len(views), size=num_images)
-    epoch, position = divmod(start_step * batch_size, num_images)
-    left = np.empty([0, 2], np.int64)
+    epoch, position = divmod(num_before, num_images)
     while True:
         if drawn is None:
             order, before = np.random.default_rng([seed % 2**32, 1, epoch]).permutation(num_images), np.array(epoch)
         else:
             order, before = drawn(epoch)
-        picked = np.stack([(first_view[order] + before) % len(views), order], axis=1)
-        left = np.concatenate([left, picked[position:]])
-        while len(left) >= batch_size:
-            picks, left = left[:batch_size], left[batch_size:]
-            yield *_gather(views, picks), _identities(views, picks)
+        yield np.stack([(first_view[order] + before) % len(views), order], axis=1)[position:]
         epoch, position = epoch + 1, 0
+
+
+class PickStream:
+    """Picks, each a view and a row, as many at a time as are asked for."""
+
+    def __init__(self, epochs: Iterator[Array]) -> None:
+        """Begins with the first of the epochs, int64 [N,2] each, which never end."""
+        self._epochs = epochs
+        self._left = np.empty([0, 2], np.int64)
+
+    def take(self, number: int) -> Array:
+        """The next ones, int64 [number,2]."""
+        while len(self._left) < number:
+            self._left = np.concatenate([self._left, next(self._epochs)])
+        taken, self._left = self._left[:number], self._left[number:]
+        return taken
 
 
 def features_key(**parts: Any) -> str:
@@ -182,18 +215,25 @@ def values_hash(values: Iterable[tuple[str, Array]]) -> str:
     return digest.hexdigest()
 
 
-def _identities(views: Sequence[Features], picks: Array) -> Array:
+def identities(views: Sequence[Features], picks: Array) -> Array:
+    """Of each pick the image's number, its record's fingerprint, and the view, int64 [B,3]."""
     numbers_of_views, rows = picks.T
     return np.stack([rows, views[0].fingerprints[rows], numbers_of_views], axis=1)
 
 
-def _gather(views: Sequence[Features], picks: Array) -> tuple[Any, ...]:
+def gather(views: Sequence[Features], picks: Array) -> tuple[Any, ...]:
     """The features of picks, each a view and a row, their labels, and their weights where there are such."""
     rows, first = picks[:, 1], views[0]
     weights = () if first.weights is None else (first.weights[rows],)
     if len(views) == 1:
         return *first.batch(rows), *weights
-    values = [np.stack([views[view].values[tensor][row] for view, row in picks]) for tensor in range(len(first.values))]
+    values = []
+    for of_views in zip(*(view.values for view in views), strict=True):
+        gathered = np.empty([len(rows), *of_views[0].shape[1:]], of_views[0].dtype)
+        for view, value in enumerate(of_views):
+            is_in_view = picks[:, 0] == view
+            gathered[is_in_view] = value[rows[is_in_view]]
+        values.append(gathered)
     return values, first.labels[rows], *weights
 
 
