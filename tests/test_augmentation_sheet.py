@@ -9,6 +9,8 @@ from finetune.commands import inspect, train
 from finetune.commands.augmentation_sheet import draw_sheet, sheet_rows, sheet_training
 from finetune.datasets.pipeline import reading
 from finetune.errors import UserError
+from finetune.evaluation.contact_sheet import contact_sheet_figure
+from finetune.evaluation.plots import LIGHT, render
 from finetune.settings.inspect import InspectSettings
 from finetune.settings.stage import AugmentationSettings
 from finetune.training import image_inputs
@@ -151,3 +153,17 @@ def test_a_file_brings_no_code(tmp_path, capsys):
     config.write_text(f"dataset_dir = '{tmp_path}'\nmodel = 'somewhere.module:SPEC'\n", encoding="utf-8")
     assert inspect.main(["--augment", str(config)]) == 2
     assert "that is code, which would be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_drawing_has_each_image_where_it_belongs(channels):
+    pictures = [
+        [np.full([4 + row, 6, channels], 60 * row + 20 * column + 0.4) for column in range(3)] for row in (0, 1)
+    ]
+    figure = contact_sheet_figure("$title_", ["$a_", "b"], pictures, LIGHT)
+    drawn = [axes.get_images()[0].get_array().data.reshape(-1, 6, channels) for axes in figure.axes]
+    for shown, picture in zip(drawn, [*pictures[0], *pictures[1]], strict=True):
+        np.testing.assert_array_equal(shown, picture.round())
+    assert [axes.get_title() for axes in figure.axes] == ["original", "epoch 1", "epoch 2", "", "", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["$a_", "", "", "b", "", ""]
+    assert render(figure, "png").startswith(b"\x89PNG")

@@ -22,8 +22,8 @@ class SweepSettings(CommandSettings):
         (),
         metavar="SETTING=VALUES,...",
         is_recorded=False,
-        help="train several times, by settings from ranges and choices: learning_rate=1e-4..1e-2:log,"
-        "weight_decay=0|4e-5; each a run in --train-dir/trial-N",
+        help="train several times, by settings from ranges and choices, each a run in --train-dir/trial-N: "
+        "learning_rate=0.0001..0.01:log,weight_decay=0|0.0001",
     )
     trials: int | None = flag(
         None, above=0, metavar="N", is_recorded=False, help=f"of a sweep; not given: {DEFAULT_TRIALS}"
