@@ -62,8 +62,8 @@ def test_a_sheet_shows_what_a_run_was_given(augmentation, records, tmp_path, mon
 
 
 def sheet_of(run, **given):
-    training, augmentation = sheet_training(InspectSettings(augment=True, checkpoints=(str(run),), **given))
-    return training, augmentation
+    training, stage = sheet_training(InspectSettings(augment=True, checkpoints=(str(run),), **given))
+    return training, stage.augment
 
 
 def test_the_original_and_the_class_are_the_records(records, tmp_path, monkeypatch):
@@ -93,6 +93,27 @@ def test_the_original_and_the_class_are_the_records(records, tmp_path, monkeypat
         top, left = (height - 28) // 2, (width - 28) // 2
         middle = row.original[top : top + 28, left : left + 28]
         np.testing.assert_allclose(row.draws[0], middle, atol=1e-4)
+
+
+def test_images_are_mixed_with_those_of_the_next_row(records, tmp_path, monkeypatch):
+    found = []
+
+    def noting_rows(*what):
+        found.append(sheet_rows(*what))
+        return found[-1]
+
+    monkeypatch.setattr("finetune.commands.augmentation_sheet.sheet_rows", noting_rows)
+    words = ["--model=lenet", "--use-grayscale", "--augmentation=none", f"--output={tmp_path / 'sheet.png'}"]
+    assert inspect.main(["--augment", f"--dataset-dir={records}", *words]) == 0
+    assert inspect.main(["--augment", f"--dataset-dir={records}", *words, "--mixup=1"]) == 0
+    plain, mixed = found
+    shares = []
+    for row in range(len(plain)):
+        following = (row + 1) % len(plain)
+        for own, other, blend in zip(plain[row].draws, plain[following].draws, mixed[row].draws, strict=True):
+            shares.append(((blend - other) * (own - other)).sum() / ((own - other) ** 2).sum())
+            np.testing.assert_allclose(blend, shares[-1] * own + (1 - shares[-1]) * other, atol=1e-3)
+    assert len(set(np.round(shares, 4))) > len(shares) / 2
 
 
 def test_what_is_given_takes_the_place_of_the_runs_own(records, tmp_path):

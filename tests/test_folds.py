@@ -406,6 +406,7 @@ def test_what_fails_before_the_first_checkpoint_leaves_nothing(data, tmp_path, c
         (["--folds=3", "--fold=4"], "--fold 4: there are 3."),
         (["--folds=3", "--eval-split=train"], "--eval-split is the same"),
         (["--folds=15"], "has 14 different images"),
+        (["--folds=2", "--sweep=learning_rate=0.1|0.01"], "each trial of a sweep is one run"),
     ],
 )
 def test_what_makes_no_folds_is_refused(words, what, data, tmp_path, capsys):

@@ -21,6 +21,7 @@ from finetune.settings.trust import TRUST_CODE, refuse_modules
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
     from finetune.training.image_inputs import TrainingImages
+    from finetune.training.mixing import Mixing
     from finetune.types import Array
 
 # Given for the sheet, these take the place of a run's.
@@ -60,13 +61,15 @@ def draw_sheet(settings: InspectSettings) -> str:
         UserError: There are no records, no such run or stage; settings that don't go together; a damaged record.
         OSError: It can't be written.
     """
+    from finetune.commands.objective import make_mixing
     from finetune.evaluation.contact_sheet import contact_sheet_figure
     from finetune.evaluation.plots import LIGHT, render
 
-    training, augmentation = sheet_training(settings)
-    images = _training_images(training, augmentation)
-    rows = sheet_rows(images, settings.num_examples, settings.num_draws)
-    told = _in_words(augmentation)
+    training, stage = sheet_training(settings)
+    images = _training_images(training, stage.augment)
+    mixing = make_mixing(stage, images.data.training.num_classes)
+    rows = sheet_rows(images, settings.num_examples, settings.num_draws, mixing)
+    told = _in_words(stage)
     figure = contact_sheet_figure(
         f"{training.network.model}, {images.options.image_size} pixels: {told}; seed {images.seed}",
         [row.class_name for row in rows],
@@ -77,12 +80,18 @@ def draw_sheet(settings: InspectSettings) -> str:
     return f"{settings.output}: {len(rows)} images of {images.data.training.split}, {settings.num_draws} epochs; {told}"
 
 
-def sheet_rows(images: "TrainingImages", num_rows: int, num_epochs: int) -> list[SheetRow]:
+def sheet_rows(
+    images: "TrainingImages", num_rows: int, num_epochs: int, mixing: "Mixing | None" = None
+) -> list[SheetRow]:
     """Images from all over the split, for records may be sorted by class, as training's own pipeline gives them.
+
+    Where images are mixed it is each with that of the next row, as in a batch of these alone.
 
     Raises:
         UserError: A record is damaged.
     """
+    import tensorflow as tf
+
     from finetune.datasets.pipeline import reading
     from finetune.preprocessing.steps import to_pixels
 
@@ -93,15 +102,18 @@ def sheet_rows(images: "TrainingImages", num_rows: int, num_epochs: int) -> list
     images = dataclasses.replace(images, batch_size=num_rows)
     with reading(dataset, options.labels_offset):
         batches = [next(iter(images.view_batches(epoch, numbers))) for epoch in range(num_epochs)]
+        labels = batches[0][1].numpy() + options.labels_offset
         originals = list(_originals(dataset, options.channels, numbers))
-    epochs = [to_pixels(batch.numpy(), steps) for batch, _, _ in batches]
-    labels = batches[0][1].numpy() + options.labels_offset
+    if mixing is not None:
+        seeds = [tf.constant([images.seed, epoch]) for epoch in range(num_epochs)]
+        batches = [mixing(batch[0], batch[1], seed) for batch, seed in zip(batches, seeds, strict=True)]
+    epochs = [to_pixels(batch[0].numpy(), steps) for batch in batches]
     names = [dataset.class_names[label] if dataset.class_names else str(label) for label in labels]
     return [SheetRow(numbers[i], names[i], originals[i], [epoch[i] for epoch in epochs]) for i in range(num_rows)]
 
 
-def sheet_training(settings: InspectSettings) -> tuple[TrainSettings, AugmentationSettings]:
-    """The settings of the training, and its augmentation: that of one of its stages, or as it is given."""
+def sheet_training(settings: InspectSettings) -> tuple[TrainSettings, StageSettings]:
+    """The settings of the training, and of one of its stages, but for what is given."""
     values = _values_of_run(settings) | _given(settings, _OF_TRAINING)
     if values.get("dataset_dir") is None:
         raise UserError(
@@ -112,8 +124,8 @@ def sheet_training(settings: InspectSettings) -> tuple[TrainSettings, Augmentati
     number = settings.stage or len(stages)
     if number > len(stages):
         raise UserError(f"--stage is {number}, but the training has {len(stages)}.", "Leave it out for the last one.")
-    own = _given(settings, [flag.name for flag in flags_of(AugmentationSettings)])
-    return training, Stage(own=own).settings(stages[number - 1].settings(training.stage)).augment
+    own = _given(settings, [flag.name for flag in flags_of(AugmentationSettings)] + ["mixup", "cutmix"])
+    return training, Stage(own=own).settings(stages[number - 1].settings(training.stage))
 
 
 def _values_of_run(settings: InspectSettings) -> dict[str, Any]:
@@ -168,7 +180,8 @@ def _originals(dataset: "Dataset", channels: int, numbers: Collection[int]) -> "
             yield decode_image(parse_record(serialized, dataset.schema).encoded, channels).numpy()
 
 
-def _in_words(augmentation: AugmentationSettings) -> str:
+def _in_words(stage: StageSettings) -> str:
+    augmentation = stage.augment
     parts = [f"augmentation {augmentation.augmentation}"]
     if augmentation.augmentation == "randaugment":
         parts[0] += f" {augmentation.num_operations},{augmentation.strength}"
@@ -176,4 +189,6 @@ def _in_words(augmentation: AugmentationSettings) -> str:
         parts.append("crop area " + " to ".join(f"{share:g}" for share in augmentation.crop_area))
     if augmentation.random_erasing:
         parts.append(f"random erasing {augmentation.random_erasing:g}")
+    mixed = {"mixup": stage.objective.mixup, "cutmix": stage.objective.cutmix}
+    parts += [f"{name} {alpha:g}" for name, alpha in mixed.items() if alpha]
     return ", ".join(parts)

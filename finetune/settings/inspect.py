@@ -80,6 +80,10 @@ class SheetSettings(CommandSettings):
     random_erasing: float | None = flag(
         None, at_least=0, at_most=1, metavar="PROBABILITY", help="not given: the run's, or 0"
     )
+    mixup: float | None = flag(
+        None, at_least=0, metavar="ALPHA", help="with the image below; not given: the run's, or 0"
+    )
+    cutmix: float | None = flag(None, at_least=0, metavar="ALPHA", help="likewise")
     seed: int | None = flag(None, at_least=LEAST_SEED, at_most=MOST_SEED, help="not given: the run's, or 0")
     stage: int | None = flag(None, above=0, metavar="N", help="of the run's stages; not given: the last")
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)

@@ -311,6 +311,11 @@ class TrainSettings(CommandSettings):
             _refuse_without_effect(self.stage, self.course.stages)
         else:
             _refuse_of_steps(self.stage)
+        if self.search.sweep and self.data.is_cross_validation:
+            raise UserError(
+                "--sweep and --folds are both given, but each trial of a sweep is one run.",
+                "Give one of them, or say with --fold which part all trials leave out.",
+            )
         if self.stopping.early_stopping_patience is not None and self.run.eval_every == 0:
             raise UserError(
                 "--early-stopping-patience counts validations, and --eval-every 0 makes none before the last step.",
