@@ -23,7 +23,7 @@ class SweepSettings(CommandSettings):
         metavar="SETTING=VALUES,...",
         is_recorded=False,
         help="train several times, by settings from ranges and choices, each a run in --train-dir/trial-N: "
-        "learning_rate=0.0001..0.01:log,weight_decay=0|0.0001",
+        "learning_rate=0.001..0.1:log,batch_size=16|32",
     )
     trials: int | None = flag(
         None, above=0, metavar="N", is_recorded=False, help=f"of a sweep; not given: {DEFAULT_TRIALS}"
