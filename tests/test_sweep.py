@@ -135,6 +135,20 @@ def test_combinations_that_go_together_pass_where_values_alone_would_not():
     )
 
 
+def test_pseudo_labels_are_searched_too():
+    space = checked_space(settings("pseudo_label_fraction=0.25|0.33", unlabeled_dir=Path("others")))
+    assert settings_of_trial(
+        settings(unlabeled_dir=Path("others")), space, {"pseudo_label_fraction": "0.33"}
+    ).pseudo == (settings(unlabeled_dir=Path("others"), pseudo_label_fraction=0.33).pseudo)
+
+
+def test_what_is_searched_and_given_too_is_said(words, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    assert train.main([*words, f"--train-dir={folder}", "--learning-rate=0.5", SWEEP, "--trials=1"]) == 0
+    assert "As the sweep has it, not as given beside it: learning_rate." in capsys.readouterr().err
+    assert float(rows_of(folder)[0]["learning_rate"]) < 0.2
+
+
 def test_flags_of_a_sweep_without_one(capsys):
     assert "--trials and --no-prune: of a sweep." in told(capsys, "--dataset-dir=x", "--trials=3", "--no-prune")
 

@@ -86,6 +86,9 @@ def sweep(settings: TrainSettings) -> SweepResult:
     start = time.monotonic()
     space = checked_space(settings)
     load_optuna()
+    both = [dimension.name for dimension in space if dimension.name in settings.given]
+    if both:
+        log.info("As the sweep has it, not as given beside it: %s.", ", ".join(both))
     with run_folder_chosen(settings) as chosen:
         try:
             return _sweep(settings, chosen, space, start)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from finetune.errors import UserError
 from finetune.settings.flags import Flag, flags_of
+from finetune.settings.pseudo_labels import PseudoLabelSettings
 from finetune.settings.search_space import Point, Space, corners, parse_space, point_text, values_of
 from finetune.settings.stage import StageSettings
 from finetune.settings.stopping import StoppingSettings
@@ -19,7 +20,14 @@ from finetune.settings.train import (
 
 # Trials differ in how a network is trained alone: they agree in what it is validated on, and by which measure.
 _NOT_SEARCHED = ("trust_code", "best_by", "time_limit")
-_SEARCHED_OF_OTHERS = ("preprocessing", "resize", "seed")
+_SEARCHED_OF_OTHERS = (
+    "preprocessing",
+    "resize",
+    "seed",
+    "pseudo_label_fraction",
+    "pseudo_label_threshold",
+    "pseudo_label_refresh",
+)
 
 
 def checked_space(settings: TrainSettings) -> Space:
@@ -57,6 +65,7 @@ def _searched_flags() -> Mapping[str, Flag]:
     """The settings that a sweep may search, by name."""
     groups = (NetworkSettings, CourseSettings, StageSettings, StoppingSettings, DeviceSettings)
     flags = {flag.name: flag for settings_class in groups for flag in flags_of(settings_class)}
-    others = {flag.name: flag for settings_class in (DataSettings, RunSettings) for flag in flags_of(settings_class)}
+    rest = (DataSettings, RunSettings, PseudoLabelSettings)
+    others = {flag.name: flag for settings_class in rest for flag in flags_of(settings_class)}
     searched = {name: flag for name, flag in flags.items() if name not in _NOT_SEARCHED}
     return {**searched, **{name: others[name] for name in _SEARCHED_OF_OTHERS}}
