@@ -7,7 +7,7 @@ from tiny_runs import CLASSES
 
 from finetune.commands import inspect, train
 from finetune.commands.augmentation_sheet import draw_sheet, sheet_rows, sheet_training
-from finetune.datasets.pipeline import reading
+from finetune.datasets.bad_records import reading
 from finetune.errors import UserError
 from finetune.evaluation.contact_sheet import contact_sheet_figure
 from finetune.evaluation.plots import LIGHT, render

@@ -21,10 +21,10 @@ from PIL import Image
 from finetune.commands import convert, predict
 from finetune.datasets import images
 from finetune.datasets.dataset import find_dataset
+from finetune.datasets.decoding import decode_image
 from finetune.datasets.description import FILE_NAME, LABELS_FILE
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
-from finetune.datasets.pipeline import decode_image
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter, masked_crc
 from finetune.errors import UserError

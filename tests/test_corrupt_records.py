@@ -9,14 +9,10 @@ import pytest
 from image_files import encode, picture
 
 from finetune.commands import evaluate, train
+from finetune.datasets.bad_records import reading, without_undecodable
 from finetune.datasets.dataset import content_hash, find_dataset
-from finetune.datasets.pipeline import (
-    ReadOptions,
-    evaluation_batches,
-    reading,
-    training_batches,
-    without_undecodable,
-)
+from finetune.datasets.decoding import ReadOptions
+from finetune.datasets.pipeline import evaluation_batches, training_batches
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordFileError, RecordWriter, masked_crc, read_records, salvage_records
 from finetune.errors import UserError

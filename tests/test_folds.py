@@ -13,8 +13,10 @@ from tiny_runs import CLASSES, write_records, write_run
 from finetune import api
 from finetune.commands import cross_validation, evaluate, train
 from finetune.datasets.dataset import content_hash, find_dataset, usable_records
+from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.folds import assign_folds, warn_of_rare_classes
-from finetune.datasets.pipeline import ReadOptions, fingerprints_in_order, records_in_order, training_batches
+from finetune.datasets.pipeline import fingerprints_in_order, training_batches
+from finetune.datasets.record_streams import records_in_order
 from finetune.datasets.records import Record, encode_record, file_name_of
 from finetune.datasets.tfrecord import RecordWriter
 from finetune.errors import UserError

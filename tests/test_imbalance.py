@@ -16,9 +16,11 @@ from image_files import encode, picture
 from tiny_runs import CLASSES, write_records, write_run
 
 from finetune.commands import convert, evaluate, train
+from finetune.datasets.bad_records import reading
 from finetune.datasets.balanced_draws import BalancedDraws
 from finetune.datasets.dataset import content_hash, find_dataset
-from finetune.datasets.pipeline import ReadOptions, fingerprints_in_order, reading, training_batches
+from finetune.datasets.decoding import ReadOptions
+from finetune.datasets.pipeline import fingerprints_in_order, training_batches
 from finetune.datasets.record_index import index_records
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint

@@ -10,17 +10,11 @@ import tensorflow as tf
 from image_files import encode, picture
 from PIL import Image
 
-from finetune.datasets import pipeline
+from finetune.datasets import record_streams
+from finetune.datasets.bad_records import reading
 from finetune.datasets.dataset import Dataset, find_dataset
-from finetune.datasets.pipeline import (
-    ReadOptions,
-    decode_image,
-    decode_training_window,
-    evaluation_batches,
-    reading,
-    training_batches,
-    view_batches,
-)
+from finetune.datasets.decoding import ReadOptions, decode_image, decode_training_window
+from finetune.datasets.pipeline import evaluation_batches, training_batches, view_batches
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter, read_records
 from finetune.errors import UserError
@@ -131,7 +125,7 @@ def test_an_example_is_augmented_alike_wherever_it_stands_in_the_epoch(dataset):
 
 def test_order_when_the_data_set_is_larger_than_the_buffer(tmp_path, monkeypatch):
     dataset = make_dataset(tmp_path, [make_record(number) for number in range(60)], num_shards=12)
-    monkeypatch.setattr(pipeline, "SHUFFLE_BUFFER_BYTES", 8 * dataset.num_bytes // 60)
+    monkeypatch.setattr(record_streams, "SHUFFLE_BUFFER_BYTES", 8 * dataset.num_bytes // 60)
     labels = labels_of(train_on(dataset, 30, augmentation="none"))
     assert sorted(labels[:60]) == sorted(labels[60:]) == list(range(60))
     assert_equal(

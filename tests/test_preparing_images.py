@@ -17,8 +17,8 @@ from PIL import Image
 from tiny_runs import CLASSES, write_run
 
 from finetune.commands import export, predict
+from finetune.datasets.decoding import decode_image
 from finetune.datasets.images import prepare_image
-from finetune.datasets.pipeline import decode_image
 from finetune.exports import image_preparation
 from finetune.preprocessing import FAMILIES
 

@@ -92,7 +92,7 @@ def sheet_rows(
     """
     import tensorflow as tf
 
-    from finetune.datasets.pipeline import reading
+    from finetune.datasets.bad_records import reading
     from finetune.preprocessing.steps import to_pixels
 
     dataset, options = images.data.training, images.options
@@ -172,7 +172,8 @@ def _training_images(training: TrainSettings, augmentation: AugmentationSettings
 
 def _originals(dataset: "Dataset", channels: int, numbers: Collection[int]) -> "Iterator[Array]":
     """Images as the records hold them, uint8 [H,W,C]."""
-    from finetune.datasets.pipeline import decode_image, records_in_order
+    from finetune.datasets.decoding import decode_image
+    from finetune.datasets.record_streams import records_in_order
     from finetune.datasets.schema import parse_record
 
     for number, serialized in enumerate(records_in_order(dataset).take(max(numbers) + 1)):

@@ -276,7 +276,7 @@ def _evaluation(settings: TrainSettings, fold: int) -> EvalSettings:
 
 def _pooled(settings: TrainSettings, split: "Dataset", folds: "Folds", data_sha256: str) -> EvalResult:
     """All images, in the order of the records, each as the run scored it that it was left out of."""
-    from finetune.datasets.pipeline import without_undecodable
+    from finetune.datasets.bad_records import without_undecodable
     from finetune.model.checkpoint import open_checkpoint
     from finetune.runs.trained_network import network_settings
 

@@ -143,9 +143,9 @@ class _Evaluator:
         class_names: Sequence[str] | None = None,
         part: "Callable[[Dataset], Dataset] | None" = None,
     ) -> None:
+        from finetune.datasets.bad_records import without_undecodable
         from finetune.datasets.class_matching import match_labels, output_order
         from finetune.datasets.dataset import content_hash, find_dataset
-        from finetune.datasets.pipeline import without_undecodable
         from finetune.evaluation.scoring import inference_function, with_outputs_in_order
         from finetune.preprocessing import get_preprocessing
 
@@ -213,7 +213,9 @@ class _Evaluator:
 
     def score(self) -> Scores:
         """One pass over the split."""
-        from finetune.datasets.pipeline import ReadOptions, evaluation_batches, reading
+        from finetune.datasets.bad_records import reading
+        from finetune.datasets.decoding import ReadOptions
+        from finetune.datasets.pipeline import evaluation_batches
         from finetune.evaluation.scoring import score
         from finetune.evaluation.test_time_augmentation import with_mirror_images
         from finetune.progress import progress

@@ -181,7 +181,8 @@ def _num_calibration_images(settings: ExportSettings, dataset: "Dataset") -> int
 
 def _calibration_images(settings: ExportSettings, classifier: "Classifier", dataset: "Dataset") -> "Iterator[Array]":
     """Prepared images, float32 [1,H,W,C], drawn from all over the split: records may be sorted by class."""
-    from finetune.datasets.pipeline import reading, training_batches
+    from finetune.datasets.bad_records import reading
+    from finetune.datasets.pipeline import training_batches
 
     plain = dataclasses.replace(classifier.preprocessing, augmentation=AugmentationSettings(augmentation="none"))
     options = dataclasses.replace(classifier.read_options, preprocessing=plain)
@@ -196,8 +197,8 @@ def _calibration_images(settings: ExportSettings, classifier: "Classifier", data
 def _measure(
     settings: ExportSettings, classifier: "Classifier", dataset: "Dataset | None", exported: "list[Exported]"
 ) -> ExportResult:
+    from finetune.datasets.bad_records import reading
     from finetune.datasets.dataset import content_hash
-    from finetune.datasets.pipeline import reading
     from finetune.evaluation.seen_images import caution
     from finetune.exports.measure import batches_of_split, fixed_batch, measure
     from finetune.progress import progress

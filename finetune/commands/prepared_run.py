@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from finetune.commands.objective import find_class_weights, find_index, make_loss, make_mixing
 from finetune.commands.stages import stages_of
-from finetune.datasets.pipeline import ReadOptions, reading
+from finetune.datasets.bad_records import reading
+from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.record_index import RecordIndex
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from finetune.commands.stages import (
     settings_of_stage,
     stages_of,
 )
-from finetune.datasets.pipeline import reading
+from finetune.datasets.bad_records import reading
 from finetune.files.write_errors import with_room
 from finetune.nets import get_spec
 from finetune.runs.provenance import PROVENANCE_FILE, Facts, read_provenance, same_validation_since, with_history

@@ -53,7 +53,7 @@ def verify(settings: TrainSettings) -> Verification:
     from finetune.commands.prepared_run import choose_devices, find_data, prepare
     from finetune.commands.stages import find_place_of_run, first_pseudo_labels, settings_of_stage
     from finetune.commands.unlabelled import with_unlabelled
-    from finetune.datasets.pipeline import reading
+    from finetune.datasets.bad_records import reading
     from finetune.model.checkpoint import whole_checkpoints
     from finetune.training.replay import compare, replay
     from finetune.training.resumption import as_begun, recorded_facts

@@ -7,17 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
-from finetune.datasets.pipeline import (
-    AUTOTUNE,
-    BAD_DATA_ERRORS,
-    FINGERPRINT_OF_LABEL,
-    ReadOptions,
-    decode_image,
-    fingerprint_of,
-    in_order,
-    seed_of_epoch,
-    training_image,
-)
+from finetune.datasets.decoding import BAD_DATA_ERRORS, ReadOptions, decode_image, training_image
+from finetune.datasets.pipeline import FINGERPRINT_OF_LABEL, fingerprint_of
+from finetune.datasets.record_streams import AUTOTUNE, in_order, seed_of_epoch
 from finetune.datasets.unlabelled import COPY_AGAIN, MOST_NAMED, StoredImage, UnlabelledImages
 from finetune.errors import UserError
 from finetune.notices import few

@@ -8,8 +8,8 @@ is transparent; and it has another rule for the colours of a CMYK JPEG.
 import tensorflow as tf
 
 from finetune.datasets import jpeg
+from finetune.datasets.decoding import decode_image
 from finetune.datasets.image_rules import ImageRules
-from finetune.datasets.pipeline import decode_image
 from finetune.datasets.png import BIT_DEPTH_OFFSET, SIGNATURE
 from finetune.exports.exif_turning import turned_upright
 from finetune.types import Tensor

@@ -10,7 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from finetune.datasets.dataset import Dataset
-from finetune.datasets.pipeline import decode_image, evaluation_batches, records_in_order
+from finetune.datasets.decoding import decode_image
+from finetune.datasets.pipeline import evaluation_batches
+from finetune.datasets.record_streams import records_in_order
 from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
 from finetune.evaluation.metrics import check_finite
@@ -58,7 +60,7 @@ class Measured:
 def batches_of_split(
     classifier: Classifier, dataset: Dataset, batch_size: int, max_num_batches: int | None = None
 ) -> Iterator[Batch]:
-    """The records of a split as an evaluation sees them, or only the first ones; iterate within `pipeline.reading`."""
+    """The records of a split as an evaluation sees them, or only the first ones; iterate within `reading`."""
 
     def as_file(record: Tensor) -> Tensor:
         """The record's bytes, or where these would come out otherwise as a file, what an evaluation sees of them."""

@@ -15,7 +15,7 @@ from finetune.settings.classifier import ClassifierSettings
 from finetune.types import Tensor
 
 if TYPE_CHECKING:
-    from finetune.datasets.pipeline import ReadOptions
+    from finetune.datasets.decoding import ReadOptions
     from finetune.model.checkpoint import Checkpoint
     from finetune.model.model import Model
     from finetune.preprocessing import Preprocessing
@@ -49,7 +49,7 @@ class Classifier:
     @property
     def read_options(self) -> "ReadOptions":
         """How its images and labels are read from records."""
-        from finetune.datasets.pipeline import ReadOptions
+        from finetune.datasets.decoding import ReadOptions
 
         return ReadOptions(
             self.preprocessing, self.model.image_size, self.model.channels, labels_offset=self.network.labels_offset
@@ -60,7 +60,7 @@ class Classifier:
 
         The values are in the preprocessing's range.
         """
-        from finetune.datasets.pipeline import decode_image
+        from finetune.datasets.decoding import decode_image
 
         return self.prepare_pixels(decode_image(encoded, self.model.channels))
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
-from finetune.datasets.pipeline import BAD_DATA_ERRORS
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.scoring import inference_function
 from finetune.prediction.classifier import Classifier

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from finetune.datasets.bad_records import reading
 from finetune.datasets.balanced_draws import BalancedDraws
 from finetune.datasets.dataset import Dataset, content_hash
 from finetune.datasets.folds import rows_in_whole
-from finetune.datasets.pipeline import evaluation_batches, reading
+from finetune.datasets.pipeline import evaluation_batches
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.datasets.unlabelled_batches import (
     identity,

@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.pipeline import (
-    ReadOptions,
-    evaluation_batches,
-    in_batches,
-    reading,
-    training_batches,
-    training_examples,
-    view_batches,
-)
+from finetune.datasets.bad_records import reading
+from finetune.datasets.decoding import ReadOptions
+from finetune.datasets.pipeline import evaluation_batches, in_batches, training_batches, training_examples, view_batches
 from finetune.datasets.record_index import RecordIndex
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.datasets.unlabelled_batches import picked_examples, reading_unlabelled, unlabelled_evaluation_batches

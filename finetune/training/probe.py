@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetune.datasets.pipeline import reading
+from finetune.datasets.bad_records import reading
 from finetune.errors import UserError
 from finetune.model.model import variable_name
 from finetune.notices import few

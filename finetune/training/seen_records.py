@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from finetune.datasets.bad_records import reading
 from finetune.datasets.dataset import Dataset
-from finetune.datasets.pipeline import fingerprints_in_order, reading
+from finetune.datasets.pipeline import fingerprints_in_order
 from finetune.errors import UserError
 from finetune.model.checkpoint_names import DATA_CHAIN, RECORD_FINGERPRINTS
 from finetune.types import Array

@@ -5,9 +5,9 @@ import functools
 import logging
 from pathlib import Path
 
+from finetune.datasets.bad_records import without_undecodable
 from finetune.datasets.dataset import Dataset, content_hash, find_dataset, find_splits
 from finetune.datasets.folds import assign_folds
-from finetune.datasets.pipeline import without_undecodable
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.errors import UserError
 from finetune.nets.spec import NetSpec

@@ -82,7 +82,8 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, float]:
 
     start_tensorflow()
     from finetune.datasets.dataset import find_dataset
-    from finetune.datasets.pipeline import ReadOptions, evaluation_batches
+    from finetune.datasets.decoding import ReadOptions
+    from finetune.datasets.pipeline import evaluation_batches
     from finetune.evaluation.scoring import inference_function, score
     from finetune.preprocessing import get_preprocessing
 

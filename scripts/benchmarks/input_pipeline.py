@@ -118,7 +118,8 @@ def finetune_batches(folder: Path, augmentation: str) -> tuple[Any, int]:
 
     start_tensorflow()
     from finetune.datasets.dataset import find_dataset
-    from finetune.datasets.pipeline import ReadOptions, training_batches
+    from finetune.datasets.decoding import ReadOptions
+    from finetune.datasets.pipeline import training_batches
     from finetune.preprocessing import get_preprocessing
     from finetune.settings.augmentation import AugmentationSettings
 
