@@ -150,9 +150,7 @@ def _is_linear(head: LinearHead, split: SplitModel) -> bool:
 
 
 def _evaluation_of(split: SplitModel) -> Callable[[Tensor], Tensor]:
-    function = tf.function(lambda frontier: split.head([frontier], tf.zeros([2], tf.int32)).logits, autograph=False)
-    # Traced here: TensorFlow warns of functions that are made again and again, as by folds, when they are called.
-    traced: Callable[[Tensor], Tensor] = function.get_concrete_function(
-        tf.TensorSpec([NUM_IMAGES, *split.frontier[0].shape[1:]], tf.float32)
+    function: Callable[[Tensor], Tensor] = tf.function(
+        lambda frontier: split.head([frontier], tf.zeros([2], tf.int32)).logits, autograph=False
     )
-    return traced
+    return function
