@@ -12,7 +12,7 @@ from absl.logging import ABSL_LOGGING_PREFIX_REGEX
 
 from finetune import progress
 from finetune.commands.command import run_command
-from finetune.commands.prepared_run import show_weights_and_plan
+from finetune.commands.network import show_weights_and_plan
 from finetune.commands.verbs import VERBS
 from finetune.errors import Interrupted, UserError
 from finetune.model.scopes import plan_variables

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import write_records, write_run
 
 from finetune import api
-from finetune.commands import prepared_run, train
+from finetune.commands import found_settings, train
 from finetune.commands.stages import settings_of_stage
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
@@ -354,7 +354,7 @@ def test_a_stage_may_have_another_batch_size_augmentation_optimizer_and_cache(da
 def test_the_rate_of_a_stage_can_be_found(data, tmp_path, monkeypatch):
     figures = np.array([0.1, 0.2])
     curves = iter([RateCurve(figures, figures, figures, suggestion) for suggestion in (0.125, 0.0625)])
-    monkeypatch.setattr(prepared_run, "find_rate", lambda *args: next(curves))
+    monkeypatch.setattr(found_settings, "find_rate", lambda *args: next(curves))
     run = tmp_path / "run"
     words = ["--optimizer=momentum", "--learning-rate-decay-type=fixed", "--learning-rate=auto"]
     assert begin(data, run, *words, "--stages=head:1,all:1") == 0

@@ -154,7 +154,7 @@ def _given(settings: InspectSettings, names: Iterable[str]) -> dict[str, Any]:
 
 def _training_images(training: TrainSettings, augmentation: AugmentationSettings) -> "TrainingImages":
     """The images of the training, without those to validate on."""
-    from finetune.commands.prepared_run import training_images
+    from finetune.commands.training_inputs import training_images
     from finetune.training.training_data import (
         TrainingData,
         find_preprocessing,

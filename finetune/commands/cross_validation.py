@@ -161,7 +161,7 @@ def _check_content(folder: Path, *, resume: bool) -> None:
 
 
 def _cross_validate(settings: TrainSettings, start: float) -> CrossValidation:
-    from finetune.commands.prepared_run import find_data
+    from finetune.commands.training_inputs import find_data
     from finetune.datasets.dataset import content_hash
     from finetune.datasets.folds import assign_folds, warn_of_rare_classes
 

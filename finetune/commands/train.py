@@ -135,7 +135,7 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.objective import check_classes_of_stages
-    from finetune.commands.prepared_run import choose_devices, find_data
+    from finetune.commands.training_inputs import choose_devices, find_data
     from finetune.commands.unlabelled import with_unlabelled
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit
@@ -215,8 +215,9 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     """
     import tensorflow as tf
 
-    from finetune.commands.prepared_run import find_data, make_model, make_plan
+    from finetune.commands.network import make_model, make_plan
     from finetune.commands.stages import find_place_of_run, settings_of_stage
+    from finetune.commands.training_inputs import find_data
     from finetune.training.classes import match_to_restored_head
     from finetune.training.starting_weights import open_weights, step_of
 

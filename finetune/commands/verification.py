@@ -50,8 +50,9 @@ def verify(settings: TrainSettings) -> Verification:
     Raises:
         UserError: Something differs, which is said; there is no whole checkpoint, or the start can't be made again.
     """
-    from finetune.commands.prepared_run import choose_devices, find_data, prepare
+    from finetune.commands.prepared_run import prepare
     from finetune.commands.stages import find_place_of_run, first_pseudo_labels, settings_of_stage
+    from finetune.commands.training_inputs import choose_devices, find_data
     from finetune.commands.unlabelled import with_unlabelled
     from finetune.datasets.bad_records import reading
     from finetune.model.checkpoint import whole_checkpoints

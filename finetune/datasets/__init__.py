@@ -8,8 +8,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "bad_records": ["reading"],
         "dataset": ["Dataset", "find_dataset", "find_splits"],
-        "pipeline": ["ReadOptions", "evaluation_batches", "reading", "training_batches"],
+        "decoding": ["ReadOptions"],
+        "pipeline": ["evaluation_batches", "training_batches"],
         "shards": ["write_shards"],
     },
 )

@@ -1,0 +1,77 @@
+"""What a training reads, and on which devices."""
+
+import logging
+from typing import Any
+
+from finetune.commands.stages import stages_of
+from finetune.datasets.decoding import ReadOptions
+from finetune.datasets.record_index import RecordIndex
+from finetune.nets import get_spec
+from finetune.settings.train import TrainSettings
+from finetune.training import training_data
+from finetune.training.devices import choose_strategy, make_deterministic
+from finetune.training.image_inputs import TrainingImages
+from finetune.training.training_data import TrainingData, refuse_large_batch
+
+log = logging.getLogger("finetune")
+
+
+def find_data(settings: TrainSettings) -> TrainingData:
+    """The splits to train and to validate on.
+
+    Raises:
+        UserError: There is no such split; the run that is resumed has other classes.
+    """
+    spec = get_spec(settings.network.model)
+    for stage in stages_of(settings):  # What one of them can't have is said before the first.
+        training_data.find_preprocessing(settings.data, spec, stage.settings(settings.stage).augment)
+    augmentation = stages_of(settings)[0].settings(settings.stage).augment
+    return training_data.find_data(
+        settings.data, spec, augmentation, resumed=settings.run.resumed, seed=settings.run.seed
+    )
+
+
+def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:
+    """The strategy over the devices that the settings ask for, of which each takes a batch of a step.
+
+    Raises:
+        UserError: There are fewer; a step takes more images than there are.
+    """
+    devices = settings.devices
+    if devices.deterministic:
+        make_deterministic(on_cpu=devices.clone_on_cpu)
+    strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
+    for stage in stages_of(settings):
+        refuse_large_batch(stage.settings(settings.stage), strategy.num_replicas_in_sync, data.training)
+    return strategy
+
+
+def training_images(
+    settings: TrainSettings, data: TrainingData, image_size: int, channels: int, index: RecordIndex | None = None
+) -> TrainingImages:
+    """The images of the settings' training, in batches.
+
+    Args:
+        settings: How they are read, in which batches, and the seed.
+        data: Their splits and preprocessing.
+        image_size: Height and width that the network takes, in pixels.
+        channels: That it takes.
+        index: Of the records to train on, where classes are drawn equally often.
+    """
+    options = ReadOptions(
+        data.preprocessing,
+        image_size,
+        channels,
+        labels_offset=settings.data.labels_offset,
+        num_parallel_calls=settings.data.num_preprocessing_threads,
+        num_readers=settings.data.num_readers,
+    )
+    stage = settings.stage
+    return TrainingImages(
+        data,
+        options,
+        stage.batch_size,
+        settings.run.seed,
+        passes_per_step=stage.accumulate_steps,
+        balanced=index if stage.objective.balanced_sampling else None,
+    )
