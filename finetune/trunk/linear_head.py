@@ -130,8 +130,8 @@ def _has_shapes(head: LinearHead, split: SplitModel, num_classes: int) -> bool:
 def _is_linear(head: LinearHead, split: SplitModel) -> bool:
     """Whether the logits are those of the formula, for values drawn at random; the layer is left as it was."""
     generator = np.random.default_rng(0)
-    logits_of = _evaluation_of(split)
     shape = [NUM_IMAGES, *split.frontier[0].shape[1:]]
+    logits_of = _evaluation_of(split, shape)
     kernel_shape = [head.num_features, int(head.kernel.shape[-1])]
     kept = head.kernel.numpy().copy(), head.bias.numpy().copy() if head.bias is not None else np.zeros(0)
     try:
@@ -149,8 +149,8 @@ def _is_linear(head: LinearHead, split: SplitModel) -> bool:
     return True
 
 
-def _evaluation_of(split: SplitModel) -> Callable[[Tensor], Tensor]:
-    function: Callable[[Tensor], Tensor] = tf.function(
-        lambda frontier: split.head([frontier], tf.zeros([2], tf.int32)).logits, autograph=False
-    )
-    return function
+def _evaluation_of(split: SplitModel, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    function = tf.function(lambda frontier: split.head([frontier], tf.zeros([2], tf.int32)).logits, autograph=False)
+    # Traced here: TensorFlow warns of functions that are made anew for each of several runs when they are called.
+    traced: Callable[[Tensor], Tensor] = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    return traced
