@@ -359,7 +359,7 @@ def test_what_has_no_effect_is_refused(given, words):
 def test_an_area_is_refused_where_the_network_has_other_windows():
     with pytest.raises(UserError, match=r"of the preprocessing vgg: no windows.*\n.*--crop-area="):
         made("resnet_v1_50", "crop", crop_area=(0.2, 1))
-    assert made("resnet_v1_50", "inception", crop_area=(0.2, 1)).cuts_as_inception
+    assert made("resnet_v1_50", "inception", crop_area=(0.2, 1)).takes_crop_area
 
 
 def test_a_stage_of_another_augmentation_leaves_the_details_behind():

@@ -23,6 +23,7 @@ from finetune.errors import UserError
 from finetune.evaluation.cross_validation import BOUNDS, FoldFigures, spread_of
 from finetune.model.checkpoint import Checkpoint
 from finetune.preprocessing import get_preprocessing
+from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.train import TrainSettings
 from finetune.trunk.features import Features
 
@@ -114,7 +115,7 @@ def test_a_part_is_read_by_its_records_alone(is_damaged, tmp_path):
 def test_a_part_is_trained_on_as_any_split(tmp_path):
     dataset = write_shards(tmp_path / "data", some_records())
     part = assign_folds(dataset, 4, seed=0).without(dataset, 1)
-    options = ReadOptions(get_preprocessing("lenet", "none"), 8, 1)
+    options = ReadOptions(get_preprocessing("lenet", AugmentationSettings(augmentation="none")), 8, 1)
     records = np.concatenate(
         [batch[2].numpy() for batch in training_batches(part, options, batch_size=part.num_examples, seed=0).take(1)]
     )
@@ -322,7 +323,7 @@ class Stop(BaseException):
 
 
 BREAKS = {
-    "before the first step of fold 2": ("train_on_records", 2),
+    "before the first step of fold 2": ("train_run", 2),
     "before fold 2 is scored": ("evaluate", 2),
     "before fold 2 is noted as done": ("write_json", 3),
     "before the results are written": ("write_results", 1),
@@ -346,12 +347,10 @@ def test_broken_off_anywhere_it_goes_on_and_ends_as_the_unbroken_one(function, c
     monkeypatch.setattr(cross_validation, function, original)
     before = (run / "fold-1" / "model.ckpt-3.index").stat().st_mtime_ns
     trained = []
-    monkeypatch.setattr(
-        cross_validation, "train_on_records", lambda *given: trained.append(given) or train.train_on_records(*given)
-    )
+    monkeypatch.setattr(cross_validation, "train_run", lambda *given: trained.append(given) or train.train_run(*given))
     assert resume(run) == 0
     assert (run / "fold-1" / "model.ckpt-3.index").stat().st_mtime_ns == before
-    assert fold_numbers(trained) == {"train_on_records": [2, 3], "write_results": []}.get(function, [2, 3])
+    assert fold_numbers(trained) == {"train_run": [2, 3], "write_results": []}.get(function, [2, 3])
     assert_as_unbroken(run, done)
 
 
@@ -381,14 +380,14 @@ def test_an_outcome_that_is_not_as_it_was_written_is_made_again(content, done, t
 
 
 def test_a_fold_that_fails_ends_all_with_its_reason(data, tmp_path, monkeypatch, capsys):
-    original = cross_validation.train_on_records
+    original = cross_validation.train_run
 
     def fails(settings, *others):
         if settings.data.fold == 2:
             raise UserError("The loss isn't finite.", "Give a lower --learning-rate.")
         return original(settings, *others)
 
-    monkeypatch.setattr(cross_validation, "train_on_records", fails)
+    monkeypatch.setattr(cross_validation, "train_run", fails)
     assert begin(data, tmp_path / "run", f"--folds={NUM_FOLDS}") == 2
     assert "Fold 2 of 3: The loss isn't finite.\n  Give a lower" in capsys.readouterr().err
     assert not (tmp_path / "run" / "fold-3").exists()

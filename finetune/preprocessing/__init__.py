@@ -12,7 +12,7 @@ from types import ModuleType
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import MODELS, get_spec
 from finetune.preprocessing.steps import Step
-from finetune.settings.augmentation import ALWAYS_INCEPTION_WINDOWS, OWN_WINDOWS, AugmentationSettings
+from finetune.settings.augmentation import OWN_WINDOWS, WINDOWS_OF, AugmentationSettings
 from finetune.types import Tensor
 
 AS_SLIM = AugmentationSettings()
@@ -45,10 +45,9 @@ class Preprocessing:
         return self.augmentation.random_erasing > 0 or by_itself.get(self.augmentation.augmentation, True)
 
     @property
-    def cuts_as_inception(self) -> bool:
-        """Whether training cuts random windows as slim's inception does."""
-        augmentation = self.augmentation.augmentation
-        return augmentation in ALWAYS_INCEPTION_WINDOWS or (augmentation in OWN_WINDOWS and self.name == "inception")
+    def takes_crop_area(self) -> bool:
+        """Whether training cuts random windows of an area that can be said."""
+        return self._windows is not None and self._windows.TAKES_CROP_AREA
 
     def training_window(self, image_shape: Tensor, height: int, width: int, seed: Tensor) -> Tensor | None:
         """The part of an image to train on, int32 [y, x, height, width] in pixels, or None if all of it is needed.
@@ -59,14 +58,10 @@ class Preprocessing:
             width: The same.
             seed: The image's seed.
         """
-        if self.cuts_as_inception:
-            cut = _functions_of("inception").training_window
-            return cut(image_shape, height, width, seed, self.augmentation.crop_area)
-        if self.augmentation.augmentation == "vgg":
-            return _functions_of("vgg").training_window(image_shape, height, width, seed)
-        if self.augmentation.augmentation in OWN_WINDOWS:
-            return self._functions.training_window(image_shape, height, width, seed)
-        return None
+        if self._windows is None:
+            return None
+        area = (self.augmentation.crop_area,) if self._windows.TAKES_CROP_AREA else ()
+        return self._windows.training_window(image_shape, height, width, seed, *area)
 
     def finish_training(self, window: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
         """What is left to do for training once the window, uint8 [H,W,C], is cut: float32 [height,width,C].
@@ -78,7 +73,7 @@ class Preprocessing:
         if self.resize is not None and self._cuts_to_size:
             window = self._fit(window, height, width)
 
-        image = augment(self.augmentation, self._functions, self._fit, window, height, width, seed)
+        image = augment(self.augmentation, self._windows, self._fit, window, height, width, seed)
         return self._functions.to_network_range(image)
 
     def train(self, image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:
@@ -108,9 +103,7 @@ class Preprocessing:
     @property
     def trains_on_windows(self) -> bool:
         """Whether training sees random parts of pictures that `resize` has nothing to do with."""
-        augmentation = self.augmentation.augmentation
-        cuts = self.cuts_as_inception or augmentation == "vgg" or augmentation in OWN_WINDOWS
-        return cuts and not self._cuts_to_size
+        return self._windows is not None and not self._cuts_to_size
 
     @property
     def _cuts_to_size(self) -> bool:
@@ -124,6 +117,13 @@ class Preprocessing:
         from finetune.preprocessing.resizing import resized
 
         return resized(image, height, width, self.resize)
+
+    @property
+    def _windows(self) -> ModuleType | None:
+        """The family whose random windows training sees; None: it sees whole pictures."""
+        augmentation = self.augmentation.augmentation
+        family = self.name if augmentation in OWN_WINDOWS else WINDOWS_OF.get(augmentation)
+        return None if family is None else _functions_of(family)
 
     @property
     def _functions(self) -> ModuleType:
@@ -166,7 +166,7 @@ def get_preprocessing(
             did_you_mean(name, [*FAMILIES, *MODELS]),
         )
     preprocessing = dataclasses.replace(family, augmentation=augmentation, resize=resize)
-    if augmentation.crop_area and not preprocessing.cuts_as_inception:
+    if augmentation.crop_area and not preprocessing.takes_crop_area:
         own = f"--augmentation {augmentation.augmentation} of the preprocessing {family.name}"
         raise augmentation.no_windows(own)
     return preprocessing

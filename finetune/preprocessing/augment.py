@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from types import ModuleType
 
-from finetune.preprocessing import inception, vgg
 from finetune.preprocessing.geometry import random_flip, random_turn
 from finetune.preprocessing.keras_affine import random_affine
 from finetune.preprocessing.randaugment import randaugment
@@ -15,7 +14,13 @@ Fit = Callable[[Tensor, int, int], Tensor]
 
 
 def augment(
-    settings: AugmentationSettings, family: ModuleType, fit: Fit, window: Tensor, height: int, width: int, seed: Tensor
+    settings: AugmentationSettings,
+    windows: ModuleType | None,
+    fit: Fit,
+    window: Tensor,
+    height: int,
+    width: int,
+    seed: Tensor,
 ) -> Tensor:
     """The training picture of a window, uint8 [H,W,C]: float32 [height,width,C].
 
@@ -23,35 +28,37 @@ def augment(
 
     Args:
         settings: What is done.
-        family: The network's own preprocessing.
+        windows: The family that cut the window; None: there is none.
         fit: Makes [height,width,C] in [0, 255] of a whole image.
-        window: What is cut out for `settings` and `family`, or the whole image where nothing is.
+        window: What is cut out for `settings` by `windows`, or the whole image where nothing is.
         height: Of what comes out, in pixels.
         width: The same.
         seed: The image's.
     """
-    image = _augmented(settings, family, fit, window, height, width, seed)
+    image = _augmented(settings, windows, fit, window, height, width, seed)
     return erase(image, settings.random_erasing, seed) if settings.random_erasing else image
 
 
 def _augmented(
-    settings: AugmentationSettings, family: ModuleType, fit: Fit, window: Tensor, height: int, width: int, seed: Tensor
+    settings: AugmentationSettings,
+    windows: ModuleType | None,
+    fit: Fit,
+    window: Tensor,
+    height: int,
+    width: int,
+    seed: Tensor,
 ) -> Tensor:
     match settings.augmentation:
-        case "default" | "crop" as own:
-            return family.distort(window, height, width, seed, changes_colours=own == "default")
-        case "inception":
-            return inception.distort(window, height, width, seed)
-        case "vgg":
-            return vgg.distort(window, height, width, seed)
-        case "randaugment":
-            image = inception.distort(window, height, width, seed, changes_colours=False)
-            return randaugment(image, settings.num_operations, settings.strength, seed)
+        case "none":
+            return fit(window, height, width)
+        case "flip":
+            return random_flip(fit(window, height, width), seed)
         case "turns":
             return random_flip(fit(random_turn(window, seed), height, width), seed)
         case "keras":
             return random_affine(fit(window, height, width), seed)
-        case "flip":
-            return random_flip(fit(window, height, width), seed)
-        case _:
-            return fit(window, height, width)
+    assert windows is not None
+    if settings.augmentation == "randaugment":
+        image = windows.distort(window, height, width, seed, changes_colours=False)
+        return randaugment(image, settings.num_operations, settings.strength, seed)
+    return windows.distort(window, height, width, seed, changes_colours=settings.augmentation != "crop")

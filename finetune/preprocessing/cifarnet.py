@@ -13,6 +13,7 @@ from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
 CUTS_TO_SIZE = True
+TAKES_CROP_AREA = False
 
 MARGIN_PIXELS = 4
 MAX_BRIGHTNESS_CHANGE = 63.0  # of 255

@@ -14,6 +14,7 @@ from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
 CUTS_TO_SIZE = False
+TAKES_CROP_AREA = True
 
 CENTRAL_FRACTION = 0.875
 MIN_IMAGE_COVERED = 0.1

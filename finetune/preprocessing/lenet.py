@@ -10,6 +10,7 @@ from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = False
 CUTS_TO_SIZE = True
+TAKES_CROP_AREA = False
 
 # [0, 255] to [-1, 1): multiplied, then added.
 SCALE = 1.0 / 128.0

@@ -15,6 +15,7 @@ from finetune.types import Tensor
 
 TRAINING_IS_RANDOM = True
 CUTS_TO_SIZE = False
+TAKES_CROP_AREA = False
 
 RGB_MEANS = (123.68, 116.78, 103.94)
 GREY_MEAN = 0.2989 * 123.68 + 0.587 * 116.78 + 0.114 * 103.94  # the weights are those of tf.image.rgb_to_grayscale

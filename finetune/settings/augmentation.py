@@ -9,9 +9,10 @@ from finetune.settings.flags import CommandSettings, flag
 
 # Settings that belong to some augmentations only: who names another augmentation leaves them behind.
 DETAILS = frozenset({"crop_area", "randaugment"})
-# Those that cut windows as slim's inception does; "default" and "crop" do so where the network's preprocessing is
-# inception's.
-ALWAYS_INCEPTION_WINDOWS = ("inception", "randaugment")
+# The family of preprocessing whose random windows an augmentation cuts for every network.
+WINDOWS_OF = {"inception": "inception", "vgg": "vgg", "randaugment": "inception"}
+# Those that cut windows of an area that can be said; the network's own may do so, too.
+OF_CROP_AREA = ("inception", "randaugment")
 OWN_WINDOWS = ("default", "crop")
 
 DEFAULT_OPERATIONS, DEFAULT_STRENGTH = 2, 9
@@ -86,7 +87,7 @@ class AugmentationSettings(CommandSettings):
             raise UserError(
                 f"--crop-area is {_in_words(self.crop_area)}, but must be two shares, MIN,MAX, the smaller one first."
             )
-        if self.augmentation not in (*ALWAYS_INCEPTION_WINDOWS, *OWN_WINDOWS):
+        if self.augmentation not in (*OF_CROP_AREA, *OWN_WINDOWS):
             raise self.no_windows(f"--augmentation {self.augmentation}")
 
     def no_windows(self, where: str) -> UserError:

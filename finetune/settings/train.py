@@ -293,6 +293,7 @@ class TrainSettings(CommandSettings):
     slim: SlimTrainSettings = group()
 
     def __init__(self, **values: Any) -> None:
+        values.pop("_given", None)  # Which is among the `vars` of other settings.
         object.__setattr__(self, "_given", values)
         super().__init__(**with_recipe(values))
 
