@@ -248,7 +248,7 @@ def test_a_recipe_for_a_few_steps(recipe, data, tmp_path):
     ],
 )
 def test_a_recipe_on_every_family_of_networks(model, recipe, data, tmp_path):
-    """In turns; each on each was run by hand."""
+    """In turns."""
     result = run_recipe(recipe, model, data, tmp_path)
     assert result.best_accuracy is not None
 
