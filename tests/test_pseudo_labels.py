@@ -460,3 +460,11 @@ def test_unlabelled_records_are_read_one_by_one_and_known_again(data, tmp_path):
     shard.write_bytes(shard.read_bytes()[: images.records[3].offset + 4])
     with pytest.raises(UserError, match=r"test_03.jpg can't be read any more"):
         images.encoded(3)
+
+
+def test_a_folder_of_several_data_sets_is_refused_with_advice_that_mends(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}_train_00000-of-00001.tfrecord").touch()
+    with pytest.raises(UserError, match="holds several data sets: one, two") as refused:
+        find_unlabelled(tmp_path, None, None, "image/encoded", "fail")
+    assert str(refused.value).startswith("--unlabeled-dir: ") and "--dataset-" not in str(refused.value)

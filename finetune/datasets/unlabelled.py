@@ -24,12 +24,14 @@ class StoredImage:
 
     Attributes:
         shard: The file of records, which isn't compressed.
+        number: Of its record in the file, from 0.
         offset: The byte at which its record begins.
         name: Of the file that it was made of; else shard and number of the record.
         sha256: Of the bytes of its file, as the record holds them.
     """
 
     shard: Path
+    number: int
     offset: int
     name: str
     sha256: bytes
@@ -67,7 +69,7 @@ class UnlabelledImages:
         """
         record = self.records[number]
         try:
-            image = _image_in(read_record_at(record.shard, number, record.offset), self.image_key)
+            image = _image_in(read_record_at(record.shard, record.number, record.offset), self.image_key)
         except (OSError, ValueError) as error:
             raise UserError(f"--unlabeled-dir: {record.name} can't be read any more: {error}.") from error
         if hashlib.sha256(image).digest() != record.sha256:
@@ -90,7 +92,13 @@ def find_unlabelled(
     Raises:
         UserError: No such folder, records or split; a file that is compressed, damaged, or holds no images.
     """
-    found = find_shards(folder, name)
+    try:
+        found = find_shards(folder, name)
+    except UserError as error:  # Its advice is of --dataset-dir and --dataset-name.
+        what = str(error).splitlines()[0].removeprefix("--dataset-dir: ")
+        raise UserError(
+            f"--unlabeled-dir: {what}", "Give a folder of photographs, or of the records of one data set."
+        ) from error
     if split is None and len(found.splits) > 1 and UNLABELLED_SPLIT not in found.splits:
         raise UserError(
             f"--unlabeled-dir: {folder} holds several splits: {', '.join(sorted(found.splits))}.",
@@ -166,7 +174,7 @@ def _records_of(path: Path, image_key: str) -> Iterator[StoredImage | str]:
             yield f"{path}, record {found.number} (counted from 0): {error}"
             continue
         name = name or f"{path.name}, record {found.number}"
-        yield StoredImage(path, found.offset, name, hashlib.sha256(image).digest())
+        yield StoredImage(path, found.number, found.offset, name, hashlib.sha256(image).digest())
 
 
 def _image_in(serialized: bytes, image_key: str) -> bytes:

@@ -69,11 +69,14 @@ class Preprocessing:
         Where `training_window` gives None the window is the whole image.
         """
         from finetune.preprocessing.augment import augment
+        from finetune.preprocessing.random_erasing import erase
 
         if self.resize is not None and self._cuts_to_size:
             window = self._fit(window, height, width)
 
         image = augment(self.augmentation, self._windows, self._fit, window, height, width, seed)
+        if self.augmentation.random_erasing:
+            image = erase(image, self.augmentation.random_erasing, seed)
         return self._functions.to_network_range(image)
 
     def train(self, image: Tensor, height: int, width: int, seed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One augmentation of a training image: `finetune-train --augmentation`, before values are in the network's range."""
+"""One augmentation of a training image, `finetune-train --augmentation`, before values are in the network's range."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -6,7 +6,6 @@ from types import ModuleType
 from finetune.preprocessing.geometry import random_flip, random_turn
 from finetune.preprocessing.keras_affine import random_affine
 from finetune.preprocessing.randaugment import randaugment
-from finetune.preprocessing.random_erasing import erase
 from finetune.settings.augmentation import AugmentationSettings
 from finetune.types import Tensor
 
@@ -35,19 +34,6 @@ def augment(
         width: The same.
         seed: The image's.
     """
-    image = _augmented(settings, windows, fit, window, height, width, seed)
-    return erase(image, settings.random_erasing, seed) if settings.random_erasing else image
-
-
-def _augmented(
-    settings: AugmentationSettings,
-    windows: ModuleType | None,
-    fit: Fit,
-    window: Tensor,
-    height: int,
-    width: int,
-    seed: Tensor,
-) -> Tensor:
     match settings.augmentation:
         case "none":
             return fit(window, height, width)
