@@ -11,10 +11,10 @@ from pathlib import Path
 import shtab
 
 from finetune import __doc__ as finetune_does
+from finetune import nets
 from finetune.commands.command import run_command
 from finetune.commands.verbs import VERBS, Verb
 from finetune.errors import UserError
-from finetune.nets import MODELS
 from finetune.settings import CompletionSettings, flags_of
 from finetune.settings.absl_flags import LOG_FLAGS
 from finetune.settings.choices import PUBLISHED_DATASETS, SHELLS
@@ -34,7 +34,7 @@ In ~/.zshrc, behind compinit:
 bash completes the value of a flag behind a blank, zsh behind = too."""
 
 # Names that may be meant where others are allowed, too.
-NAMES = {"--model": tuple(MODELS), "NAME": (*MODELS, *PUBLISHED_DATASETS)}
+NAMES = {"--model": nets.NAMES, "NAME": (*nets.MODELS, *PUBLISHED_DATASETS)}
 # Flags of all verbs whose values are paths, beside those of the settings.
 PATHS = ("--config", "--flagfile", "--log-dir")
 

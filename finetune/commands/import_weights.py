@@ -83,7 +83,7 @@ def _import_weights(settings: ImportSettings) -> ImportResult:
     # Before anything of the sizes that the file claims takes memory, they are compared with what it holds.
     shapes = {variable.name: variable.shape for variable in describe_variables(spec, num_classes, image_size)}
     found = source.find_weights(spec, shapes)
-    missing = _check_missing(path, spec, shapes, found.values)
+    missing = _check_missing(path, spec, [name for name in shapes if name not in found.absent], found.values)
     _refuse_not_finite(path, count_not_finite(found.values.items()))
     model = Model(spec, num_classes, image_size=image_size, initialise=False)
     for name, value in found.values.items():
@@ -133,7 +133,7 @@ def _refuse_not_finite(path: Path, counts: Mapping[str, int]) -> None:
         )
 
 
-def _check_missing(path: Path, spec: NetSpec, expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _check_missing(path: Path, spec: NetSpec, expected: Sequence[str], found: Mapping[str, Any]) -> list[str]:
     """Names of the variables that the file lacks and may lack: those of auxiliary heads, needed in training only."""
     absent = [name for name in expected if name not in found]
     needed = [name for name in absent if not in_any_scope(name, spec.head_scopes[1:])]

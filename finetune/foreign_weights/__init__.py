@@ -6,12 +6,14 @@ from pathlib import Path
 from finetune.errors import UserError
 from finetune.foreign_weights.foreign_file import ForeignFile
 from finetune.model.weight_files import file_kind, kind_by_ending
+from finetune.nets.keras_networks.table import APPLICATIONS
 
 # Each needs another part of TensorFlow, so what isn't needed isn't loaded.
 _READERS = {
     "graph": "frozen_graph:FrozenGraph",
     "npz": "named_arrays:open_npz",
     "keras": "keras_weights:KerasFile",
+    "keras_application": "keras_application:KerasApplicationFile",
     "tflite": "tflite:TFLiteFile",
 }
 
@@ -33,6 +35,7 @@ def open_weights(path: Path, model: str | None = None) -> ForeignFile:
         from finetune.foreign_weights.named_arrays import open_slim_checkpoint
 
         return open_slim_checkpoint(path, model)
-    module_name, _, function_name = _READERS[kind.reader].partition(":")
+    reader = "keras_application" if kind.reader == "keras" and model in APPLICATIONS else kind.reader
+    module_name, _, function_name = _READERS[reader].partition(":")
     opened: ForeignFile = getattr(importlib.import_module(f"{__name__}.{module_name}"), function_name)(path)
     return opened

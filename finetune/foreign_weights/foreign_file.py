@@ -17,11 +17,13 @@ class FoundWeights:
         values: Arrays by the network's names, in the network's shapes.
         leftovers: Names in the file that are none of the network's.
         remarks: What the user must know about these weights; a sentence each.
+        absent: Names of the network's that such a file may lack, which the remarks tell.
     """
 
     values: dict[str, Array]
     leftovers: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 class ForeignFile(abc.ABC):

@@ -70,7 +70,7 @@ class Model(tf.Module):
         Raises:
             UserError: The images are too small for the network.
         """
-        super().__init__(name=spec.root_scope or spec.name)
+        super().__init__(name=spec.root_scope or spec.name.replace("/", "_"))
         self.spec = spec
         self.num_classes = num_classes
         self.image_size = image_size or spec.image_size

@@ -130,7 +130,7 @@ def image_size_at(model: str, channels: int | None) -> Callable[[str, Shape], in
 def count_classes(spec: NetSpec, shapes: Mapping[str, Shape]) -> int | None:
     """Number of outputs of a network's head, from its biases; None: they aren't there."""
     for name, shape in shapes.items():
-        if name.endswith("/biases") and in_any_scope(name, spec.head_scopes[:1]):
+        if name.endswith(("/biases", "/bias")) and in_any_scope(name, spec.head_scopes[:1]):
             return shape[0]
     return None
 

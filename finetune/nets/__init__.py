@@ -4,10 +4,13 @@ import importlib
 from pathlib import Path
 
 from finetune.errors import UserError, did_you_mean
+from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 from finetune.nets.table import SPECS
 
+# Those of slim's; records of Keras's are made from its layers when they are asked for.
 MODELS: dict[str, NetSpec] = {spec.name: spec for spec in SPECS}
+NAMES = (*MODELS, *APPLICATIONS)
 
 
 def get_spec(name: str) -> NetSpec:
@@ -18,8 +21,12 @@ def get_spec(name: str) -> NetSpec:
     """
     if ":" in name:
         return _import_spec(name)
+    if name in APPLICATIONS:
+        from finetune.nets.keras_networks.record import application_record
+
+        return application_record(name)
     if name not in MODELS:
-        raise UserError(f"--model: there is no network {name!r}.", did_you_mean(name, MODELS))
+        raise UserError(f"--model: there is no network {name!r}.", did_you_mean(name, NAMES))
     return MODELS[name]
 
 

@@ -199,6 +199,18 @@ def drop_path(
         return dropout(inputs, keep_prob, noise_shape=[tf.shape(inputs)[0], 1, 1, 1])
 
 
+@slim.add_arg_scope
+def is_frozen_scope(scope: str, is_frozen: Callable[[str], bool] = lambda scope: False) -> bool:
+    """Whether layers in a scope are frozen in the pass that is made."""
+    return is_frozen(scope)
+
+
+@slim.add_arg_scope
+def pass_seed(seed: Tensor | None = None) -> Tensor | None:
+    """Integers [2], different at each step, of the pass that is made; None outside training."""
+    return seed
+
+
 def fold_in_name(seed: Tensor, name: str) -> Tensor:
     """A seed [2] of its own for each name."""
     return tf.random.experimental.stateless_fold_in(seed, zlib.crc32(name.encode()) & 0x7FFFFFFF)
@@ -241,8 +253,9 @@ def layer_modes(
     """
     modes = (
         slim.arg_scope([batch_norm], is_training=is_training, is_frozen=is_frozen, moved_share=moved_share),
-        slim.arg_scope([dropout], is_training=is_training, seed=seed),
-        slim.arg_scope([drop_path], is_frozen=is_frozen),
+        slim.arg_scope([dropout], is_training=is_training),
+        slim.arg_scope([dropout, pass_seed], seed=seed),
+        slim.arg_scope([drop_path, is_frozen_scope], is_frozen=is_frozen),
     )
     with contextlib.ExitStack() as stack:
         # slim's layers call their own `apply`; the advice to call Keras layers otherwise is not for us.

@@ -10,7 +10,7 @@ import importlib
 from types import ModuleType
 
 from finetune.errors import UserError, did_you_mean
-from finetune.nets import MODELS, get_spec
+from finetune.nets import NAMES, get_spec
 from finetune.preprocessing.steps import Step
 from finetune.settings.augmentation import OWN_WINDOWS, WINDOWS_OF, AugmentationSettings
 from finetune.types import Tensor
@@ -142,6 +142,10 @@ FAMILIES = {
     for family in (
         Preprocessing("cifarnet"),  # cut to size; mean 0 and standard deviation 1 in each image
         Preprocessing("inception"),  # resized; -1 to 1
+        Preprocessing("keras_caffe"),  # resized; blue, green, red, 0 to 255 less ImageNet's mean colour
+        Preprocessing("keras_raw"),  # resized; 0 to 255
+        Preprocessing("keras_tf"),  # resized; -1 to 1
+        Preprocessing("keras_torch"),  # resized; ImageNet's mean colour 0, its deviation 1
         Preprocessing("lenet"),  # cut to size; -1 to 1
         Preprocessing("vgg"),  # resized, aspect ratio kept; 0 to 255 less ImageNet's mean colour
     )
@@ -161,12 +165,12 @@ def get_preprocessing(
     """
     if name in FAMILIES:
         family = FAMILIES[name]
-    elif name in MODELS or ":" in name:
+    elif name in NAMES or ":" in name:
         family = FAMILIES[get_spec(name).preprocessing]
     else:
         raise UserError(
             f"--preprocessing: there is no preprocessing {name!r}, nor a network of that name.",
-            did_you_mean(name, [*FAMILIES, *MODELS]),
+            did_you_mean(name, [*FAMILIES, *NAMES]),
         )
     preprocessing = dataclasses.replace(family, augmentation=augmentation, resize=resize)
     if augmentation.crop_area and not preprocessing.takes_crop_area:

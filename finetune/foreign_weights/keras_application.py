@@ -1,0 +1,97 @@
+"""Weight files of Keras Applications for the same networks here (`keras/...`), with their top or without."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.errors import UserError, first_line
+from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
+from finetune.foreign_weights.hdf5_limits import refuse_unsafe
+from finetune.model.scopes import Shape, in_any_scope
+from finetune.nets.spec import NetSpec
+from finetune.types import Array
+
+KerasModel = Any
+
+IMAGENET_CLASSES = 1000
+
+
+class KerasApplicationFile(ForeignFile):
+    """Weights of a network of Keras, read by Keras into its own application."""
+
+    def __init__(self, path: Path) -> None:
+        """Notes the path; only with the network known can the file be read."""
+        self._path = path
+        self._model: KerasModel = None
+
+    def num_classes(self, spec: NetSpec) -> int:
+        """ImageNet's. Other numbers must be told; those of a file without a top don't matter."""
+        return IMAGENET_CLASSES
+
+    def find_weights(self, spec: NetSpec, shapes: Mapping[str, Shape]) -> FoundWeights:
+        """The network's variables, without those of its head where the file has no top."""
+        (num_classes,) = {shape[-1] for name, shape in shapes.items() if in_any_scope(name, spec.head_scopes)}
+        refused = self._load(spec, num_classes, include_top=True)
+        if refused is not None and self._load(spec, num_classes, include_top=False) is not None:
+            raise UserError(
+                f"{self._path} does not hold weights of {spec.name} with {num_classes} classes, nor without its top. "
+                f"Of the one Keras says: {first_line(refused).rstrip(':')}",
+                "Give the --model that the file was made with, and the --num-classes of its classifier.",
+            )
+        values = {name: value for name, value in _values(self._model).items() if name in shapes}
+        if refused is None:
+            return FoundWeights(values)
+        self._model = None
+        head = [name for name in shapes if name not in values]
+        return FoundWeights(values, remarks=(_no_top(self._path, spec, head),), absent=tuple(head))
+
+    def logits(self, images: Array) -> Array | None:
+        """Keras's own, without the softmax; None where the file has no top."""
+        if self._model is None:
+            return None
+        return np.asarray(self._model(self._as_keras_takes(images), training=False))[0]
+
+    def _load(self, spec: NetSpec, num_classes: int, *, include_top: bool) -> Exception | None:
+        """Makes the application and gives it the file's weights; returns what Keras says against it."""
+        from finetune.nets.keras_networks.network import make_application
+
+        self._spec = spec
+        self._model = make_application(spec.arguments["application"], num_classes, include_top=include_top)
+        try:
+            refuse_unsafe(self._path)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                self._model.load_weights(str(self._path))
+        except UserError:
+            raise
+        except Exception as error:  # Keras raises nearly anything for a file that isn't what it expects.
+            return error
+        return None
+
+    def _as_keras_takes(self, images: Array) -> Array:
+        """Images as our network takes them, as Keras's does."""
+        from finetune.nets.keras_networks.network import for_keras
+
+        return for_keras(self._spec, self._model, images)
+
+
+def _values(model: KerasModel) -> dict[str, Array]:
+    """A model's variables by the names that they have here."""
+    from finetune.nets.keras_networks.architecture import names_of_a_new_process
+    from finetune.nets.keras_networks.network import named_variables
+
+    new = names_of_a_new_process(model.get_config())
+    values = {}
+    for name, _, variable in named_variables(model):
+        layer, _, rest = name.partition("/")
+        values[f"{new.get(layer, layer)}/{rest}"] = np.asarray(variable.value)
+    return values
+
+
+def _no_top(path: Path, spec: NetSpec, head: list[str]) -> str:
+    return (
+        f"{path} has no top: {len(head)} variables of the head ({', '.join(head)}) are left out. finetune-train begins "
+        f"with a new one: --exclude-scopes {','.join(dict.fromkeys(name.partition('/')[0] for name in head))}"
+    )

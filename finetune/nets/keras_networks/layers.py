@@ -1,0 +1,102 @@
+"""Keras's layers that are replaced by ours, since they can't be told apart as frozen and trained, or keep a state.
+
+A replaced layer asks slim's `arg_scope` how to behave, as the layers of `finetune.nets.layers` do.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from finetune.nets import layers
+from finetune.types import Tensor
+
+KerasLayer = Any
+
+
+def replacement(layer: KerasLayer, scope: str, scope_beside: str) -> KerasLayer:
+    """A layer that does what this one does, with ours in place of batch norm, of normalization and of what is random.
+
+    Args:
+        layer: Of Keras; or one of its operations, which stays as it is.
+        scope: Of its variables.
+        scope_beside: Of the layer with variables that it belongs to, where it is random.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return layer
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return BatchNorm.from_config(config).in_scope(scope)
+    if isinstance(layer, keras.layers.Normalization) and layer.weights:
+        return Normalization.from_config(config)
+    if seeds_of(layer):
+        return _random(type(layer)).from_config(config).in_scope(scope_beside)
+    return type(layer).from_config(config)
+
+
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch norm in the arithmetic and with the modes of `finetune.nets.layers.batch_norm`, whose variables it uses."""
+
+    def in_scope(self, scope: str) -> "BatchNorm":
+        """The layer, its variables in this scope."""
+        self._variables_scope = scope
+        return self
+
+    def build(self, input_shape: Any) -> None:
+        """Makes no variables: the function has them."""
+        self.built = True
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: None = None) -> Tensor:
+        """Normalises [B,...,C]; how, the modes say."""
+        del training, mask
+        shape = tf.shape(inputs)
+        as_images = inputs if inputs.shape.rank == 4 else tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
+        outputs = layers.batch_norm(
+            as_images,
+            decay=self.momentum,
+            center=self.center,
+            scale=self.scale,
+            epsilon=self.epsilon,
+            scope=self._variables_scope,
+        )
+        return outputs if inputs.shape.rank == 4 else tf.reshape(outputs, shape)
+
+
+class Normalization(keras.layers.Normalization):
+    """Normalization by its variables as they are now; Keras's own keeps what they were when it was built.
+
+    Attributes:
+        factor: By which the result is multiplied, one for each channel.
+    """
+
+    factor: tuple[float, ...] = ()
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """(inputs - mean) / sqrt(variance), [B,H,W,C]."""
+        mean, variance = (
+            tf.cast(tf.reshape(value, self._broadcast_shape), inputs.dtype)
+            for value in (self.adapt_mean.value, self.adapt_variance.value)
+        )
+        normalised = (inputs - mean) / tf.maximum(tf.sqrt(variance), keras.config.epsilon())
+        return normalised * tf.constant(self.factor, inputs.dtype) if self.factor else normalised
+
+
+def seeds_of(layer: KerasLayer) -> list[Any]:
+    """The states of a layer's random generators."""
+    return [variable for variable in layer.variables if variable.name == "seed_generator_state"]
+
+
+class _InScope:
+    """A random layer that is random in training while the layers that it belongs to are not frozen, as `drop_path`."""
+
+    def in_scope(self, scope: str) -> "_InScope":
+        self._scope_beside = scope
+        return self
+
+    def call(self, inputs: Tensor, training: bool = False, **arguments: Any) -> Tensor:
+        is_random = training and not layers.is_frozen_scope(self._scope_beside)
+        return super().call(inputs, training=is_random, **arguments)  # type: ignore[misc]
+
+
+def _random(layer_class: type) -> Any:
+    return type(layer_class.__name__, (_InScope, layer_class), {})

@@ -1,0 +1,296 @@
+"""Keras networks as functions of images, like slim's: Keras's layers over variables that are not Keras's."""
+
+import contextlib
+import copy
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from finetune.errors import UserError
+from finetune.nets import layers
+from finetune.nets.keras_networks.architecture import (
+    Config,
+    layers_of,
+    output_layer,
+    with_names_of_a_new_process,
+)
+from finetune.nets.keras_networks.depth import last_feature_map
+from finetune.nets.keras_networks.layers import Normalization, replacement, seeds_of
+from finetune.nets.spec import NetSpec
+from finetune.types import Array, Tensor
+
+KerasModel = Any
+KerasVariable = Any
+
+# EfficientNet's published variances of ImageNet's colours are standard deviations; with these weights Keras divides by
+# their roots once more (keras/applications/efficientnet.py).
+_DEVIATIONS = (0.229, 0.224, 0.225)
+_EFFICIENTNET_FACTOR = tuple(1.0 / math.sqrt(deviation) for deviation in _DEVIATIONS)
+
+
+def keras_network(
+    images: Tensor, num_classes: int, *, is_training: bool, application: str, colours: str = ""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A network of Keras Applications.
+
+    Args:
+        images: [B,H,W,C], by the preprocessing of its record.
+        num_classes: Number of logits.
+        is_training: Of the layers that are not frozen.
+        application: Its name in `keras.applications`.
+        colours: What is left to be done to the images: `bgr`, their channels the other way round; `deviations`, divided
+            by ImageNet's standard deviations of colours in [0, 1].
+
+    Returns:
+        The logits [B,num_classes] and the outputs of all layers by name.
+    """
+    images = _in_colours(images, colours)
+    height, width, channels = images.shape[1:]
+    network = application_network(application, num_classes, height, width, channels, images.dtype.name)
+    return network(images, is_training=is_training)
+
+
+def _in_colours(images: Any, colours: str) -> Any:
+    """Images [B,H,W,C], a tensor or an array, as Keras's network takes them."""
+    if colours == "bgr":
+        return images[..., ::-1]
+    if colours == "deviations":
+        return images / np.asarray(_DEVIATIONS if images.shape[-1] == 3 else _DEVIATIONS[:1], np.float32)
+    return images
+
+
+def for_keras(spec: NetSpec, model: KerasModel, images: Array) -> Array:
+    """Images [B,H,W,C] as our network takes them, for Keras's own application with published weights."""
+    if _takes_efficientnet_factor(spec.arguments["application"], images.shape[-1]):
+        (layer,) = (layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+        mean = np.asarray(layer.adapt_mean) * 255.0
+        return np.asarray((images - mean) * np.asarray(_EFFICIENTNET_FACTOR, np.float32) + mean, np.float32)
+    return np.asarray(_in_colours(images, spec.arguments["colours"]))
+
+
+def _takes_efficientnet_factor(application: str, channels: int) -> bool:
+    return application.startswith("EfficientNetB") and channels == 3
+
+
+@functools.lru_cache(maxsize=8)
+def application_network(
+    application: str, num_classes: int, height: int, width: int, channels: int, dtype: str
+) -> "KerasNetwork":
+    """The network of an application; made once for each kind of images, in a tenth of a second to two."""
+    with _keras_defaults(dtype), _without_values():
+        config = application_config(application, num_classes, height, width, channels)
+        network = KerasNetwork(config)
+        if _takes_efficientnet_factor(application, channels):
+            network.normalization.factor = _EFFICIENTNET_FACTOR
+    return network
+
+
+def make_application(application: str, num_classes: int, *, include_top: bool) -> KerasModel:
+    """Keras's own application of its own image size, its variables random: images [B,H,W,3] to logits, or to features.
+
+    Raises:
+        UserError: Keras runs on another engine than TensorFlow.
+    """
+    arguments = {"classes": num_classes, "classifier_activation": None} if include_top else {"include_top": False}
+    with _keras_defaults("float32"):
+        return getattr(keras.applications, application)(weights=None, **arguments)
+
+
+def application_config(application: str, num_classes: int, height: int, width: int, channels: int) -> Config:
+    """What an application is, to logits, as data; to be called where no variables are made.
+
+    Raises:
+        UserError: Keras doesn't have it, or not for such images.
+    """
+    make = getattr(keras.applications, application, None)
+    if make is None:
+        raise UserError(f"Keras {keras.__version__} has no keras.applications.{application}.", "Install a later one.")
+    try:
+        model = make(
+            weights=None, classes=num_classes, classifier_activation=None, input_shape=(height, width, channels)
+        )
+    except ValueError as error:
+        raise _refused_images(application, height, width, channels, error) from error
+    return with_names_of_a_new_process(model.get_config())
+
+
+class KerasNetwork:
+    """A Keras functional model that is called with variables got by `tf.compat.v1.get_variable`.
+
+    Attributes:
+        config: The model as data.
+        variables: Its variables by their names, in its order: each with the name, shape and initialiser that it has in
+            Keras, and no values.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Makes the layers; to be called where no variables are made."""
+        self.config = config
+        model = keras.Model.from_config(copy.deepcopy(config))
+        model.trainable = True
+        self.variables = {name: variable for name, _, variable in named_variables(model)}
+        self._model = self._with_our_layers(model)
+        self._keras_variables = [(name, variable) for name, _, variable in named_variables(self._model)]
+
+    def __call__(self, images: Tensor, *, is_training: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """One pass within `layer_modes`.
+
+        Args:
+            images: [B,H,W,C].
+            is_training: Of the layers that are not frozen.
+
+        Returns:
+            The logits [B,num_classes] and the outputs of all layers by name.
+        """
+        values = {name: _get_variable(name, variable) for name, variable in self.variables.items()}
+        state = [(variable, values[name]) for name, variable in self._keras_variables if name in values]
+        if is_training:
+            state += self._seeds()
+        with keras.StatelessScope(state, initialize_variables=False):
+            end_points = self._model(images, training=is_training)
+        return end_points[output_layer(self.config)], end_points
+
+    @property
+    def normalization(self) -> Normalization:
+        """The only layer of the kind."""
+        (layer,) = (layer for layer in self._model.layers if isinstance(layer, Normalization))
+        return layer
+
+    def _with_our_layers(self, model: KerasModel) -> KerasModel:
+        """The same network, with our layers in place of some, that gives the outputs of all by name."""
+        scopes = dict(_scopes(model, ""))
+        beside = _scopes_beside(model, self.config)
+        ours = keras.models.clone_model(
+            model,
+            clone_function=lambda layer: replacement(
+                layer, scopes.get(id(layer), layer.name), beside.get(layer.name, "")
+            ),
+        )
+        outputs = {layer.name: layer.output for layer in ours.layers if not isinstance(layer, keras.layers.InputLayer)}
+        return keras.Model(ours.inputs, {**outputs, output_layer(self.config): ours.outputs[0]})
+
+    def _seeds(self) -> list[tuple[KerasVariable, Tensor]]:
+        """What the layers' random generators hold in this pass: a function of the pass's seed and the layer's name."""
+        seed = layers.pass_seed()
+        return [
+            (state, tf.cast(layers.fold_in_name(seed, f"{layer.name}/{number}"), state.dtype))
+            for layer in self._model.layers
+            for number, state in enumerate(seeds_of(layer))
+        ]
+
+
+def named_variables(model: KerasModel, prefix: str = "") -> Iterator[tuple[str, Any, KerasVariable]]:
+    """A model's variables of floats: name, layer, variable; within a model that is a layer, its name stands in front.
+
+    Keras's own paths of these depend on whether the model was made or loaded.
+    """
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from named_variables(layer, f"{prefix}{layer.name}/")
+            continue
+        for variable in layer.weights:
+            if variable.dtype == "float32":
+                _, _, own = f"/{variable.path}".partition(f"/{layer.name}/")
+                yield f"{prefix}{layer.name}/{own or variable.name}", layer, variable
+
+
+def _scopes(model: KerasModel, prefix: str) -> Iterator[tuple[int, str]]:
+    for layer in model.layers:
+        yield id(layer), f"{prefix}{layer.name}"
+        if hasattr(layer, "layers"):
+            yield from _scopes(layer, f"{prefix}{layer.name}/")
+
+
+def _scopes_beside(model: KerasModel, config: Config) -> dict[str, str]:
+    """By a layer's name the layer with variables that it belongs to: before the head the one before it, else behind."""
+    names = [layer.name for layer in layers_of(config)]
+    with_variables = {layer.name for layer in model.layers if layer.weights}
+    features = last_feature_map(layers_of(config))
+    of_head = names.index(features) + 1 if features else len(names)
+    beside = _last_met(names[:of_head], with_variables)
+    return {**beside, **_last_met(names[of_head:][::-1], with_variables)}
+
+
+def _last_met(names: list[str], with_variables: set[str]) -> dict[str, str]:
+    met, last = {}, ""
+    for name in names:
+        last = name if name in with_variables else last
+        met[name] = last
+    return met
+
+
+def _get_variable(name: str, variable: KerasVariable) -> Any:
+    """The model's variable that stands for one of Keras's, made at first sight."""
+    is_statistic = not variable.trainable
+    own = tf.compat.v1.get_variable(
+        name,
+        shape=variable.shape,
+        dtype=tf.float32,
+        initializer=_seeded(variable._initializer),
+        trainable=not is_statistic,
+        **(_STATISTIC if is_statistic else {}),
+    )
+    if name.endswith("kernel"):
+        layers.decayed(own)
+    return own
+
+
+_STATISTIC = {
+    "synchronization": tf.VariableSynchronization.ON_READ,
+    "aggregation": tf.VariableAggregation.MEAN,
+}
+
+
+def _seeded(initializer: Any) -> Callable[..., Tensor]:
+    """An initialiser of Keras whose values depend on TensorFlow's seed alone; its own seed is drawn from that."""
+
+    def initialise(shape: Any, dtype: Any) -> Tensor:
+        config = initializer.get_config()
+        if "seed" in config:
+            config["seed"] = int(tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32))
+        return tf.cast(type(initializer).from_config(config)(tuple(shape), "float32"), dtype)
+
+    return initialise
+
+
+@contextlib.contextmanager
+def _without_values() -> Iterator[None]:
+    """Within it layers are no part of a graph, and their variables have no values."""
+    with tf.__internal__.eager_context.eager_mode(), keras.StatelessScope(initialize_variables=False):
+        yield
+
+
+@contextlib.contextmanager
+def _keras_defaults(dtype: str) -> Iterator[None]:
+    """Within it a user's settings of Keras (`~/.keras/keras.json`, a global policy) don't hold, and layers have a type.
+
+    Raises:
+        UserError: Keras runs on another engine than TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise UserError(
+            f"Keras runs on {keras.backend.backend()} here, by KERAS_BACKEND or ~/.keras/keras.json; its networks are "
+            "needed on TensorFlow.",
+            "Set KERAS_BACKEND=tensorflow.",
+        )
+    policy, data_format = keras.config.dtype_policy(), keras.config.image_data_format()
+    keras.config.set_dtype_policy("float32" if dtype == "float32" else f"mixed_{dtype}")
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_image_data_format(data_format)
+
+
+def _refused_images(application: str, height: int, width: int, channels: int, error: ValueError) -> UserError:
+    return UserError(
+        f"--image-size: keras.applications.{application} takes no images of {height}×{width} pixels and {channels} "
+        f"channels, as Keras says: {error}",
+        "Give a larger --image-size, or leave it out.",
+    )
