@@ -244,7 +244,7 @@ def test_overwriting_replaces_all_of_an_export_and_nothing_else(run, tmp_path, c
         (["--format=tflite", "--quantize=int8"], ["--quantize int8", "--dataset-dir"]),
         (["--format=tflite", "--quantize=int4"], ["'int4'", "float16"]),
         (["--quantize=float16"], ["--quantize", "tflite"]),
-        (["--format=keras"], ["--format", "saved_model"]),
+        (["--format=caffe"], ["--format", "saved_model"]),
         (["--max-num-batches=0"], ["--max-num-batches"]),
         (["--dataset-dir=FOUR"], ["tiny", "model.ckpt-7", "a", "blue"]),
         (["--checkpoint=/nowhere"], ["/nowhere"]),

@@ -191,7 +191,7 @@ def one_application(monkeypatch):
     """
     built = {}
 
-    def build_once(spec, num_classes):
+    def build_once(spec, num_classes, input_shape=None):
         if spec.name not in built:
             built[spec.name] = build_application(spec, num_classes)
         clear(built[spec.name])

@@ -154,6 +154,10 @@ def _write(
         from finetune.exports.onnx_model import write_onnx
 
         return [write_onnx(classifier, folder)]
+    if settings.format == "keras":
+        from finetune.exports.keras_model import write_keras_model
+
+        return [write_keras_model(classifier, folder)]
     if settings.format == "keras-weights":
         from finetune.exports.keras_weights_file import write_keras_weights_file
 
@@ -239,7 +243,9 @@ def _describe(
         "channels": model.channels,
         "preprocessing": classifier.preprocessing.name,
         "resize": classifier.preprocessing.resize,
-        "image_preparation": image_preparation(classifier, by_caller=settings.format != TAKES_FILES),
+        "image_preparation": image_preparation(
+            classifier, by_caller=settings.format != TAKES_FILES, more_steps=exported[0].more_steps
+        ),
         "class_names": list(classifier.class_names),
         "labels_offset": classifier.network.labels_offset,
         "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "

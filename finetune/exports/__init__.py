@@ -8,6 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "keras_model": ["write_keras_model"],
         "keras_weights_file": ["write_keras_weights_file"],
         "measure": ["Measured"],
         "onnx_model": ["write_onnx"],

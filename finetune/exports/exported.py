@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from finetune.exports.signatures import Signature
 from finetune.prediction.classifier import Classifier
+from finetune.preprocessing.steps import Step
 from finetune.types import Array, Tensor
 
 
@@ -23,6 +24,7 @@ class Exported:
         tolerance: How far a probability may be from the network's; None: any distance is only told.
         signatures: What it takes and gives, as its format's own interpreter reads it from the file.
         loading: How it is loaded and called, in words or a line of Python.
+        more_steps: Of the preparation of its images, behind those of the network's preprocessing.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Exported:
     tolerance: float | None
     signatures: tuple[Signature, ...]
     loading: str
+    more_steps: tuple[Step, ...] = ()
 
 
 def answer(classifier: Classifier, images: Tensor) -> dict[str, Tensor]:

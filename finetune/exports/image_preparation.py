@@ -4,11 +4,12 @@ From a file to pixels (`decoding`), from pixels to the network's input (`steps`,
 what comes out (`result`). docs/preparing_images.md does what is said here with NumPy and Pillow.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune.datasets.images import JPEG_QUALITY
 from finetune.prediction.classifier import Classifier
-from finetune.preprocessing.steps import value_range
+from finetune.preprocessing.steps import Step, value_range
 from finetune.settings.choices import MOST_SAMPLE_BITS
 
 # What tf.io.decode_image does with a JPEG; it has no settings for it.
@@ -18,15 +19,18 @@ GREY_WEIGHTS = (9797, 19234, 3737)
 GREY_SHIFT = 15
 
 
-def image_preparation(classifier: Classifier, *, by_caller: bool) -> dict[str, Any]:
+def image_preparation(classifier: Classifier, *, by_caller: bool, more_steps: Sequence[Step] = ()) -> dict[str, Any]:
     """What export.json says of it.
 
     Args:
         classifier: Whose images these are.
         by_caller: Whether the export takes prepared images; else all of it is done inside.
+        more_steps: What a format wants beside the network's preprocessing.
     """
     model, rules = classifier.model, classifier.image_rules
     steps = classifier.preprocessing.evaluation_steps(model.image_size, model.image_size, model.channels)
+    steps += more_steps
+    is_reversed = any(step["step"] == "reverse_channels" for step in more_steps)
     return {
         "done_by": "caller" if by_caller else "export",
         "in_words": "Decode the file as decoding says, do the steps in their order, and give the network the result."
@@ -40,7 +44,7 @@ def image_preparation(classifier: Classifier, *, by_caller: bool) -> dict[str, A
             "shape": [model.image_size, model.image_size, model.channels],
             "layout": "HWC",
             "batch_layout": "NHWC",
-            "channel_order": _channel_order(model.channels),
+            "channel_order": _channel_order(model.channels)[:: -1 if is_reversed else 1],
             "dtype": "float32",
             "value_range": _value_range(steps),
         },

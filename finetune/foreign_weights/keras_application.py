@@ -1,9 +1,11 @@
-"""Weight files of Keras Applications for the same networks here (`keras/...`), with their top or without."""
+"""Weights of Keras Applications and of the same networks here (`keras/...`): files read, with their top or without;
+and the application with a network's weights.
+"""
 
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +14,11 @@ from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
 from finetune.foreign_weights.hdf5_limits import refuse_unsafe
 from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
+from finetune.notices import few
 from finetune.types import Array
+
+if TYPE_CHECKING:
+    from finetune.model.model import Model
 
 KerasModel = Any
 
@@ -41,7 +47,10 @@ class KerasApplicationFile(ForeignFile):
                 f"Of the one Keras says: {first_line(refused).rstrip(':')}",
                 "Give the --model that the file was made with, and the --num-classes of its classifier.",
             )
-        values = {name: value for name, value in _values(self._model).items() if name in shapes}
+        from finetune.nets.keras_networks.network import variables_as_here
+
+        found = variables_as_here(self._model)
+        values = {name: np.asarray(variable.value) for name, variable in found.items() if name in shapes}
         if refused is None:
             return FoundWeights(values)
         self._model = None
@@ -77,17 +86,51 @@ class KerasApplicationFile(ForeignFile):
         return for_keras(self._spec, self._model, images)
 
 
-def _values(model: KerasModel) -> dict[str, Array]:
-    """A model's variables by the names that they have here."""
-    from finetune.nets.keras_networks.architecture import names_of_a_new_process
-    from finetune.nets.keras_networks.network import named_variables
+def application_with_weights(model: "Model") -> KerasModel:
+    """Keras's own application of a network `keras/...` with its weights, from images of the network's size to logits.
 
-    new = names_of_a_new_process(model.get_config())
-    values = {}
-    for name, _, variable in named_variables(model):
-        layer, _, rest = name.partition("/")
-        values[f"{new.get(layer, layer)}/{rest}"] = np.asarray(variable.value)
-    return values
+    It takes images as `in_colours` gives them. EfficientNet B is made as Keras has it with weights for ImageNet.
+
+    Raises:
+        UserError: The network has other variables than the application.
+    """
+    from finetune.nets.keras_networks.network import (
+        make_application,
+        takes_efficientnet_factor,
+        variables_as_here,
+        with_efficientnet_factor,
+    )
+
+    name, size = model.spec.arguments["application"], model.image_size
+    application = make_application(name, model.num_classes, include_top=True, input_shape=(size, size, model.channels))
+    if takes_efficientnet_factor(name, model.channels):
+        application = with_efficientnet_factor(application)
+    variables = variables_as_here(application)
+    _refuse_other_variables(model, variables)
+    for name, variable in variables.items():
+        variable.assign(model.model_variables[name].numpy())
+    return application
+
+
+def application_call(model: "Model") -> str:
+    """The line of Python that makes Keras's own application of a network `keras/...`, to logits."""
+    size = model.image_size
+    return (
+        f"keras.applications.{model.spec.arguments['application']}(weights=None, classes={model.num_classes}, "
+        f"classifier_activation=None, input_shape=({size}, {size}, {model.channels}))"
+    )
+
+
+def _refuse_other_variables(model: "Model", variables: Mapping[str, Any]) -> None:
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    own = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+    differing = [name for name in {**own, **shapes} if own.get(name) != shapes.get(name)]
+    if differing:
+        raise UserError(
+            f"--format: the network isn't keras.applications.{model.spec.arguments['application']} as Keras has it: "
+            f"{few(differing)} are not in both, or of another shape.",
+            "Take --format saved_model, which any network can be written as.",
+        )
 
 
 def _no_top(path: Path, spec: NetSpec, head: list[str]) -> str:

@@ -86,25 +86,54 @@ def write_keras_weights(model: "Model", path: Path) -> KerasModel:
     Raises:
         UserError: Keras has no such network, or another one under its name; the file can't be written.
     """
-    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
-    application = build_application(model.spec, model.num_classes)
-    for name, variable in pair_variables(application, model.spec, shapes).items():
-        variable.assign(model.model_variables[name].numpy().reshape(variable.shape))
+    application = application_with_weights(model)
     with _keras_errors_told(path, model.spec, model.num_classes):
         application.save_weights(str(path)) if path.suffix == ".h5" else application.save(str(path))
     return application
 
 
-def build_application(spec: NetSpec, num_classes: int) -> KerasModel:
-    """The Keras application with random weights, from images [B,H,W,3] of its own size to logits [B,num_classes].
+def application_with_weights(model: "Model", input_shape: tuple[int, int, int] | None = None) -> KerasModel:
+    """The Keras application with the weights of a slim network, but for an auxiliary head's.
+
+    Args:
+        model: The network.
+        input_shape: Of an image that the application takes; None: as Keras has it.
 
     Raises:
-        UserError: Keras has no such network, or another one under its name.
+        UserError: Keras has no such network, or another one under its name; or not for such images.
+    """
+    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+    application = build_application(model.spec, model.num_classes, input_shape=input_shape)
+    for name, variable in pair_variables(application, model.spec, shapes).items():
+        variable.assign(model.model_variables[name].numpy().reshape(variable.shape))
+    return application
+
+
+def build_application(
+    spec: NetSpec, num_classes: int, *, input_shape: tuple[int, int, int] | None = None
+) -> KerasModel:
+    """The Keras application with random weights, from images [B,H,W,C] to logits [B,num_classes].
+
+    Args:
+        spec: The slim network's record.
+        num_classes: Number of logits.
+        input_shape: Of an image; None: as Keras has it.
+
+    Raises:
+        UserError: Keras has no such network, or another one under its name; or not for such images.
     """
     import keras
 
-    build = getattr(keras.applications, get_application(spec).name)
-    model = build(**_arguments(spec, num_classes))
+    application = get_application(spec)
+    build = getattr(keras.applications, application.name)
+    try:
+        model = build(**_arguments(spec, num_classes), input_shape=input_shape)
+    except ValueError as error:
+        raise UserError(
+            f"--image-size: keras.applications.{application.name} takes no images of {input_shape}, as Keras says: "
+            f"{first_line(error)}",
+            "Give the --image-size that it takes.",
+        ) from error
     return _pad_as_slim(model) if get_application(spec).pads_with_zeros else model
 
 

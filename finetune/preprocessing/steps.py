@@ -115,6 +115,17 @@ def scale(multiply_by: float, add: Sequence[float]) -> Step:
     }
 
 
+def reverse_channels() -> Step:
+    """Blue, green, red in place of red, green, blue."""
+    return {"step": "reverse_channels", "in_words": "The channels the other way round: blue, green, red."}
+
+
+def divide(by: Sequence[float]) -> Step:
+    """Values divided by a number for each channel."""
+    numbers = ", ".join(f"{number:g}" for number in by)
+    return {"step": "divide", "by": list(by), "in_words": f"In float32: value / ({numbers}), one for each channel."}
+
+
 def standardise() -> Step:
     """Mean 0 and standard deviation 1 in each image."""
     return {
@@ -127,10 +138,20 @@ def standardise() -> Step:
 
 def value_range(steps: Sequence[Step]) -> tuple[list[float], list[float]] | None:
     """The least and the largest value of each channel after all steps; None where each image has its own."""
-    last = steps[-1]
-    if last["step"] != "scale":
-        return None
-    return list(last["add"]), [255 * last["multiply_by"] + amount for amount in last["add"]]
+    least, largest = [0.0], [255.0]
+    for step in steps:
+        match step["step"]:
+            case "standardise":
+                return None
+            case "scale":
+                least = list(step["add"])
+                largest = [255 * step["multiply_by"] + amount for amount in step["add"]]
+            case "reverse_channels":
+                least, largest = least[::-1], largest[::-1]
+            case "divide":
+                least = [value / by for value, by in zip(least, step["by"], strict=True)]
+                largest = [value / by for value, by in zip(largest, step["by"], strict=True)]
+    return least, largest
 
 
 def to_pixels(images: Array, steps: Sequence[Step]) -> Array:

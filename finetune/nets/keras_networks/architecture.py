@@ -65,6 +65,23 @@ def cuts(layers: list[Layer]) -> list[str]:
     return found
 
 
+def activation_of_output(config: Config) -> str | None:
+    """What the output layer itself does last, by Keras's word; None: it is of no kind that has an activation."""
+    return _output(config)["config"].get("activation")
+
+
+def with_activation_of_output(config: Config, activation: str) -> Config:
+    """The same model with another activation in its output layer, which has one."""
+    changed = copy.deepcopy(config)
+    _output(changed)["config"]["activation"] = activation
+    return changed
+
+
+def _output(config: Config) -> Config:
+    (layer,) = (layer for layer in config["layers"] if layer["name"] == output_layer(config))
+    return dict(layer)
+
+
 def with_names_of_a_new_process(config: Config) -> Config:
     """The same model with the names that its layers have where it is the first one that a process makes."""
     return _renamed(config, names_of_a_new_process(config))

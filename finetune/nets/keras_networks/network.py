@@ -15,8 +15,11 @@ from finetune.errors import UserError
 from finetune.nets import layers
 from finetune.nets.keras_networks.architecture import (
     Config,
+    activation_of_output,
     layers_of,
+    names_of_a_new_process,
     output_layer,
+    with_activation_of_output,
     with_names_of_a_new_process,
 )
 from finetune.nets.keras_networks.depth import last_feature_map
@@ -24,6 +27,7 @@ from finetune.nets.keras_networks.layers import Normalization, replacement, seed
 from finetune.nets.spec import NetSpec
 from finetune.types import Array, Tensor
 
+KerasLayer = Any
 KerasModel = Any
 KerasVariable = Any
 
@@ -49,32 +53,51 @@ def keras_network(
     Returns:
         The logits [B,num_classes] and the outputs of all layers by name.
     """
-    images = _in_colours(images, colours)
+    images = in_colours(images, colours)
     height, width, channels = images.shape[1:]
     network = application_network(application, num_classes, height, width, channels, images.dtype.name)
     return network(images, is_training=is_training)
 
 
-def _in_colours(images: Any, colours: str) -> Any:
-    """Images [B,H,W,C], a tensor or an array, as Keras's network takes them."""
+def in_colours(images: Any, colours: str) -> Any:
+    """Images [B,H,W,C], a tensor or an array, as Keras's network takes them; `colours` as `keras_network` has it."""
     if colours == "bgr":
         return images[..., ::-1]
     if colours == "deviations":
-        return images / np.asarray(_DEVIATIONS if images.shape[-1] == 3 else _DEVIATIONS[:1], np.float32)
+        return images / np.asarray(deviations(images.shape[-1]), np.float32)
     return images
+
+
+def deviations(channels: int) -> tuple[float, ...]:
+    """ImageNet's standard deviations of colours in [0, 1], one for each channel."""
+    return _DEVIATIONS if channels == 3 else _DEVIATIONS[:1]
 
 
 def for_keras(spec: NetSpec, model: KerasModel, images: Array) -> Array:
     """Images [B,H,W,C] as our network takes them, for Keras's own application with published weights."""
-    if _takes_efficientnet_factor(spec.arguments["application"], images.shape[-1]):
+    if takes_efficientnet_factor(spec.arguments["application"], images.shape[-1]):
         (layer,) = (layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
         mean = np.asarray(layer.adapt_mean) * 255.0
         return np.asarray((images - mean) * np.asarray(_EFFICIENTNET_FACTOR, np.float32) + mean, np.float32)
-    return np.asarray(_in_colours(images, spec.arguments["colours"]))
+    return np.asarray(in_colours(images, spec.arguments["colours"]))
 
 
-def _takes_efficientnet_factor(application: str, channels: int) -> bool:
+def takes_efficientnet_factor(application: str, channels: int) -> bool:
+    """Whether an application divides normalised colours once more with weights for ImageNet, and else doesn't."""
     return application.startswith("EfficientNetB") and channels == 3
+
+
+def with_efficientnet_factor(model: KerasModel) -> KerasModel:
+    """Keras's own EfficientNet B, its variables random, as it is with weights for ImageNet."""
+
+    def call(layer: KerasLayer, *arguments: Any, **named: Any) -> Any:
+        outputs = layer(*arguments, **named)
+        if not isinstance(layer, keras.layers.Normalization):
+            return outputs
+        return keras.layers.Rescaling(list(_EFFICIENTNET_FACTOR), name="imagenet_factor")(outputs)
+
+    with _keras_defaults("float32"):
+        return keras.models.clone_model(model, call_function=call)
 
 
 @functools.lru_cache(maxsize=8)
@@ -85,20 +108,56 @@ def application_network(
     with _keras_defaults(dtype), _without_values():
         config = application_config(application, num_classes, height, width, channels)
         network = KerasNetwork(config)
-        if _takes_efficientnet_factor(application, channels):
+        if takes_efficientnet_factor(application, channels):
             network.normalization.factor = _EFFICIENTNET_FACTOR
     return network
 
 
-def make_application(application: str, num_classes: int, *, include_top: bool) -> KerasModel:
-    """Keras's own application of its own image size, its variables random: images [B,H,W,3] to logits, or to features.
+def make_application(
+    application: str, num_classes: int, *, include_top: bool, input_shape: tuple[int, int, int] | None = None
+) -> KerasModel:
+    """Keras's own application, its variables random: images [B,H,W,C] to logits, or to features.
+
+    Args:
+        application: Its name in `keras.applications`.
+        num_classes: Number of logits.
+        include_top: Whether it has its head.
+        input_shape: Of an image; None: as Keras has it.
 
     Raises:
         UserError: Keras runs on another engine than TensorFlow.
     """
     arguments = {"classes": num_classes, "classifier_activation": None} if include_top else {"include_top": False}
     with _keras_defaults("float32"):
-        return getattr(keras.applications, application)(weights=None, **arguments)
+        return getattr(keras.applications, application)(weights=None, input_shape=input_shape, **arguments)
+
+
+def with_softmax(model: KerasModel) -> KerasModel:
+    """The same model to probabilities, with copies of its variables, named as the first one of a process.
+
+    It is to be written: a layer that keeps what its variables were when it was built takes up theirs when it is read.
+    """
+    with _keras_defaults("float32"):
+        config = with_names_of_a_new_process(model.get_config())
+        if activation_of_output(config) == "linear":
+            finished = keras.Model.from_config(with_activation_of_output(config, "softmax"))
+        else:
+            logits = keras.Model.from_config(config)
+            finished = keras.Model(logits.inputs, keras.layers.Softmax(name="probabilities")(logits.outputs[0]))
+    values = {name: np.asarray(variable.value) for name, variable in variables_as_here(model).items()}
+    for name, _, variable in named_variables(finished):
+        variable.assign(values[name])
+    return finished
+
+
+def variables_as_here(model: KerasModel) -> dict[str, KerasVariable]:
+    """A model's variables of floats by the names that they have here, whatever its place in the process."""
+    new = names_of_a_new_process(model.get_config())
+    variables = {}
+    for name, _, variable in named_variables(model):
+        layer, _, rest = name.partition("/")
+        variables[f"{new.get(layer, layer)}/{rest}"] = variable
+    return variables
 
 
 def application_config(application: str, num_classes: int, height: int, width: int, channels: int) -> Config:
