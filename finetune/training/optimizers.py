@@ -60,6 +60,7 @@ class Optimizer:
 
     def make_slots(self) -> None:
         """Makes the state that updates need, so that it can be restored before the first one."""
+        _forget_scopes_below({variable_name(variable).partition("/")[0] for variable in self.variables})
         for group, variables in self._groups.items():
             self._optimizers[group]._create_slots(variables)
 
@@ -84,6 +85,16 @@ class Optimizer:
             for variable in optimizer.variables():
                 by_name.setdefault(variable_name(variable), []).append(variable)
         return by_name
+
+
+def _forget_scopes_below(scopes: Iterable[str]) -> None:
+    """Lets names of slots be those of a process that made none before: `RMSProp`, not `RMSProp_2`.
+
+    TensorFlow numbers scopes until one above them is left; networks whose layers open none, Keras's, never do that.
+    """
+    for scope in scopes:
+        with tf.compat.v1.variable_scope(scope):
+            pass
 
 
 def decoupled_decays(
