@@ -2,9 +2,11 @@
 
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.nets.keras_networks.model_file import ENDING, is_model_file
 from finetune.published.catalogue import catalogue
 from finetune.published.obtain import default_folder, obtain
 from finetune.settings.choices import FROM_SCRATCH
@@ -25,6 +27,8 @@ def with_published_weights(settings: TrainSettings) -> TrainSettings:
     """
     network = settings.network
     begins_from_them = settings.source.photographs_path is not None or settings.course.recipe in RECIPES
+    if not settings.run.resume and network.checkpoint is None and is_model_file(network.model):
+        raise _of_file(network.model)
     if settings.run.resume or (network.checkpoint is None and not begins_from_them):
         return settings
     name = network.model if network.checkpoint is None else str(network.checkpoint)
@@ -46,6 +50,15 @@ def with_published_weights(settings: TrainSettings) -> TrainSettings:
 
 def _with_checkpoint(settings: TrainSettings, checkpoint: Path | None) -> TrainSettings:
     return dataclasses.replace(settings, network=dataclasses.replace(settings.network, checkpoint=checkpoint))
+
+
+def _of_file(model: str) -> UserError:
+    imported = shlex.quote(f"{model.removesuffix(ENDING)}.ckpt")
+    return UserError(
+        f"--model {model}: no --checkpoint is given, so that its weights would be drawn anew.",
+        f"Take its own: finetune-import {shlex.quote(model)} --model {shlex.quote(model)} --output {imported}\n"
+        f"  and give --checkpoint {imported}; or --checkpoint {FROM_SCRATCH} to train it from scratch.",
+    )
 
 
 def _is_there(path: Path) -> bool:

@@ -19,6 +19,7 @@ from finetune.commands.verification import print_verification, verify
 from finetune.errors import Interrupted, UserError
 from finetune.evaluation.result_files import REPORT_FILE
 from finetune.files.write_errors import write_errors_told
+from finetune.nets.keras_networks.model_file import is_model_file, keep_to
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.recipes import RECIPES
 from finetune.settings.settings_file import CONFIG_FILE, SWEEP_FILE
@@ -142,6 +143,8 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
     from finetune.training.training_data import without_corrupt
 
     time_limit = TimeLimit(settings.stopping.time_limit_seconds, start)
+    if not settings.run.resume:
+        settings = _of_the_file_now(settings)
     if settings.run.resume:
         if settings.stage.schedule.learning_rate == "auto" and not settings.course.stages:
             raise _of_a_beginning("--learning-rate auto")
@@ -165,6 +168,19 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
     ):
         result = _train_in(run, settings, data, strategy, time_limit, several)
     return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
+
+
+def _of_the_file_now(settings: TrainSettings) -> TrainSettings:
+    """With the preprocessing that a network's file hints at, where none is given; the run records it."""
+    model = settings.network.model
+    keep_to(model, None)
+    if not is_model_file(model) or settings.data.preprocessing is not None:
+        return settings
+    from finetune.nets import get_spec
+
+    return dataclasses.replace(
+        settings, data=dataclasses.replace(settings.data, preprocessing=get_spec(model).preprocessing)
+    )
 
 
 def _of_a_beginning(what: str) -> UserError:

@@ -18,8 +18,9 @@ from finetune.commands.stages import (
 from finetune.datasets.bad_records import reading
 from finetune.files.write_errors import with_room
 from finetune.nets import get_spec
+from finetune.nets.keras_networks.model_file import is_model_file, read_model
 from finetune.runs.provenance import PROVENANCE_FILE, Facts, read_provenance, same_validation_since, with_history
-from finetune.runs.run_folder import FEATURES_FOLDER, IMAGES_FILE, RunFolder
+from finetune.runs.run_folder import ARCHITECTURE_FILE, FEATURES_FOLDER, IMAGES_FILE, RunFolder
 from finetune.runs.spare_files import delete_spare_files
 from finetune.runs.stage_record import StagePlace, StageRecord, read_stage_records, write_stage_records
 from finetune.settings.settings_file import to_toml_table
@@ -211,6 +212,8 @@ def _describe_in(
     run.forget_metrics_after(ready.first_step)
     run.write_json(PROVENANCE_FILE, recorded)
     run.write_settings(to_toml_table(settings), ready.plan, ready.data.class_names)
+    if is_model_file(settings.network.model):
+        run.write_json(ARCHITECTURE_FILE, read_model(settings.network.model))
     run.write_json(IMAGES_FILE, ready.data.training.image_rules.to_json())
     _note_stage(run, settings, place, None)
     if ready.rate_curve is not None:

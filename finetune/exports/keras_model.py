@@ -12,6 +12,8 @@ from finetune.exports.keras_weights_file import TOLERANCE
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights import keras_application, keras_weights
 from finetune.foreign_weights.keras_names import APPLICATIONS as SLIM_APPLICATIONS
+from finetune.model.model import Model
+from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.prediction.classifier import Classifier
 from finetune.types import Array
@@ -55,9 +57,21 @@ def _application(classifier: Classifier) -> Any:
     model = classifier.model
     if model.spec.name in APPLICATIONS:
         return keras_application.application_with_weights(model)
+    if is_model_file(model.spec.name):
+        return _own_network(model)
     if model.spec.name not in SLIM_APPLICATIONS:
         raise UserError(
             f"--format keras: no application of Keras computes what {model.spec.name} does.",
             "Take --format saved_model, which any network can be written as; Keras calls it by keras.layers.TFSMLayer.",
         )
     return keras_weights.application_with_weights(model, (model.image_size, model.image_size, model.channels))
+
+
+def _own_network(model: Model) -> Any:
+    """The network that came from a file, to logits."""
+    from finetune.nets.keras_networks.network import functional_model, named_variables
+
+    own = functional_model(**model.spec.arguments, num_classes=model.num_classes)
+    for name, _, variable in named_variables(own):
+        variable.assign(model.model_variables[name].numpy())
+    return own

@@ -6,6 +6,7 @@ from pathlib import Path
 from finetune.errors import UserError
 from finetune.foreign_weights.foreign_file import ForeignFile
 from finetune.model.weight_files import file_kind, kind_by_ending
+from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 
 # Each needs another part of TensorFlow, so what isn't needed isn't loaded.
@@ -13,6 +14,7 @@ _READERS = {
     "graph": "frozen_graph:FrozenGraph",
     "npz": "named_arrays:open_npz",
     "keras": "keras_weights:KerasFile",
+    "keras_model": "keras_model_file:KerasModelFile",
     "keras_application": "keras_application:KerasApplicationFile",
     "tflite": "tflite:TFLiteFile",
 }
@@ -35,7 +37,14 @@ def open_weights(path: Path, model: str | None = None) -> ForeignFile:
         from finetune.foreign_weights.named_arrays import open_slim_checkpoint
 
         return open_slim_checkpoint(path, model)
-    reader = "keras_application" if kind.reader == "keras" and model in APPLICATIONS else kind.reader
+    reader = _reader_of_keras(model) if kind.reader == "keras" else kind.reader
     module_name, _, function_name = _READERS[reader].partition(":")
     opened: ForeignFile = getattr(importlib.import_module(f"{__name__}.{module_name}"), function_name)(path)
     return opened
+
+
+def _reader_of_keras(model: str | None) -> str:
+    """Keras's files are of slim's networks, of Keras's own, or of somebody's."""
+    if model is not None and is_model_file(model):
+        return "keras_model"
+    return "keras_application" if model in APPLICATIONS else "keras"

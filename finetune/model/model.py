@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -70,7 +71,7 @@ class Model(tf.Module):
         Raises:
             UserError: The images are too small for the network.
         """
-        super().__init__(name=spec.root_scope or spec.name.replace("/", "_"))
+        super().__init__(name=spec.root_scope or _identifier(spec.name))
         self.spec = spec
         self.num_classes = num_classes
         self.image_size = image_size or spec.image_size
@@ -233,6 +234,11 @@ class Model(tf.Module):
                 )
         variable = self.model_variables[name]
         return variable if dtype == variable.dtype else tf.cast(variable, dtype)
+
+
+def _identifier(name: str) -> str:
+    """What may stand for a network's name, a path perhaps, where only the name of a module may."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_0123456789") or "network"
 
 
 def variable_name(variable: Variable) -> str:

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from finetune.errors import UserError, did_you_mean
+from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 from finetune.nets.table import SPECS
@@ -14,7 +15,8 @@ NAMES = (*MODELS, *APPLICATIONS)
 
 
 def get_spec(name: str) -> NetSpec:
-    """The network called `name`, or one from outside this package: `package.module:SPEC`, a `NetSpec` there.
+    """The network called `name`, or one from outside this package: `package.module:SPEC`, a `NetSpec` there, or
+    a file `my.keras`.
 
     Raises:
         UserError: No network has that name; the nearest are named.
@@ -25,6 +27,10 @@ def get_spec(name: str) -> NetSpec:
         from finetune.nets.keras_networks.record import application_record
 
         return application_record(name)
+    if is_model_file(name):
+        from finetune.nets.keras_networks.file_record import file_record
+
+        return file_record(name)
     if name not in MODELS:
         raise UserError(f"--model: there is no network {name!r}.", did_you_mean(name, NAMES))
     return MODELS[name]

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import NAMES, get_spec
+from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.preprocessing.steps import Step
 from finetune.settings.augmentation import OWN_WINDOWS, WINDOWS_OF, AugmentationSettings
 from finetune.types import Tensor
@@ -165,7 +166,7 @@ def get_preprocessing(
     """
     if name in FAMILIES:
         family = FAMILIES[name]
-    elif name in NAMES or ":" in name:
+    elif name in NAMES or ":" in name or is_model_file(name):
         family = FAMILIES[get_spec(name).preprocessing]
     else:
         raise UserError(

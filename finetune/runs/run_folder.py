@@ -41,6 +41,7 @@ FEATURES_FOLDER = "features"
 IMAGES_FILE = "images.json"
 RATE_CUTS_FILE = "rate_cuts.json"
 PSEUDO_LABELS_FILE = "pseudo_labels.csv"
+ARCHITECTURE_FILE = "architecture.json"
 _SETTINGS_FILES = (
     CONFIG_FILE,
     PLAN_FILE,
@@ -51,6 +52,7 @@ _SETTINGS_FILES = (
     RATE_CUTS_FILE,
     STAGES_FILE,
     PSEUDO_LABELS_FILE,
+    ARCHITECTURE_FILE,
 )
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 

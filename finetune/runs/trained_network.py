@@ -10,8 +10,9 @@ from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
 from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
+from finetune.nets.keras_networks.model_file import keep_to
 from finetune.notices import tell_once
-from finetune.runs.run_folder import settings_of_run
+from finetune.runs.run_folder import ARCHITECTURE_FILE, settings_of_run
 from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import DEFAULT_MODEL
 from finetune.settings.trust import TRUST_CODE, refuse_modules
@@ -72,6 +73,7 @@ def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
         return value if value is not None else run.get(name, default)
 
     model = known("model", DEFAULT_MODEL)
+    keep_to(model, folder / ARCHITECTURE_FILE if model == run.get("model") else None)
     given_preprocessing = getattr(given, "preprocessing", None)
     return TrainedNetwork(
         model=model,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.nets.keras_networks.model_file import keep_to
 from finetune.notices import few
 from finetune.runs.provenance import Change, Facts, changes_between, read_provenance
-from finetune.runs.run_folder import RunFolder, settings_of_run
+from finetune.runs.run_folder import ARCHITECTURE_FILE, RunFolder, settings_of_run
 from finetune.settings.flags import dashed, flags_of, flat_values
 from finetune.settings.settings_file import plain_value
 from finetune.settings.stage import StageSettings
@@ -107,7 +108,9 @@ def as_begun(settings: NetworkSettings, train_dir: Path) -> NetworkSettings:
     begun = {name: as_begun[name] for name in RESTORING if as_begun[name] != given[name]}
     if begun:
         log.info("--resume: all values come from the run; not followed: %s.", ", ".join(map(dashed, begun)))
-    return dataclasses.replace(settings, **begun)
+    resumed = dataclasses.replace(settings, **begun)
+    keep_to(resumed.model, train_dir / ARCHITECTURE_FILE if resumed.model == run.get("model") else None)
+    return resumed
 
 
 def recorded_facts(run: RunFolder) -> Facts:

@@ -129,7 +129,7 @@ def _renamed(config: Config, new: Mapping[str, str]) -> Config:
     renamed = copy.deepcopy(config)
     for layer in renamed["layers"]:
         layer["name"] = layer["config"]["name"] = new.get(layer["name"], layer["name"])
-        for history in _histories(layer["inbound_nodes"]):
+        for history in histories(layer["inbound_nodes"]):
             history[0] = new.get(history[0], history[0])
     for ends in ("input_layers", "output_layers"):
         for end in _ends(renamed[ends]):
@@ -138,21 +138,21 @@ def _renamed(config: Config, new: Mapping[str, str]) -> Config:
 
 
 def _sources(nodes: Any) -> Iterator[str]:
-    for history in _histories(nodes):
+    for history in histories(nodes):
         yield history[0]
 
 
-def _histories(nodes: Any) -> Iterator[list[Any]]:
+def histories(nodes: Any) -> Iterator[list[Any]]:
     """The parts of a layer's `inbound_nodes` that name another layer: [name, its call, its output]."""
     if isinstance(nodes, Mapping):
         if nodes.get("class_name") == "__keras_tensor__":
             yield nodes["config"]["keras_history"]
         else:
             for value in nodes.values():
-                yield from _histories(value)
+                yield from histories(value)
     elif isinstance(nodes, list | tuple):
         for value in nodes:
-            yield from _histories(value)
+            yield from histories(value)
 
 
 def _ends(ends: Any) -> list[list[Any]]:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from finetune.nets.keras_networks.architecture import (
 )
 from finetune.nets.keras_networks.depth import last_feature_map
 from finetune.nets.keras_networks.layers import Normalization, replacement, seeds_of
+from finetune.nets.keras_networks.own_head import with_num_classes
 from finetune.nets.spec import NetSpec
 from finetune.types import Array, Tensor
 
@@ -56,6 +58,26 @@ def keras_network(
     images = in_colours(images, colours)
     height, width, channels = images.shape[1:]
     network = application_network(application, num_classes, height, width, channels, images.dtype.name)
+    return network(images, is_training=is_training)
+
+
+def network_of_file(
+    images: Tensor, num_classes: int, *, is_training: bool, architecture: str, head: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A network that somebody wrote into a `.keras` file.
+
+    Args:
+        images: [B,H,W,C].
+        num_classes: Number of logits.
+        is_training: Of the layers that are not frozen.
+        architecture: JSON of a functional model to logits, of layers that `plain_model` takes.
+        head: Name of its layer that depends on the number of classes.
+
+    Returns:
+        The logits [B,num_classes] and the outputs of all layers by name.
+    """
+    height, width, channels = images.shape[1:]
+    network = file_network(architecture, head, num_classes, height, width, channels, images.dtype.name)
     return network(images, is_training=is_training)
 
 
@@ -113,6 +135,42 @@ def application_network(
     return network
 
 
+@functools.lru_cache(maxsize=8)
+def file_network(
+    architecture: str, head: str, num_classes: int, height: int, width: int, channels: int, dtype: str
+) -> "KerasNetwork":
+    """The network of a file; made once for each kind of images.
+
+    Raises:
+        UserError: It gives no number for each class.
+        ValueError: Its layers don't fit each other, or not for such images.
+    """
+    config = with_num_classes(json.loads(architecture), head, num_classes)
+    config["layers"][0]["config"]["batch_shape"] = [None, height, width, channels]
+    with _keras_defaults(dtype), _without_values():
+        network = KerasNetwork(config)
+    if network.output_shape != (None, num_classes):
+        raise UserError(
+            f"--model: the network gives {network.output_shape} for {num_classes} classes.",
+            "Give one that gives a number for each class.",
+        )
+    return network
+
+
+def functional_model(architecture: str, head: str, num_classes: int) -> KerasModel:
+    """Keras's own model of what `network_of_file` calls, its variables random."""
+    with _keras_defaults("float32"):
+        return keras.Model.from_config(with_num_classes(json.loads(architecture), head, num_classes))
+
+
+def model_of_file(architecture: str) -> KerasModel:
+    """A model as somebody wrote it, its variables random; `architecture` is JSON of what `plain_model` gives."""
+    model = json.loads(architecture)
+    kind = keras.Sequential if model["class_name"] == "Sequential" else keras.Model
+    with _keras_defaults("float32"):
+        return kind.from_config(model["config"])
+
+
 def make_application(
     application: str, num_classes: int, *, include_top: bool, input_shape: tuple[int, int, int] | None = None
 ) -> KerasModel:
@@ -143,7 +201,7 @@ def with_softmax(model: KerasModel) -> KerasModel:
             finished = keras.Model.from_config(with_activation_of_output(config, "softmax"))
         else:
             logits = keras.Model.from_config(config)
-            finished = keras.Model(logits.inputs, keras.layers.Softmax(name="probabilities")(logits.outputs[0]))
+            finished = keras.Model(logits.inputs[0], keras.layers.Softmax(name="probabilities")(logits.outputs[0]))
     values = {name: np.asarray(variable.value) for name, variable in variables_as_here(model).items()}
     for name, _, variable in named_variables(finished):
         variable.assign(values[name])
@@ -183,6 +241,7 @@ class KerasNetwork:
 
     Attributes:
         config: The model as data.
+        output_shape: With None for the number of images.
         variables: Its variables by their names, in its order: each with the name, shape and initialiser that it has in
             Keras, and no values.
     """
@@ -192,6 +251,7 @@ class KerasNetwork:
         self.config = config
         model = keras.Model.from_config(copy.deepcopy(config))
         model.trainable = True
+        self.output_shape = tuple(model.output_shape)
         self.variables = {name: variable for name, _, variable in named_variables(model)}
         self._model = self._with_our_layers(model)
         self._keras_variables = [(name, variable) for name, _, variable in named_variables(self._model)]
