@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tiny_runs import CLASSES, write_run
 
-from finetune.commands import export
+from finetune.commands import export, import_weights
 from finetune.datasets.description import write_labels
 from finetune.evaluation.scoring import inference_function
 from finetune.exports.image_preparation import image_preparation
@@ -40,29 +40,44 @@ def mobilenet(tmp_path_factory):
     return write_keras_run(tmp_path_factory.mktemp("runs") / "mobilenet_v2", "keras/mobilenet_v2")
 
 
+@pytest.fixture(scope="module")
+def exported(mobilenet):
+    output = mobilenet.with_name("exported")
+    assert run_export(mobilenet, output, "--format=keras") == 0
+    return output
+
+
 def run_export(run, output, *words):
     return export.main([f"--checkpoint={run}", f"--output-dir={output}", *words])
 
 
-def images_and_probabilities(run):
+def images_and_probabilities(run, **settings):
     """Prepared images, and what the network makes of them."""
-    classifier = restore_classifier(ExportSettings(checkpoint=run, output_dir=run))
+    classifier = restore_classifier(ExportSettings(checkpoint=run, output_dir=run, **settings))
     images = fixed_batch(classifier).images
     probabilities = np.asarray(keras.ops.softmax(inference_function(classifier.model)(images)))
     assert np.ptp(probabilities, axis=0).max() > 1e-3  # They tell images apart.
     return images, probabilities
 
 
-def test_a_network_of_keras_as_plain_keras_loads_it(tmp_path, mobilenet):
-    assert run_export(mobilenet, tmp_path / "out", "--format=keras") == 0
-    loaded = keras.saving.load_model(tmp_path / "out/classifier.keras")
+def test_a_network_of_keras_as_plain_keras_loads_it(mobilenet, exported):
+    loaded = keras.saving.load_model(exported / "classifier.keras")
     assert loaded.input_shape == (None, 32, 32, 3)
     assert loaded.layers[-1].name == "predictions"
     images, expected = images_and_probabilities(mobilenet)
     np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, atol=1e-4)
-    description = json.loads((tmp_path / "out/export.json").read_text())
+    description = json.loads((exported / "export.json").read_text())
     assert description["class_names"] == list(CLASSES)
     assert "preprocess_input of" in description["files"][0]["loading"]
+
+
+def test_and_back_in_again(tmp_path, mobilenet, exported):
+    file, prefix = exported / "classifier.keras", tmp_path / "back.ckpt"
+    assert import_weights.main([str(file), f"--model={file}", f"--output={prefix}"]) == 0
+    images, expected = images_and_probabilities(mobilenet)
+    same_images, probabilities = images_and_probabilities(prefix, model=str(file))
+    np.testing.assert_array_equal(same_images, images)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
 
 
 def test_weights_for_an_application(tmp_path, mobilenet):

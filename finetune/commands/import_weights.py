@@ -165,7 +165,7 @@ def _compare_logits(path: Path, model: "Model", source: "ForeignFile") -> str:
     if before is None:
         return "The file holds no network to run, so logits could not be compared."
     after = _own_logits(model, images)
-    difference = float(abs(after - before).max() / abs(before).max())
+    difference = float(abs(after - before).max() / (abs(before).max() or 1.0))
     if not difference <= TOLERANCE:
         raise UserError(
             f"{path}: with these weights {model.spec.name} computes other logits than the file's own network: "

@@ -31,7 +31,7 @@ class KerasModelFile(ForeignFile):
         """Notes the path; only with the network known can the file be read."""
         self._path = path
         self._model: Any = None
-        self._head: str | None = None
+        self._head, self._last = "", ""
 
     def num_classes(self, spec: NetSpec) -> int:
         """As many as the file's own head has."""
@@ -50,18 +50,18 @@ class KerasModelFile(ForeignFile):
                     f"Leave --num-classes out: it has {self.num_classes(spec)}.",
                 )
         headed = find_head(flat.config, spec.name)
-        self._head = headed.head if output_layer(headed.config) == headed.head else None
+        self._head, self._last = headed.head, output_layer(headed.config)
         return FoundWeights({name: value for name, value in values.items() if name in shapes})
 
     def logits(self, images: Array) -> Array | None:
-        """Keras's own, without what makes probabilities of them; None where other layers stand behind the head."""
+        """Keras's own, without what makes probabilities of them; None where its head lies in a model within it."""
         import keras
 
         own = {layer.name: layer for layer in self._model.layers}
-        if self._head not in own:
+        if self._head not in own or self._last not in own:
             return None
         own[self._head].activation = keras.activations.linear
-        to_logits = keras.Model(self._model.inputs[0], own[self._head].output)
+        to_logits = keras.Model(self._model.inputs[0], own[self._last].output)
         return np.asarray(to_logits(images, training=False))[0]
 
     def _refuse_larger(self, spec: NetSpec, shapes: Mapping[str, Shape]) -> None:

@@ -18,7 +18,7 @@ from finetune.notices import few, tell_once
 MOST_VALUES = 2**30
 _DEFAULT_SIZE = 224
 _MOST_SIZE = 8192
-_OF_RANGE = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract")
+_OF_RANGE = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add")
 
 
 def file_record(name: str) -> NetSpec:

@@ -51,6 +51,12 @@ def find_head(config: Config, source: str) -> Headed:
         raise UserError(
             f"--model: {source}: its head {head['name']} has no bias.", "Give it one, by which classes count."
         )
+    size = _SIZES[head["class_name"]]
+    num_classes = head["config"].get(size)
+    if type(num_classes) is not int or num_classes < 1:
+        raise UserError(
+            f"--model: {source}: {size} of {head['name']} is {num_classes!r:.80}.", "Save it by Keras again."
+        )
     taken_off = _linear(head, source)
     for layer in list(layers[numbers[-1] + 1 :]):
         if layer["class_name"] == "Softmax" or _is_activation_of_probabilities(layer):
@@ -61,7 +67,7 @@ def find_head(config: Config, source: str) -> Headed:
                 f"--model: {source}: {layer['name']}, a {layer['class_name']}, stands behind the head {head['name']}.",
                 "Give a model whose last layer with weights gives a number for each class.",
             )
-    return Headed(config, head["name"], head["config"][_SIZES[head["class_name"]]], tuple(taken_off))
+    return Headed(config, head["name"], num_classes, tuple(taken_off))
 
 
 def with_num_classes(config: Config, head: str, num_classes: int) -> Config:

@@ -68,7 +68,7 @@ _LAYERS = {*WITH_VARIABLES, *_WITHOUT_VARIABLES, *RANDOM}
 _OF_CONVNEXT = ("LayerScale", "StochasticDepth")
 _OPERATIONS = {
     "keras.src.ops.numpy": "Absolute Add Clip Concatenate Divide GetItem Maximum Mean Minimum Multiply Negative Power "
-    "Sqrt Square Subtract TrueDivide",
+    "Sqrt Square Stack Subtract TrueDivide",
     "keras.src.ops.nn": "Elu Gelu HardSigmoid HardSilu LeakyRelu Relu Relu6 Sigmoid Silu Softmax Softplus Tanh",
 }
 _ACTIVATIONS = (
@@ -80,7 +80,7 @@ _INITIALIZERS = (
     "RandomUniform TruncatedNormal VarianceScaling Zeros"
 )
 # How Keras writes values that JSON has not.
-_FORMS = ("__ellipsis__", "__keras_tensor__", "__slice__", "__tuple__")
+_FORMS = ("__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__")
 # Of training alone: what decays and which layers are trained is the run's to say.
 _LEFT_OUT = ("regularizer", "constraint")
 _OTHER_ARITHMETIC = ("renorm", "lora_rank", "quantization_config")
