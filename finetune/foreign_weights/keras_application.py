@@ -41,7 +41,7 @@ class KerasApplicationFile(ForeignFile):
                 f"Of the one Keras says: {first_line(refused).rstrip(':')}",
                 "Give the --model that the file was made with, and the --num-classes of its classifier.",
             )
-        values = {name: value for name, value in _values(self._model).items() if name in shapes}
+        values = {name: value for name, value in values_by_name(self._model).items() if name in shapes}
         if refused is None:
             return FoundWeights(values)
         self._model = None
@@ -77,7 +77,7 @@ class KerasApplicationFile(ForeignFile):
         return for_keras(self._spec, self._model, images)
 
 
-def _values(model: KerasModel) -> dict[str, Array]:
+def values_by_name(model: KerasModel) -> dict[str, Array]:
     """A model's variables by the names that they have here."""
     from finetune.nets.keras_networks.architecture import names_of_a_new_process
     from finetune.nets.keras_networks.network import named_variables

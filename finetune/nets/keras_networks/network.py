@@ -90,15 +90,23 @@ def application_network(
     return network
 
 
-def make_application(application: str, num_classes: int, *, include_top: bool) -> KerasModel:
-    """Keras's own application of its own image size, its variables random: images [B,H,W,3] to logits, or to features.
+def make_application(
+    application: str, num_classes: int, *, include_top: bool, weights: str | None = None
+) -> KerasModel:
+    """Keras's own application of its own image size: images [B,H,W,3] to logits, or to features.
+
+    Args:
+        application: Its name in `keras.applications`.
+        num_classes: Number of logits.
+        include_top: Whether it has its head.
+        weights: "imagenet": those that Keras publishes, downloaded; None: random ones.
 
     Raises:
         UserError: Keras runs on another engine than TensorFlow.
     """
     arguments = {"classes": num_classes, "classifier_activation": None} if include_top else {"include_top": False}
     with _keras_defaults("float32"):
-        return getattr(keras.applications, application)(weights=None, **arguments)
+        return getattr(keras.applications, application)(weights=weights, **arguments)
 
 
 def application_config(application: str, num_classes: int, height: int, width: int, channels: int) -> Config:
