@@ -14,6 +14,7 @@ from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_vari
 from finetune.nets import MODELS, get_spec
 from finetune.nets.models_table import describe_model, models_table
 from finetune.published.known_datasets import KNOWN_DATASETS
+from finetune.settings.gpus import GpuSettings
 from finetune.settings.inspect import InspectSettings
 from finetune.settings.recipes import AUTO_SCOPES
 
@@ -177,6 +178,9 @@ def _open(settings: InspectSettings, path: str) -> "Checkpoint":
 def _start_and_inspect(settings: InspectSettings) -> None:
     if not settings.models:
         start_tensorflow()
+        from finetune.model.gpus import use_gpus
+
+        use_gpus(GpuSettings(gpu="none"))  # What is shown needs none, and others may be training on them.
     inspect(settings)
 
 

@@ -110,7 +110,10 @@ def train(settings: TrainSettings) -> TrainResult:
         raise UserError("--sweep trains several times.", "From Python it is finetune.api.sweep.")
     if settings.data.is_cross_validation:
         raise UserError("--folds makes several runs.", "From Python it is finetune.api.cross_validate.")
+    from finetune.model.gpus import use_gpus
+
     start = time.monotonic()
+    use_gpus(settings.gpus)
     with run_folder_chosen(settings) as chosen:
         try:
             return train_run(on_records(with_published_weights(chosen)), start)
@@ -218,9 +221,11 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     from finetune.commands.network import make_model, make_plan
     from finetune.commands.stages import find_place_of_run, settings_of_stage
     from finetune.commands.training_inputs import find_data
+    from finetune.model.gpus import use_gpus
     from finetune.training.classes import match_to_restored_head
     from finetune.training.starting_weights import open_weights, step_of
 
+    use_gpus(settings.gpus)
     settings = on_records(with_published_weights(settings))
     data = find_data(settings)
     source = open_weights(settings.network, resumed=settings.run.resumed)
@@ -236,12 +241,12 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 
 def _train_or_verify(settings: TrainSettings) -> None:
+    start_tensorflow()
     if settings.search.sweep:
         from finetune.commands.sweep import print_sweep, sweep
 
         print_sweep(sweep(settings))
         return
-    start_tensorflow()
     if settings.data.is_cross_validation:
         from finetune.commands.cross_validation import cross_validate_and_print  # Which trains by this module.
 
