@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from finetune import notices
-from finetune.commands import evaluate, predict, train
+from finetune import api, notices
+from finetune.commands import evaluate, import_weights, predict, train
 from finetune.commands.sweep_folder import begun_sweep
 from finetune.errors import UserError
 from finetune.model import gpus
 from finetune.model.gpus import use_gpus
 from finetune.settings.evaluate import EvalSettings
+from finetune.settings.export import ExportSettings
 from finetune.settings.flags import flags_of
 from finetune.settings.gpus import GpuSettings
+from finetune.settings.import_weights import ImportSettings
 from finetune.settings.predict import PredictSettings
 from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import TrainSettings
@@ -316,9 +318,33 @@ def test_training_on_the_cpu_goes_with_no_gpu():
     TrainSettings(dataset_dir="d", clone_on_cpu=True, gpu="none")
 
 
-def test_every_command_that_computes_has_them():
-    names = {flag.name for flag in flags_of(GpuSettings)}
-    assert all(names <= {flag.name for flag in flags_of(one)} for one in (TrainSettings, EvalSettings, PredictSettings))
+def calls_of_the_api(folder):
+    """Of each function that computes a call that asks for GPU 0, as far as it comes before it is refused."""
+    training = {"dataset_dir": folder / "records", "train_dir": folder / "run", "gpu": (0,)}
+    classifier = {"checkpoint": folder / "run", "gpu": (0,)}
+    return {
+        "train": lambda: api.train(TrainSettings(**training)),
+        "plan": lambda: api.plan(TrainSettings(**training)),
+        "verify": lambda: api.verify(TrainSettings(**training, resume=True)),
+        "sweep": lambda: api.sweep(TrainSettings(**training, sweep=("seed=1|2",), trials=2)),
+        "folds": lambda: api.cross_validate(TrainSettings(**training, folds=2)),
+        "eval": lambda: api.evaluate(EvalSettings(dataset_dir=folder, checkpoint=(folder / "run",), gpu=(0,))),
+        "compare": lambda: evaluate.compare(EvalSettings(dataset_dir=folder, compare=(folder, folder), gpu=(0,))),
+        "watch": lambda: next(evaluate.watch(EvalSettings(dataset_dir=folder, watch=True, timeout=0.01, gpu=(0,)))),
+        "predict": lambda: api.predict(PredictSettings(**classifier, images=(__file__,))),
+        "export": lambda: api.export(ExportSettings(**classifier, output_dir=folder / "export")),
+        "import": lambda: import_weights.import_weights(
+            ImportSettings(file=("f.npz",), model="lenet", output=folder / "imported", gpu=(0,))
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", calls_of_the_api(Path()))
+def test_every_function_that_computes_uses_them_before_anything_else(name, machine, tmp_path):
+    machine(0)
+    with pytest.raises(UserError, match=r"--gpu 0: TensorFlow finds no GPU here\."):
+        calls_of_the_api(tmp_path)[name]()
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
 
 
 def test_a_run_doesnt_keep_the_gpus_of_its_machine(records, tmp_path):
