@@ -108,7 +108,7 @@ def _set_memory(gpu: Any, settings: GpuSettings) -> None:
             tf.config.set_logical_device_configuration(gpu, limit)
     elif settings.gpu_memory_growth is not None:
         tf.config.experimental.set_memory_growth(gpu, settings.gpu_memory_growth)
-    elif not parted:
+    elif parted is None:
         with contextlib.suppress(RuntimeError):  # A program that computes already has its own way.
             tf.config.experimental.set_memory_growth(gpu, True)
 

@@ -19,8 +19,8 @@ class GpuSettings(CommandSettings):
         None,
         at_least=0,
         metavar="N,...|none",
-        help="use these alone, by number as CUDA counts, from 0, those that CUDA_VISIBLE_DEVICES leaves; none: the "
-        "processor; not given: any",
+        help="use these alone, by CUDA's numbers, from 0, of those that CUDA_VISIBLE_DEVICES leaves; none: "
+        "the processor; not given: any",
         is_recorded=False,
     )
     gpu_memory_growth: bool | None = flag(
