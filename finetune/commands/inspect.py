@@ -15,6 +15,7 @@ from finetune.nets import MODELS, get_spec
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.models_table import describe_application, describe_model, models_table
 from finetune.published.known_datasets import KNOWN_DATASETS
+from finetune.settings.gpus import GpuSettings
 from finetune.settings.inspect import InspectSettings
 from finetune.settings.recipes import AUTO_SCOPES
 
@@ -179,6 +180,9 @@ def _open(settings: InspectSettings, path: str) -> "Checkpoint":
 def _start_and_inspect(settings: InspectSettings) -> None:
     if not settings.models:
         start_tensorflow()
+        from finetune.model.gpus import use_gpus
+
+        use_gpus(GpuSettings(gpu="none"))  # What is shown needs none, and others may be training on them.
     inspect(settings)
 
 
