@@ -32,6 +32,7 @@ KeyboardInterrupt, once its checkpoint is written. Importing this module loads n
 from finetune.commands.conversion import Conversion
 from finetune.commands.convert import convert
 from finetune.commands.cross_validation import CrossValidation, cross_validate
+from finetune.commands.download import download
 from finetune.commands.evaluate import evaluate
 from finetune.commands.export import ExportResult, export
 from finetune.commands.predict import predict
@@ -45,6 +46,7 @@ from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.writers import Guess, Prediction
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.convert import ConvertSettings
+from finetune.settings.download import DownloadSettings
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.export import ExportSettings
 from finetune.settings.predict import PredictSettings
@@ -57,6 +59,7 @@ __all__ = [
     "Conversion",
     "ConvertSettings",
     "CrossValidation",
+    "DownloadSettings",
     "EvalResult",
     "EvalSettings",
     "ExportResult",
@@ -74,6 +77,7 @@ __all__ = [
     "Verification",
     "convert",
     "cross_validate",
+    "download",
     "evaluate",
     "export",
     "plan",

@@ -12,11 +12,11 @@ CONTROL = ("Cc", "Zl", "Zp")
 _told: set[str] = set()
 
 
-def tell_once(notice: str) -> None:
+def tell_once(notice: str, *, level: int = logging.INFO) -> None:
     """Logs a line, which names the folder or file it is about, unless this process has logged it before."""
     if notice not in _told:
         _told.add(notice)
-        log.info("%s", notice)
+        log.log(level, "%s", notice)
 
 
 def has_control(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar where it is a terminal, log lines where it is not.
+"""Progress on standard error: a bar where it is a terminal, log lines where it is not; a bar in a notebook's cell.
 
 A bar stands for log lines of level INFO. There is none where the logger "finetune" was told to be quieter, as by
 `--verbosity=-1`, and lines in its place where the log goes into a file, as by `--log-dir`.
@@ -11,19 +11,30 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 log = logging.getLogger("finetune")
 
 SECONDS_BETWEEN_LINES = 10.0
+# A notebook's page is sent each update of a bar.
+SECONDS_BETWEEN_UPDATES = 1.0
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
     """Shows how far a long piece of work has come; the function it gives is told how many units were just done."""
     console = Console(stderr=True)
-    if not (console.is_terminal and _is_bar_wanted()):
+    if not ((console.is_terminal or console.is_jupyter) and _is_bar_wanted()):
         yield _lines(what, total, unit)
         return
     columns = (
@@ -33,9 +44,34 @@ def progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[
         _Rate(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(what, total=total)
+    if console.is_jupyter:
+        with _updated_in_cell(bar, task) as advance:
+            yield advance
+        return
+    with bar:
         yield lambda done: bar.advance(task, done)
+
+
+@contextlib.contextmanager
+def _updated_in_cell(bar: Progress, task: TaskID) -> Iterator[Callable[[int], None]]:
+    """Shows a bar in a notebook; rich's own way would need ipywidgets, and send each bar ten times a second."""
+    from IPython.display import display  # Which notebooks have.
+
+    shown = display(bar, display_id=True)
+    last = time.monotonic()
+
+    def advance(done: int) -> None:
+        nonlocal last
+        bar.advance(task, done)
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_UPDATES:
+            last = now
+            shown.update(bar)
+
+    yield advance
+    shown.update(bar)
 
 
 def _is_bar_wanted() -> bool:

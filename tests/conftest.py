@@ -120,7 +120,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByNetworkOrF
 
 
 def pytest_configure() -> None:
-    """What TensorFlow takes before its first operation alone: two logical CPUs, for tests of several devices.
+    """What TensorFlow takes before its first operation alone: two logical CPUs, for tests of several devices; no GPU.
 
     Processes that run tests side by side share the cores: threads of each on all of them would wait for each other.
     """
@@ -128,6 +128,7 @@ def pytest_configure() -> None:
 
     num_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 1) // num_processes))
+    tf.config.set_visible_devices([], "GPU")
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )

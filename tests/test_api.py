@@ -68,11 +68,13 @@ def test_the_plan_is_that_of_the_run(folder):
         use_grayscale=True,
     )
     plan = api.plan(settings)
-    api.train(settings)
+    trained = api.train(settings)
     written = json.loads((folder / "run/plan.json").read_text())["variables"]
     assert [
         [variable.name, list(variable.shape), variable.source, variable.is_trained] for variable in plan.variables
     ] == [[one["name"], one["shape"], one["source"], one["is_trained"]] for one in written]
+    of_step, of_validation = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
+    assert trained.final_loss == of_step["loss"] != of_validation["loss"]
 
 
 def test_mistakes_are_user_errors(folder):

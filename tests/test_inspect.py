@@ -12,7 +12,7 @@ from finetune.commands.inspect import main
 from finetune.model.checkpoint import write_checkpoint
 from finetune.model.recognise import describe_variables, recognise
 from finetune.model.scopes import in_any_scope
-from finetune.nets import MODELS
+from finetune.nets import MODELS, NAMES
 
 HEAD = "MobilenetV1/Logits"
 
@@ -48,7 +48,7 @@ def run_json(capsys, *arguments):
 
 def test_table_lists_every_network_in_both_forms(capsys):
     rows = run_json(capsys, "--models")
-    assert [row["name"] for row in rows] == list(MODELS)
+    assert [row["name"] for row in rows] == list(NAMES)
     assert main(["--models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["network", "parameters", "pixels", "top-1", "%", "published", "file"]

@@ -125,7 +125,7 @@ def test_a_processors_units_decide(monkeypatch, tmp_path):
 def test_gpus_are_told_by_their_compute_capability(monkeypatch):
     capabilities = {"old": (6, 1), "volta": (7, 0), "ampere": (8, 6)}
     gpus = []
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: gpus)
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": capabilities[gpu]}
     )

@@ -153,6 +153,18 @@ def test_the_readme_is_short():
     assert len(PAGES["README.md"].splitlines()) <= 150
 
 
+def test_the_table_of_keras_networks_is_that_of_the_records():
+    from finetune.nets.keras_networks.table import APPLICATIONS
+
+    rows = re.findall(
+        r"^\| `(keras/\w+)` \| ([\d,]+) \| (\d+) \| ([\d.]+) \| `(\w+)` \|$", PAGES["docs/networks.md"], re.MULTILINE
+    )
+    assert rows == [
+        (name, f"{one.num_parameters:,}", str(one.image_size), str(one.top_1), one.preprocessing)
+        for name, one in APPLICATIONS.items()
+    ]
+
+
 def test_the_table_of_networks_is_that_of_the_records():
     from finetune.commands.inspect import describe_model
     from finetune.nets import MODELS

@@ -521,7 +521,7 @@ def test_the_number_of_readers_changes_no_weight(data, tmp_path):
 )
 def test_deterministic_operations_are_asked_for_on_a_gpu(monkeypatch, caplog, gpus, on_cpu, is_enabled):
     asked = []
-    monkeypatch.setattr(devices.tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(devices.tf.config, "get_visible_devices", lambda kind: gpus)
     monkeypatch.setattr(devices.tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
     with caplog.at_level(logging.INFO):
         devices.make_deterministic(on_cpu=on_cpu)

@@ -149,7 +149,7 @@ def summary_text(conversion: Conversion) -> str:
     """What `print_summary` prints, in lines for the log: as wide as the terminal, without colours."""
     from rich.console import Console
 
-    console = Console(stderr=True, color_system=None)
+    console = Console(stderr=True, color_system=None, force_jupyter=False)  # A notebook's would show an empty cell.
     with console.capture() as captured:
         _print_summary(conversion, console)
     return captured.get().rstrip("\n")

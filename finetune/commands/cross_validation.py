@@ -79,8 +79,11 @@ def cross_validate(settings: TrainSettings) -> CrossValidation:
         UserError: As `train`; the cross-validation that is to go on is another one; a fold failed.
         Interrupted: Ctrl-C or SIGTERM, once the step is made and its checkpoint is written.
     """
+    from finetune.model.gpus import use_gpus
+
     start = time.monotonic()
     _refuse_of_one_run(settings)
+    use_gpus(settings.gpus)
     with run_folder_chosen(settings) as chosen:
         folder = chosen.run.folder
         try:
@@ -271,6 +274,7 @@ def _evaluation(settings: TrainSettings, fold: int) -> EvalSettings:
         output_dir=path / LEFT_OUT_FOLDER,
         write_logits=True,
         report=False,
+        **flat_values(settings.gpus),
     )
 
 

@@ -73,6 +73,9 @@ def evaluate(settings: EvalSettings, *, part: "Callable[[Dataset], Dataset] | No
     Raises:
         UserError: What the user can mend: the checkpoint, the data, a network that doesn't fit them.
     """
+    from finetune.model.gpus import use_gpus
+
+    use_gpus(settings)
     return _Evaluator(settings, _open(settings), part=part).evaluate()
 
 
@@ -84,6 +87,9 @@ def watch(settings: EvalSettings) -> Iterator[EvalResult]:
     Raises:
         UserError: As `evaluate`; none appeared at all.
     """
+    from finetune.model.gpus import use_gpus
+
+    use_gpus(settings)
     folder = settings.checkpoint[0]
     evaluator = None
     for checkpoint in _new_checkpoints(folder, settings.timeout, settings.checkpoint_prefix):
@@ -112,7 +118,9 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
         UserError: As `evaluate`; the runs don't have the same classes.
     """
     from finetune.model.checkpoint import open_checkpoint
+    from finetune.model.gpus import use_gpus
 
+    use_gpus(settings)
     checkpoints = [
         open_checkpoint(run, name_prefix=settings.checkpoint_prefix, argument="--compare", model=settings.model)
         for run in settings.compare

@@ -7,6 +7,7 @@ from finetune.commands.evaluate import evaluate
 from finetune.errors import UserError
 from finetune.evaluation.result_files import EvalResult
 from finetune.settings.evaluate import EvalSettings
+from finetune.settings.flags import flat_values
 from finetune.settings.train import TrainSettings
 
 log = logging.getLogger("finetune")
@@ -40,6 +41,7 @@ def evaluate_at_end(settings: TrainSettings, split: str) -> EvalResult | None:
                 num_preprocessing_threads=data.num_preprocessing_threads,
                 model=network.model,
                 trust_code=network.trust_code,
+                **flat_values(settings.gpus),
             )
         )
     except UserError as error:

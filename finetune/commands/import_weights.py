@@ -68,9 +68,11 @@ def import_weights(settings: ImportSettings) -> ImportResult:
 def _import_weights(settings: ImportSettings) -> ImportResult:
     from finetune.foreign_weights import open_weights
     from finetune.model.checkpoint import count_not_finite, write_checkpoint
+    from finetune.model.gpus import use_gpus
     from finetune.model.model import Model
     from finetune.model.recognise import describe_variables
 
+    use_gpus(settings)
     path = _only_file(settings)
     spec = get_spec(settings.model)
     if Path(f"{settings.output}.index").exists() and not settings.overwrite:

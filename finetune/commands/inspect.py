@@ -12,8 +12,10 @@ from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
 from finetune.nets import MODELS, get_spec
-from finetune.nets.models_table import describe_model, models_table
+from finetune.nets.keras_networks.table import APPLICATIONS
+from finetune.nets.models_table import describe_application, describe_model, models_table
 from finetune.published.known_datasets import KNOWN_DATASETS
+from finetune.settings.gpus import GpuSettings
 from finetune.settings.inspect import InspectSettings
 from finetune.settings.recipes import AUTO_SCOPES
 
@@ -52,7 +54,8 @@ def _show_augmentation(settings: InspectSettings) -> None:
 
 
 def _show_models(settings: InspectSettings) -> None:
-    models = [describe_model(spec) for spec in MODELS.values()]
+    applications = [describe_application(name, application) for name, application in APPLICATIONS.items()]
+    models = [*(describe_model(spec) for spec in MODELS.values()), *applications]
     if settings.json:
         _print_json(models)
     else:
@@ -177,6 +180,9 @@ def _open(settings: InspectSettings, path: str) -> "Checkpoint":
 def _start_and_inspect(settings: InspectSettings) -> None:
     if not settings.models:
         start_tensorflow()
+        from finetune.model.gpus import use_gpus
+
+        use_gpus(GpuSettings(gpu="none"))  # What is shown needs none, and others may be training on them.
     inspect(settings)
 
 

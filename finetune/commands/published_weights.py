@@ -5,10 +5,12 @@ import logging
 import shlex
 from pathlib import Path
 
+from finetune.commands.download import obtain_published
 from finetune.errors import UserError
 from finetune.nets.keras_networks.model_file import ENDING, is_model_file
+from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.published.catalogue import catalogue
-from finetune.published.obtain import default_folder, obtain
+from finetune.published.obtain import default_folder
 from finetune.settings.choices import FROM_SCRATCH
 from finetune.settings.recipes import RECIPES
 from finetune.settings.train import TrainSettings
@@ -32,7 +34,7 @@ def with_published_weights(settings: TrainSettings) -> TrainSettings:
     if settings.run.resume or (network.checkpoint is None and not begins_from_them):
         return settings
     name = network.model if network.checkpoint is None else str(network.checkpoint)
-    networks = {published.name for published in catalogue().values() if not published.is_dataset}
+    networks = {*APPLICATIONS, *(published.name for published in catalogue().values() if not published.is_dataset)}
     if network.checkpoint is not None and (name in networks or name == FROM_SCRATCH) and _is_there(network.checkpoint):
         log.info("--checkpoint %s: the path of this name is taken; it is a name that means something, too.", name)
         return settings
@@ -68,8 +70,10 @@ def _is_there(path: Path) -> bool:
 def _obtained(name: str) -> Path:
     folder = default_folder()
     try:
-        return obtain(name, folder)
+        return obtain_published(name, folder)
     except UserError as error:
+        if name in APPLICATIONS:
+            raise
         (url,) = catalogue()[name].urls
         archive, unpacked = url.rsplit("/", 1)[-1], folder / name
         unpack = f"mkdir -p {unpacked} && tar -xf {archive} -C {unpacked}"

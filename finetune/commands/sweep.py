@@ -86,6 +86,9 @@ def sweep(settings: TrainSettings) -> SweepResult:
     start = time.monotonic()
     space = checked_space(settings)
     load_optuna()
+    from finetune.model.gpus import use_gpus
+
+    use_gpus(settings.gpus)
     both = [dimension.name for dimension in space if dimension.name in settings.given]
     if both:
         log.info("As the sweep has it, not as given beside it: %s.", ", ".join(both))

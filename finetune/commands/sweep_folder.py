@@ -12,12 +12,14 @@ from finetune.files.folder_lock import sole_use
 from finetune.files.whole_files import gone_if_empty, make_writable, write_text
 from finetune.files.write_errors import write_errors_told
 from finetune.notices import few
-from finetune.settings.flags import dashed, flat_values
+from finetune.settings.flags import dashed, flags_of, flat_values
+from finetune.settings.gpus import GpuSettings
 from finetune.settings.settings_file import SWEEP_FILE, plain_value, read_toml
 from finetune.settings.train import TrainSettings
 
 # What a command does once, and where: no setting of a sweep.
-_ONCE = ("resume", "verify", "allow_changed", "time_limit", "trust_code", "train_dir")
+_OF_MACHINE = tuple(flag.name for flag in flags_of(GpuSettings))
+_ONCE = ("resume", "verify", "allow_changed", "time_limit", "trust_code", "train_dir", *_OF_MACHINE)
 # More trials may be asked for, and records are known by then.
 _MAY_CHANGE = ("trials", "dataset_dir")
 

@@ -1,4 +1,4 @@
-"""Tables on standard output: drawn on a terminal; where programs read them, a line for each row, whatever its width."""
+"""Tables on standard output: drawn on a terminal and in a notebook; for programs a line for each row, however wide."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ WIDEST = 100_000
 
 
 def print_table(table: "Table", *, header_in_files: bool = True) -> None:
-    """Prints a table; where standard output is no terminal, its columns alone, parted by two spaces or more.
+    """Prints a table; where it isn't drawn, its columns alone, parted by two spaces or more.
 
     Args:
         table: What isn't needed in a file, such as its lines, is taken off.
@@ -19,7 +19,7 @@ def print_table(table: "Table", *, header_in_files: bool = True) -> None:
     from rich.console import Console
 
     console = Console()
-    if console.is_terminal:
+    if console.is_terminal or console.is_jupyter:
         console.print(table)
         return
     table.title = table.box = None

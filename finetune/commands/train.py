@@ -47,6 +47,7 @@ class TrainResult:
         best_step: Step of the best checkpoint by `--best-by`; None without validation.
         best_accuracy: Its validation accuracy, 0 to 1.
         best_value: Its validation's measure by `--best-by`.
+        final_loss: Of the last step's batch, weight decay included; None: it isn't in metrics.jsonl (`--log-every`).
         ended_by: "steps": the last one was made; "patience": early stopping; "time": the limit; "signal": Ctrl-C or the
             like; "pruned": a sweep gave it up.
         evaluation: Of the best checkpoint on the validation split; None: no report was asked for, or there is no split.
@@ -58,6 +59,7 @@ class TrainResult:
     best_step: int | None
     best_accuracy: float | None
     best_value: float | None = None
+    final_loss: float | None = None
     ended_by: "EndedBy" = "steps"
     evaluation: "EvalResult | None" = None
 
@@ -111,7 +113,10 @@ def train(settings: TrainSettings) -> TrainResult:
         raise UserError("--sweep trains several times.", "From Python it is finetune.api.sweep.")
     if settings.data.is_cross_validation:
         raise UserError("--folds makes several runs.", "From Python it is finetune.api.cross_validate.")
+    from finetune.model.gpus import use_gpus
+
     start = time.monotonic()
+    use_gpus(settings.gpus)
     with run_folder_chosen(settings) as chosen:
         try:
             return train_run(on_records(with_published_weights(chosen)), start)
@@ -220,7 +225,14 @@ def _train_in(
 def _result(run: RunFolder, ended: "EndedStage") -> TrainResult:
     step, accuracy = (ended.best.step, ended.best.accuracy) if ended.best else (None, None)
     value = ended.best.value(ended.settings.stopping.best_by) if ended.best else None
-    return TrainResult(run.path, ended.step, ended.checkpoint, step, accuracy, value, ended.ended_by)
+    final_loss = _logged_loss(run, ended.step)
+    return TrainResult(run.path, ended.step, ended.checkpoint, step, accuracy, value, final_loss, ended.ended_by)
+
+
+def _logged_loss(run: RunFolder, step: int) -> float | None:
+    """The loss of a step; a validation after it has one, too, and no learning rate."""
+    lines = reversed(run.read_metrics_or_tell())
+    return next((line.get("loss") for line in lines if line["step"] == step and "learning_rate" in line), None)
 
 
 def plan(settings: TrainSettings) -> "VariablePlan":
@@ -234,9 +246,11 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     from finetune.commands.network import make_model, make_plan
     from finetune.commands.stages import find_place_of_run, settings_of_stage
     from finetune.commands.training_inputs import find_data
+    from finetune.model.gpus import use_gpus
     from finetune.training.classes import match_to_restored_head
     from finetune.training.starting_weights import open_weights, step_of
 
+    use_gpus(settings.gpus)
     settings = on_records(with_published_weights(settings))
     data = find_data(settings)
     source = open_weights(settings.network, resumed=settings.run.resumed)
@@ -252,12 +266,12 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 
 def _train_or_verify(settings: TrainSettings) -> None:
+    start_tensorflow()
     if settings.search.sweep:
         from finetune.commands.sweep import print_sweep, sweep
 
         print_sweep(sweep(settings))
         return
-    start_tensorflow()
     if settings.data.is_cross_validation:
         from finetune.commands.cross_validation import cross_validate_and_print  # Which trains by this module.
 

@@ -56,12 +56,14 @@ def verify(settings: TrainSettings) -> Verification:
     from finetune.commands.unlabelled import with_unlabelled
     from finetune.datasets.bad_records import reading
     from finetune.model.checkpoint import whole_checkpoints
+    from finetune.model.gpus import use_gpus
     from finetune.training.replay import compare, replay
     from finetune.training.resumption import as_begun, recorded_facts
     from finetune.training.starting_weights import no_whole_checkpoint, step_of
     from finetune.training.training_data import with_augmentation, without_corrupt
     from finetune.trunk.features import FeatureFolder
 
+    use_gpus(settings.gpus)
     run = RunFolder(settings.run.folder)
     settings = on_records(settings)
     settings = dataclasses.replace(

@@ -47,10 +47,7 @@ class KerasApplicationFile(ForeignFile):
                 f"Of the one Keras says: {first_line(refused).rstrip(':')}",
                 "Give the --model that the file was made with, and the --num-classes of its classifier.",
             )
-        from finetune.nets.keras_networks.network import variables_as_here
-
-        found = variables_as_here(self._model)
-        values = {name: np.asarray(variable.value) for name, variable in found.items() if name in shapes}
+        values = {name: value for name, value in values_by_name(self._model).items() if name in shapes}
         if refused is None:
             return FoundWeights(values)
         self._model = None
@@ -84,6 +81,13 @@ class KerasApplicationFile(ForeignFile):
         from finetune.nets.keras_networks.network import for_keras
 
         return for_keras(self._spec, self._model, images)
+
+
+def values_by_name(model: KerasModel) -> dict[str, Array]:
+    """Values of a model's variables by the names that they have here."""
+    from finetune.nets.keras_networks.network import variables_as_here
+
+    return {name: np.asarray(variable.value) for name, variable in variables_as_here(model).items()}
 
 
 def application_with_weights(model: "Model") -> KerasModel:

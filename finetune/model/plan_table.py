@@ -55,7 +55,7 @@ def plan_text(plan: VariablePlan) -> str:
 
     They are as wide as the terminal, and without colours, since a log may go into a file.
     """
-    console = Console(stderr=True, color_system=None)
+    console = Console(stderr=True, color_system=None, force_jupyter=False)  # A notebook's would show an empty cell.
     with console.capture() as capture:
         _print_plan(plan, console)
     return capture.get().rstrip("\n")

@@ -8,6 +8,7 @@ from finetune.errors import UserError
 from finetune.model.checkpoint_names import NOTES_ON_DATA, prefixes_of
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope, in_scope
 from finetune.nets import MODELS, get_spec
+from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 
 VARIABLE = "variable"
@@ -19,7 +20,9 @@ ON_DATA = "note on data"
 
 LARGEST_IMAGE_SIZE = 1024
 
+IMAGENET_CLASSES = 1000
 _STATISTICS = ("moving_mean", "moving_variance")
+_KERAS_STATISTICS = (*_STATISTICS, "mean", "variance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Likeness | None:
         shapes: Of a checkpoint's tensors, by name.
     """
     found = variable_shapes(shapes)
-    for spec in MODELS.values():
+    for spec in (*MODELS.values(), *map(get_spec, _keras_networks_of_the_size(found))):
         if _may_be(spec, found) and _is(spec, found):
             return Likeness(spec, count_classes(spec, found))
     return None
@@ -154,6 +157,26 @@ def describe_variables(
     with tf.Graph().as_default():
         model = Model(spec, num_classes, image_size=image_size, channels=channels, initialise=False)
     return model.network_variables()
+
+
+def _keras_networks_of_the_size(found: Mapping[str, Shape]) -> list[str]:
+    """Names of Keras's networks that have as many parameters, but for what another number of classes makes of them.
+
+    The records of Keras's networks are made from their layers, each in about a second: too long for all of them.
+    """
+    if not any(name.endswith("/kernel") for name in found):
+        return []
+    trained = {name: shape for name, shape in found.items() if name.rpartition("/")[2] not in _KERAS_STATISTICS}
+    num_parameters = sum(math.prod(shape) for shape in trained.values())
+    heads = {shape[-2:] for name, shape in trained.items() if name.endswith("/kernel") and set(shape[:-2]) <= {1}}
+    # A head of K classes on D features has (D + 1) * K parameters, one that is missing none.
+    differences = {(depth + 1) * (IMAGENET_CLASSES - classes) for depth, classes in heads}
+    return [
+        name
+        for name, application in APPLICATIONS.items()
+        if (more := application.num_parameters - num_parameters) in differences
+        or (more > 0 and more % IMAGENET_CLASSES == 0)
+    ]
 
 
 def _may_be(spec: NetSpec, found: Mapping[str, Shape]) -> bool:

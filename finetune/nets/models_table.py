@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.nets.keras_networks.table import Application
 from finetune.nets.spec import NetSpec
 
 if TYPE_CHECKING:
@@ -25,8 +26,23 @@ def describe_model(spec: NetSpec) -> dict[str, Any]:
     }
 
 
+def describe_application(name: str, application: Application) -> dict[str, Any]:
+    """The same of a network of Keras; its head is found in its layers, for which Keras is needed, and not told here."""
+    return {
+        "name": name,
+        "num_parameters": application.num_parameters,
+        "image_size": application.image_size,
+        "top_1": application.top_1,
+        "top_5": application.top_5,
+        "preprocessing": application.preprocessing,
+        "head_scopes": None,
+        "published_file": None,
+        "paper": application.paper,
+    }
+
+
 def models_table(models: Sequence[dict[str, Any]]) -> "Table":
-    """A row for each network, as `describe_model` describes it."""
+    """A row for each network, as it is described."""
     from rich import box
     from rich.table import Table
 

@@ -74,13 +74,15 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
 
     Raises:
         UserError: No such checkpoint; a network that isn't told and can't be recognised, or another one's; names that
-            don't fit the number of classes.
+            don't fit the number of classes; a GPU that isn't there.
     """
     from finetune.model.checkpoint import open_checkpoint
+    from finetune.model.gpus import use_gpus
     from finetune.model.recognise import count_classes, variable_shapes
     from finetune.nets import get_spec
     from finetune.preprocessing import get_preprocessing
 
+    use_gpus(settings)
     checkpoint = open_checkpoint(settings.checkpoint, name_prefix=settings.checkpoint_prefix, model=settings.model)
     rules = _image_rules(settings, Path(checkpoint.prefix).parent)
     network = network_settings(_with_model(settings, checkpoint), checkpoint.prefix)

@@ -118,6 +118,15 @@ class _Parser(argparse.ArgumentParser):
         return [option for action in visible for option in action.option_strings if option.startswith("--")]
 
 
+class _Extend(argparse.Action):
+    """Puts together the lists of a flag that is given several times; a word in place of a list stands alone."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        are_lists = isinstance(before, tuple) and isinstance(values, tuple)
+        setattr(namespace, self.dest, before + values if are_lists else values)
+
+
 class _HelpFormatter(argparse.HelpFormatter):
     """Names each flag once: other ways of writing it are accepted without a word, slim's stand in the last section."""
 
@@ -159,7 +168,7 @@ def _add_flag(section: Any, flag: Flag) -> None:
     if flag.num_values is not None:
         common |= {"nargs": flag.num_values, "type": functools.partial(item_of_words, flag)}
     elif flag.is_list:
-        common["action"] = "extend"
+        common["action"] = _Extend
     section.add_argument(*options, **common)
 
 

@@ -17,6 +17,7 @@ from finetune.settings.choices import (
     WAYS_TO_MATCH,
 )
 from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.gpus import GpuSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
 from finetune.settings.trust import TRUST_CODE_HELP
 
@@ -72,7 +73,7 @@ class EvalNetworkSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, GpuSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"

@@ -29,6 +29,7 @@ from finetune.settings.choices import (
     XLA_MODES,
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, group
+from finetune.settings.gpus import GpuSettings
 from finetune.settings.photographs import PhotographSettings
 from finetune.settings.pseudo_labels import PseudoLabelSettings
 from finetune.settings.recipes import DEFAULT_RECIPE, NO_RECIPE, RECIPES, with_recipe
@@ -225,7 +226,9 @@ class DeviceSettings(CommandSettings):
     title: ClassVar[str] = "Devices and precision"
 
     num_clones: int = flag(1, above=0, metavar="N", help="devices to train on, each with a batch of its own")
-    clone_on_cpu: bool = flag(False, help="train on the CPU even where there is a GPU")
+    clone_on_cpu: bool = flag(
+        False, help="train on the CPU even where there is a GPU, resumed likewise; --gpu none: this time"
+    )
     precision: str = flag(
         "float32",
         choices=("auto", *PRECISIONS),
@@ -290,6 +293,7 @@ class TrainSettings(CommandSettings):
     stopping: StoppingSettings = group()
     run: RunSettings = group()
     devices: DeviceSettings = group()
+    gpus: GpuSettings = group()
     slim: SlimTrainSettings = group()
 
     def __init__(self, **values: Any) -> None:
@@ -312,6 +316,11 @@ class TrainSettings(CommandSettings):
             _refuse_without_effect(self.stage, self.course.stages)
         else:
             _refuse_of_steps(self.stage)
+        if self.devices.clone_on_cpu and self.gpus.gpu not in (None, "none"):
+            raise UserError(
+                "--clone-on-cpu trains on the CPU, and --gpu names GPUs to use.",
+                "Leave --gpu out, or give --clone-on-cpu=false.",
+            )
         if self.search.sweep and self.data.is_cross_validation:
             raise UserError(
                 "--sweep and --folds are both given, but each trial of a sweep is one run.",

@@ -30,7 +30,7 @@ def uses_xla(choice: str, *, on_cpu: bool, num_devices: int) -> bool:
     if choice == "on" and num_devices > 1:
         raise UserError(f"--xla on goes with one device, not with --num-clones {num_devices}.", "Give --xla off.")
     if choice == "auto":
-        return num_devices == 1 and not on_cpu and bool(tf.config.list_physical_devices("GPU"))
+        return num_devices == 1 and not on_cpu and bool(tf.config.get_visible_devices("GPU"))
     return choice == "on"
 
 
@@ -40,7 +40,7 @@ def make_deterministic(*, on_cpu: bool) -> None:
     Args:
         on_cpu: Whether training is kept off the GPUs.
     """
-    if on_cpu or not tf.config.list_physical_devices("GPU"):
+    if on_cpu or not tf.config.get_visible_devices("GPU"):
         log.info("--deterministic: nothing is to be done for it on a CPU, where the same steps give the same bits.")
         return
     tf.config.experimental.enable_op_determinism()
@@ -52,7 +52,7 @@ def describe_machine(*, on_cpu: bool) -> dict[str, Any]:
     Args:
         on_cpu: Whether training is kept off the GPUs.
     """
-    gpus = [] if on_cpu else tf.config.list_physical_devices("GPU")
+    gpus = [] if on_cpu else tf.config.get_visible_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     units = sorted(filter(_VECTOR_UNITS.fullmatch, cpu_flags()))
     return {
@@ -70,8 +70,6 @@ def _num_usable_cores() -> int:
 def choose_strategy(num_devices: int, *, on_cpu: bool) -> Any:
     """The distribution strategy for training.
 
-    Memory of GPUs is taken as it is needed, not all at once, so that others can share them.
-
     Args:
         num_devices: Number of replicas, each with a batch of its own.
         on_cpu: Use no GPU, even where there is one.
@@ -79,10 +77,7 @@ def choose_strategy(num_devices: int, *, on_cpu: bool) -> Any:
     Raises:
         UserError: There are fewer devices.
     """
-    gpus = [] if on_cpu else tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        if not tf.config.experimental.get_memory_growth(gpu):
-            tf.config.experimental.set_memory_growth(gpu, True)
+    gpus = [] if on_cpu else tf.config.get_visible_devices("GPU")
     kind = "GPU" if gpus else "CPU"
     devices = tf.config.list_logical_devices(kind)
     if num_devices > len(devices):

@@ -42,7 +42,7 @@ def supported_precisions(*, on_cpu: bool) -> list[str]:
     Args:
         on_cpu: Whether training is kept off the GPUs.
     """
-    gpus = [] if on_cpu else tf.config.list_physical_devices("GPU")
+    gpus = [] if on_cpu else tf.config.get_visible_devices("GPU")
     if not gpus:
         return ["float32", "bfloat16"] if cpu_flags() & CPU_BFLOAT16_FLAGS else ["float32"]
     capability = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)

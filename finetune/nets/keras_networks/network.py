@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ KerasVariable = Any
 # EfficientNet's published variances of ImageNet's colours are standard deviations; with these weights Keras divides by
 # their roots once more (keras/applications/efficientnet.py).
 _DEVIATIONS = (0.229, 0.224, 0.225)
+# Variables without a name, as ConvNeXt's LayerScale has them, are numbered through the whole process.
+_UNNAMED = re.compile(r"^variable(_\d+)?$")
 _EFFICIENTNET_FACTOR = tuple(1.0 / math.sqrt(deviation) for deviation in _DEVIATIONS)
 
 
@@ -172,22 +175,28 @@ def model_of_file(architecture: str) -> KerasModel:
 
 
 def make_application(
-    application: str, num_classes: int, *, include_top: bool, input_shape: tuple[int, int, int] | None = None
+    application: str,
+    num_classes: int,
+    *,
+    include_top: bool,
+    input_shape: tuple[int, int, int] | None = None,
+    weights: str | None = None,
 ) -> KerasModel:
-    """Keras's own application, its variables random: images [B,H,W,C] to logits, or to features.
+    """Keras's own application: images [B,H,W,C] to logits, or to features.
 
     Args:
         application: Its name in `keras.applications`.
         num_classes: Number of logits.
         include_top: Whether it has its head.
         input_shape: Of an image; None: as Keras has it.
+        weights: "imagenet": those that Keras publishes, downloaded; None: random ones.
 
     Raises:
         UserError: Keras runs on another engine than TensorFlow.
     """
     arguments = {"classes": num_classes, "classifier_activation": None} if include_top else {"include_top": False}
     with _keras_defaults("float32"):
-        return getattr(keras.applications, application)(weights=None, input_shape=input_shape, **arguments)
+        return getattr(keras.applications, application)(weights=weights, input_shape=input_shape, **arguments)
 
 
 def with_softmax(model: KerasModel) -> KerasModel:
@@ -312,10 +321,11 @@ def named_variables(model: KerasModel, prefix: str = "") -> Iterator[tuple[str, 
         if hasattr(layer, "layers"):
             yield from named_variables(layer, f"{prefix}{layer.name}/")
             continue
-        for variable in layer.weights:
+        for number, variable in enumerate(layer.weights):
             if variable.dtype == "float32":
                 _, _, own = f"/{variable.path}".partition(f"/{layer.name}/")
-                yield f"{prefix}{layer.name}/{own or variable.name}", layer, variable
+                name = _UNNAMED.sub(f"variable_{number}" if number else "variable", own or variable.name)
+                yield f"{prefix}{layer.name}/{name}", layer, variable
 
 
 def _scopes(model: KerasModel, prefix: str) -> Iterator[tuple[int, str]]:
