@@ -311,6 +311,14 @@ def _read_keras_file(changes: list[tuple[int, str, bytes]], folder: Path) -> Non
         file.find_weights(get_spec("mobilenet_v2"), {"MobilenetV2/Logits/Conv2d_1c_1x1/biases": (3,)})
 
 
+def _architecture() -> Any:
+    """A model of a model, as config.json in a `.keras` file has it."""
+    images = keras.Input((8, 8, 3))
+    base = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.RandomFlip(), keras.layers.BatchNormalization()])
+    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(base(images / 2)))
+    return json.loads(keras.Model(images, outputs).to_json())
+
+
 def _idx(*shape: int) -> bytes:
     return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + bytes(range(int(np.prod(shape))))
 
@@ -563,6 +571,9 @@ TARGETS = {
     ),
     ".npz": Target(changed(_npz), _read_npz),
     "frozen graphs": Target(changed(_frozen_graph), _read_frozen_graph, cost=6),
+    "architecture.json": Target(
+        changed_json(_architecture()), of_file("own.keras", lambda folder: get_spec(str(folder / "own.keras"))), cost=6
+    ),
     "Keras files": Target(CHANGES, _read_keras_file, cost=6),
     "MNIST": Target(st.tuples(changed(_idx(2, 3, 3)), changed(_idx(2))), _read_mnist, cost=2),
     "state of checkpoints": Target(changed(STATE), of_file("checkpoint", _read_state)),

@@ -59,7 +59,7 @@ def test_the_record_of_a_file(own):
     assert spec.layer_groups == (("conv", "norm"), ("classes",))
     assert (spec.head_scopes, spec.image_size, spec.channels) == (("classes",), 24, 3)
     assert spec.preprocessing == "keras_raw"
-    assert spec.num_parameters == model.count_params()
+    assert spec.num_parameters == sum(weight.numpy().size for weight in model.trainable_weights)
 
 
 def test_out_of_keras_and_back(own, imported, records, tmp_path, capsys):
@@ -84,12 +84,20 @@ def test_a_run_keeps_the_network(own, imported, records, tmp_path, capsys):
     words.append(f"--checkpoint={imported}")
     assert train.main([*words, "--max-steps=1", "--trainable-scopes=classes"]) == 0
     assert "keras_raw" in (run / "config.toml").read_text()
-    copy.unlink()
+    copy.write_text("something else")
     assert train.main([f"--train-dir={run}", "--resume", "--max-steps=2"]) == 0
+    assert f"{copy} is another network by now" in capsys.readouterr().err
+    copy.unlink()
     assert evaluate.main([f"--checkpoint={run}", f"--dataset-dir={records}"]) == 0
     assert predict.main([f"--checkpoint={run}", str(records / "images/train_00.jpg")]) == 0
     assert export.main([f"--checkpoint={run}", f"--output-dir={tmp_path / 'out'}", "--format=keras"]) == 0
     assert keras.saving.load_model(tmp_path / "out/classifier.keras").output_shape == (None, len(CLASSES))
+
+
+def test_other_exports(own, imported, tmp_path, capsys):
+    words = [f"--checkpoint={imported}", f"--model={own[0]}", f"--output-dir={tmp_path / 'out'}"]
+    assert export.main([*words, "--format=keras-weights"]) == 2
+    assert "--format keras." in capsys.readouterr().err
 
 
 def test_a_lambda_layer_is_refused(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Images as Keras's own application of a network takes them, beside what the network's preprocessing makes of them."""
 
+from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 from finetune.prediction.classifier import Classifier
@@ -31,6 +32,8 @@ def preparation_in_words(classifier: Classifier) -> str:
             "Images of the network's size as image_preparation says, of which preprocess_input of the module of "
             f"keras.applications.{APPLICATIONS[spec.name].function} does all behind the resizing."
         )
+    if is_model_file(spec.name):
+        return "The images are prepared as image_preparation says."
     return "Not by its preprocess_input: the images are prepared as image_preparation says."
 
 

@@ -72,6 +72,6 @@ def _own_network(model: Model) -> Any:
     from finetune.nets.keras_networks.network import functional_model, named_variables
 
     own = functional_model(**model.spec.arguments, num_classes=model.num_classes)
-    for name, _, variable in named_variables(own):
-        variable.assign(model.model_variables[name].numpy())
+    variables = {name: variable for name, _, variable in named_variables(own)}
+    keras_application.give_weights(model, variables, model.spec.name)
     return own

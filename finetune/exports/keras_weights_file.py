@@ -12,6 +12,7 @@ from finetune.exports.keras_images import images_for_keras, preparation_in_words
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights import keras_application
 from finetune.foreign_weights.keras_weights import application_call, padding_remark, write_keras_weights
+from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.prediction.classifier import Classifier
 from finetune.types import Array
@@ -28,6 +29,8 @@ def write_keras_weights_file(classifier: Classifier, folder: Path) -> Exported:
         UserError: Keras has no such network, or another one under its name, or at another image size, or no call that
             makes it without published weights.
     """
+    if is_model_file(classifier.model.spec.name):
+        raise UserError("--format keras-weights is for Keras's applications.", "Take --format keras.")
     is_of_keras = classifier.model.spec.name in APPLICATIONS
     write = _write_application if is_of_keras else _write_for_slim
     application, call, remarks = write(classifier, folder / FILE)

@@ -109,10 +109,7 @@ def application_with_weights(model: "Model") -> KerasModel:
     application = make_application(name, model.num_classes, include_top=True, input_shape=(size, size, model.channels))
     if takes_efficientnet_factor(name, model.channels):
         application = with_efficientnet_factor(application)
-    variables = variables_as_here(application)
-    _refuse_other_variables(model, variables)
-    for name, variable in variables.items():
-        variable.assign(model.model_variables[name].numpy())
+    give_weights(model, variables_as_here(application), f"keras.applications.{name}")
     return application
 
 
@@ -125,16 +122,22 @@ def application_call(model: "Model") -> str:
     )
 
 
-def _refuse_other_variables(model: "Model", variables: Mapping[str, Any]) -> None:
+def give_weights(model: "Model", variables: Mapping[str, Any], what: str) -> None:
+    """Gives Keras's variables, by the names that they have here, the values of a network's.
+
+    Raises:
+        UserError: The network has others than `what`, whose they are.
+    """
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     own = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
     differing = [name for name in {**own, **shapes} if own.get(name) != shapes.get(name)]
     if differing:
         raise UserError(
-            f"--format: the network isn't keras.applications.{model.spec.arguments['application']} as Keras has it: "
-            f"{few(differing)} are not in both, or of another shape.",
+            f"--format: the network isn't {what} as Keras has it: {few(differing)} are not in both, or differ in shape.",
             "Take --format saved_model, which any network can be written as.",
         )
+    for name, variable in variables.items():
+        variable.assign(model.model_variables[name].numpy())
 
 
 def _no_top(path: Path, spec: NetSpec, head: list[str]) -> str:

@@ -107,7 +107,7 @@ class NetworkSettings(CommandSettings):
     model: str = flag(
         DEFAULT_MODEL,
         slim=["model_name"],
-        help="network; see finetune-inspect --models, or package.module:SPEC where Python finds the package",
+        help="network; see finetune-inspect --models, or my.keras, or package.module:SPEC if Python finds it",
     )
     trust_code: bool = flag(False, help=TRUST_CODE_HELP, is_recorded=False)
     image_size: int | None = flag(

@@ -68,7 +68,7 @@ def _record(name: str, architecture: str) -> NetSpec:
         layer_groups=_with_head_alone(layer_groups(layers, variables), headed.head),
         preprocessing=preprocessing,
         paper="",
-        num_parameters=num_values,
+        num_parameters=sum(math.prod(v.shape) for v in network.variables.values() if v.trainable),
         batch_norm_epsilon=batch_norm_epsilon(headed.config) or NetSpec.batch_norm_epsilon,
     )
 

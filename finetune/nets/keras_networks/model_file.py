@@ -33,7 +33,7 @@ def keep_to(name: str, kept: Path | None) -> None:
     _kept.pop(name, None)
     if not is_model_file(name) or kept is None or not kept.is_file():
         return
-    if Path(name).is_file() and read_model(name) != _read(kept):
+    if Path(name).is_file() and not _is_of(Path(name), _read(kept)):
         log.warning("%s is another network by now: the run's own is taken, which %s holds.", name, kept)
     _kept[name] = kept
 
@@ -45,6 +45,13 @@ def read_model(name: str) -> Config:
         UserError: There is no such file; it is damaged, too large, or holds what isn't taken.
     """
     return _read(_kept.get(name, Path(name)))
+
+
+def _is_of(path: Path, model: Config) -> bool:
+    try:
+        return _read(path) == model
+    except UserError:
+        return False
 
 
 def _read(path: Path) -> Config:

@@ -37,9 +37,9 @@ KerasVariable = Any
 # EfficientNet's published variances of ImageNet's colours are standard deviations; with these weights Keras divides by
 # their roots once more (keras/applications/efficientnet.py).
 _DEVIATIONS = (0.229, 0.224, 0.225)
+_EFFICIENTNET_FACTOR = tuple(1.0 / math.sqrt(deviation) for deviation in _DEVIATIONS)
 # Variables without a name, as ConvNeXt's LayerScale has them, are numbered through the whole process.
 _UNNAMED = re.compile(r"^variable(_\d+)?$")
-_EFFICIENTNET_FACTOR = tuple(1.0 / math.sqrt(deviation) for deviation in _DEVIATIONS)
 
 
 def keras_network(

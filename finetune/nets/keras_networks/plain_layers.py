@@ -10,15 +10,23 @@ from finetune.errors import UserError
 from finetune.nets.keras_networks.architecture import Config
 
 MODELS = ("Functional", "Sequential")
+# Which leave an image as it is but in training.
 RANDOM = (
+    "RandAugment",
     "RandomBrightness",
+    "RandomColorJitter",
     "RandomContrast",
-    "RandomCrop",
+    "RandomErasing",
     "RandomFlip",
-    "RandomHeight",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomPerspective",
     "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
     "RandomTranslation",
-    "RandomWidth",
     "RandomZoom",
 )
 WITH_VARIABLES = (
