@@ -10,6 +10,7 @@ from tiny_runs import CLASSES
 
 from finetune.commands import evaluate, export, import_weights, predict, train
 from finetune.errors import UserError
+from finetune.model.recognise import describe_variables
 from finetune.nets import get_spec
 from finetune.nets.keras_networks.model_file import read_model
 
@@ -152,7 +153,8 @@ FUNCTION = {"module": "os", "class_name": "function", "config": "system", "regis
         (lambda a: layer_of(a, "pool").update(module="os.path"), "pool.*os.path"),
         (lambda a: layer_of(a, "classes")["config"].update(units=10**9), "values"),
         (lambda a: layer_of(a, "classes")["config"].update(units="many"), "units of classes"),
-        (lambda a: layer_of(a, "range")["config"].update(scale="x"), "fit"),
+        (lambda a: layer_of(a, "range")["config"].update(scale="x"), "range has scale 'x'"),
+        (lambda a: layer_of(a, "range")["config"].update(offset=[1, 2]), "compute|fit"),
         (lambda a: layer_of(a, "pool").update(inbound_nodes=[[["base", 0, 0, {}]]]), "Keras 2"),
         (lambda a: layer_of(a, "pool")["inbound_nodes"][0]["args"][0]["config"].update(keras_history=1), "pool takes"),
         (lambda a: a.update(class_name="Classifier", module="mine"), "Classifier of mine"),
@@ -163,7 +165,7 @@ FUNCTION = {"module": "os", "class_name": "function", "config": "system", "regis
 )
 def test_what_a_file_says_is_not_believed(own, tmp_path, change, parts):
     with pytest.raises(UserError, match=parts):
-        get_spec(changed(own, tmp_path / "changed.keras", change))
+        describe_variables(get_spec(changed(own, tmp_path / "changed.keras", change)), 3)
 
 
 def test_more_than_the_file_holds_takes_no_memory(own, tmp_path, capsys):

@@ -133,7 +133,7 @@ def give_weights(model: "Model", variables: Mapping[str, Any], what: str) -> Non
     differing = [name for name in {**own, **shapes} if own.get(name) != shapes.get(name)]
     if differing:
         raise UserError(
-            f"--format: the network isn't {what} as Keras has it: {few(differing)} are not in both, or differ in shape.",
+            f"--format: the network isn't {what} as Keras has it: {few(differing)} aren't in both, or differ in shape.",
             "Take --format saved_model, which any network can be written as.",
         )
     for name, variable in variables.items():

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from finetune.errors import UserError
+from finetune.errors import UserError, first_line
 from finetune.nets import layers
 from finetune.nets.keras_networks.architecture import (
     Config,
@@ -78,10 +78,19 @@ def network_of_file(
 
     Returns:
         The logits [B,num_classes] and the outputs of all layers by name.
+
+    Raises:
+        UserError: They can't be computed by what the file says of the layers.
     """
     height, width, channels = images.shape[1:]
     network = file_network(architecture, head, num_classes, height, width, channels, images.dtype.name)
-    return network(images, is_training=is_training)
+    try:
+        return network(images, is_training=is_training)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"--model: {first_line(error)}: with what the file says of its layers they can't compute.",
+            "Give a file whose model Keras runs.",
+        ) from error
 
 
 def in_colours(images: Any, colours: str) -> Any:

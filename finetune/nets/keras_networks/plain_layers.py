@@ -92,6 +92,8 @@ _FORMS = ("__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tenso
 # Of training alone: what decays and which layers are trained is the run's to say.
 _LEFT_OUT = ("regularizer", "constraint")
 _OTHER_ARITHMETIC = ("renorm", "lora_rank", "quantization_config")
+# Which TensorFlow would find to be something else only when it computes.
+_NUMBERS = ("epsilon", "mean", "momentum", "negative_slope", "offset", "rate", "scale", "threshold", "variance")
 _MOST_LAYERS = 10_000
 
 
@@ -168,8 +170,14 @@ def _values(config: Any, kind: str, layer: str, source: str) -> Config:
             kind == "BatchNormalization" and key == "axis" and not _is_last(value)
         ):
             raise _refused(layer, f"has {key} {_shown(value)}", source)
+        if key in _NUMBERS and not _is_of_numbers(value):
+            raise _refused(layer, f"has {key} {_shown(value)}", source)
         values[key] = _value(value, layer, source)
     return values
+
+
+def _is_of_numbers(value: Any) -> bool:
+    return all(map(_is_of_numbers, value)) if isinstance(value, list) else isinstance(value, int | float)
 
 
 def _is_last(axis: Any) -> bool:
