@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
+from finetune.errors import UserError
 from finetune.model.scopes import in_scope
 from finetune.nets.spec import NetSpec
 from finetune.summaries.image_operations import ImageOperation, Shape
@@ -117,7 +118,15 @@ def _shape_for_an_image(tensor: Tensor) -> Shape:
 
 
 def group_of(spec: NetSpec, variable: str) -> int:
-    """The number of a variable's group."""
-    return next(
-        number for number, group in enumerate(spec.layer_groups) if any(in_scope(variable, scope) for scope in group)
+    """The number of a variable's group.
+
+    Raises:
+        UserError: It is in none, of a network from outside.
+    """
+    for number, group in enumerate(spec.layer_groups):
+        if any(in_scope(variable, scope) for scope in group):
+            return number
+    raise UserError(
+        f"--model: {variable} lies in none of the groups of layers in the record of {spec.name}.",
+        "Add its scope to layer_groups there.",
     )

@@ -96,6 +96,9 @@ def summarise(model: Model, plan: VariablePlan) -> NetworkSummary:
     Args:
         model: Its variables may be those of a `tf.Graph`, where they take no memory.
         plan: Which variables training changes.
+
+    Raises:
+        UserError: The network's record has a variable in none of its groups.
     """
     traced = trace_pass(model, is_training=True)
     operations = image_operations(traced)
