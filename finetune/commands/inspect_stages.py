@@ -1,10 +1,11 @@
 """`finetune-inspect --recipe`: the stages of a training before it runs: what each trains, and by which settings."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.commands.inspect_plan import MakePlan
 from finetune.commands.stages import name_of, stages_of, with_scopes
 from finetune.model.plan_table import describe_plan
 from finetune.model.scopes import VariablePlan
@@ -28,9 +29,7 @@ class PlannedStage:
     plan: VariablePlan
 
 
-def planned_stages(
-    settings: InspectSettings, make_plan: Callable[[Sequence[str], bool], VariablePlan]
-) -> list[PlannedStage]:
+def planned_stages(settings: InspectSettings, make_plan: MakePlan) -> list[PlannedStage]:
     """The stages of a recipe, or those that are given.
 
     Args:
