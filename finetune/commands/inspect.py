@@ -12,6 +12,7 @@ from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
 from finetune.nets import MODELS, get_spec
+from finetune.nets.heads import head_of, with_head
 from finetune.nets.models_table import describe_model, models_table
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.inspect import InspectSettings
@@ -100,6 +101,8 @@ def _show_checkpoint(settings: InspectSettings) -> None:
     print_table(tensors_table(holdings), header_in_files=False)
     classes = f"{holdings['num_classes']} classes" if holdings["num_classes"] else "no head"
     network = f"{holdings['model']}, {classes}" if holdings["model"] else "none of the table"
+    if holdings["head"]:
+        network += f", another head than its own, {holdings['head']}"
     if holdings["checkpoint_prefix"]:
         network += f", under the prefix {holdings['checkpoint_prefix']}/ (--checkpoint-prefix)"
     step = holdings["global_step"]
@@ -133,7 +136,7 @@ def _planner(settings: InspectSettings) -> Callable[[Sequence[str], bool], Varia
 
     if len(settings.checkpoints) > 1:
         raise UserError("A plan is made from one checkpoint, or from none.", "Leave out --model to compare two.")
-    spec = get_spec(str(settings.model))
+    spec = with_head(get_spec(str(settings.model)), head_of(settings))
     checkpoint = _open(settings, settings.checkpoints[0]) if settings.checkpoints else None
     shapes = checkpoint.shapes if checkpoint is not None else None
     num_classes = settings.num_classes or (count_classes(spec, variable_shapes(shapes)) if shapes else None)
@@ -160,7 +163,7 @@ def _planner(settings: InspectSettings) -> Callable[[Sequence[str], bool], Varia
             is_grayscale=settings.use_grayscale,
             is_object_based=checkpoint is not None and checkpoint.is_object_based,
             find_model=other_model(spec.name),
-            find_image_size=image_size_at(str(settings.model), 1 if settings.use_grayscale else None),
+            find_image_size=image_size_at(spec, 1 if settings.use_grayscale else None),
         ),
     )
     of_run = {variable.name: variable.shape for variable in variables}

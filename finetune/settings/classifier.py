@@ -12,12 +12,13 @@ from finetune.settings.choices import (
     RESIZE_HELP,
     RESIZES,
 )
-from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.flags import flag
+from finetune.settings.head import TrainedHeadSettings
 from finetune.settings.trust import TRUST_CODE_HELP
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierSettings(CommandSettings):
+class ClassifierSettings(TrainedHeadSettings):
     """Which checkpoint, and how its network is rebuilt; what is not given is known from a run's own settings."""
 
     title: ClassVar[str] = "Checkpoint and network"

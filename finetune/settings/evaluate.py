@@ -17,6 +17,7 @@ from finetune.settings.choices import (
     WAYS_TO_MATCH,
 )
 from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.head import TrainedHeadSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
 from finetune.settings.trust import TRUST_CODE_HELP
 
@@ -41,7 +42,7 @@ class EvalDataSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalNetworkSettings(CommandSettings):
+class EvalNetworkSettings(TrainedHeadSettings):
     """The weights, and how their network is rebuilt; what is not given is known from a run's own settings."""
 
     title: ClassVar[str] = "Checkpoint and network"

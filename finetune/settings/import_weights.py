@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.flags import flag
+from finetune.settings.head import HeadSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImportSettings(CommandSettings):
+class ImportSettings(HeadSettings):
     """Settings of `finetune-import`."""
 
     title: ClassVar[str] = "Weights"

@@ -7,6 +7,7 @@ from typing import ClassVar
 from finetune.errors import UserError
 from finetune.settings.choices import AUGMENTATIONS, GRAYSCALE_STEMS, LEAST_SEED, MOST_IMAGE_SIZE, MOST_SEED
 from finetune.settings.flags import CommandSettings, Flag, flag, flags_of
+from finetune.settings.head import HeadSettings
 from finetune.settings.recipes import AUTO_SCOPES, RECIPES
 from finetune.settings.stages import Stage
 from finetune.settings.trust import TRUST_CODE_HELP
@@ -16,7 +17,7 @@ WITH_AND_WITHOUT_SHEET = {"checkpoints", "model", "image_size", "use_grayscale"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanSettings(CommandSettings):
+class PlanSettings(HeadSettings):
     """What a training would do with a checkpoint."""
 
     title: ClassVar[str] = "Plan"
