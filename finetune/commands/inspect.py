@@ -111,6 +111,8 @@ def _show_checkpoint(settings: InspectSettings) -> None:
     print_table(tensors_table(holdings), header_in_files=False)
     classes = f"{holdings['num_classes']} classes" if holdings["num_classes"] else "no head"
     network = f"{holdings['model']}, {classes}" if holdings["model"] else "none of the table"
+    if holdings["head"]:
+        network += f", another head than its own, {holdings['head']}"
     if holdings["checkpoint_prefix"]:
         network += f", under the prefix {holdings['checkpoint_prefix']}/ (--checkpoint-prefix)"
     step = holdings["global_step"]

@@ -9,6 +9,7 @@ from finetune.commands.stages import with_scopes
 from finetune.errors import UserError
 from finetune.model.scopes import NetworkVariable, Purpose, Shape, VariablePlan, heads_unlike, plan_variables
 from finetune.nets import get_spec
+from finetune.nets.heads import head_of, with_head
 from finetune.nets.spec import NetSpec
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.inspect import InspectSettings
@@ -51,7 +52,7 @@ def named_network(settings: InspectSettings) -> NamedNetwork:
 
     if len(settings.checkpoints) > 1:
         raise UserError("A plan is made from one checkpoint, or from none.", "Leave out --model to compare two.")
-    spec = get_spec(str(settings.model))
+    spec = with_head(get_spec(str(settings.model)), head_of(settings))
     checkpoint = open_named(settings, settings.checkpoints[0]) if settings.checkpoints else None
     found = count_classes(spec, variable_shapes(checkpoint.shapes)) if checkpoint is not None else None
     return NamedNetwork(
@@ -97,7 +98,7 @@ def planner(
             is_grayscale=settings.use_grayscale,
             is_object_based=checkpoint is not None and checkpoint.is_object_based,
             find_model=other_model(spec.name),
-            find_image_size=image_size_at(str(settings.model), network.channels),
+            find_image_size=image_size_at(spec, network.channels),
         ),
     )
     of_run = {variable.name: variable.shape for variable in variables}

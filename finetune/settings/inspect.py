@@ -8,6 +8,7 @@ from typing import ClassVar
 from finetune.errors import UserError
 from finetune.settings.choices import AUGMENTATIONS, GRAYSCALE_STEMS, LEAST_SEED, MOST_IMAGE_SIZE, MOST_SEED
 from finetune.settings.flags import CommandSettings, Flag, flag, flags_of
+from finetune.settings.head import HeadSettings
 from finetune.settings.recipes import AUTO_SCOPES, RECIPES
 from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage
@@ -20,7 +21,7 @@ PLOT_SUFFIXES = (".png", ".svg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanSettings(CommandSettings):
+class PlanSettings(HeadSettings):
     """What a training would do with a checkpoint."""
 
     title: ClassVar[str] = "Plan"
