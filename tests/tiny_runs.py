@@ -11,6 +11,8 @@ from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
 from finetune.model.checkpoint import write_checkpoint
 from finetune.nets import get_spec
+from finetune.nets.heads import head_of, with_head
+from finetune.settings.head import HEAD_FLAGS, HeadSettings
 
 CLASSES = ("blue", "green", "red")
 
@@ -18,7 +20,8 @@ CLASSES = ("blue", "green", "red")
 def write_run(folder, model="cifarnet", classes=CLASSES, **settings):
     """A run's folder with random weights, and settings of finetune-train in its config.toml."""
     channels = 1 if settings.get("use_grayscale") else None
-    values = values_of_network(model, len(classes), settings.get("image_size"), channels)
+    head = head_of(HeadSettings(**{name: settings[name] for name in HEAD_FLAGS if name in settings}))
+    values = values_of_network(model, len(classes), settings.get("image_size"), channels, head)
     write_checkpoint(folder / "model.ckpt-7", {**values, "global_step": np.int64(7)})
     settings = {"model": model, "dataset_dir": "nowhere", **settings}
     lines = [
@@ -30,9 +33,10 @@ def write_run(folder, model="cifarnet", classes=CLASSES, **settings):
 
 
 @functools.lru_cache(maxsize=8)
-def values_of_network(model, num_classes, image_size, channels):
+def values_of_network(model, num_classes, image_size, channels, head=None):
     """Random weights by name, drawn once for all runs of the same network."""
-    network = ReferenceModel(get_spec(model), num_classes, image_size=image_size, channels=channels)
+    spec = with_head(get_spec(model), head)
+    network = ReferenceModel(spec, num_classes, image_size=image_size, channels=channels)
     return {name: variable.numpy() for name, variable in network.model_variables.items()}
 
 

@@ -32,6 +32,7 @@ from finetune.evaluation.result_files import (
 from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
 from finetune.files.write_errors import write_errors_told
+from finetune.nets import spec_of
 from finetune.notices import tell_once
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
@@ -174,7 +175,7 @@ class _Evaluator:
         if dataset.schema.has_weights:
             tell_once(f"{settings.dataset_dir}: images have weights, which count in training alone.")
         dataset = dataset if part is None else part(dataset)
-        names = names_of_outputs(checkpoint, self._network.model, offset) if how != "index" else None
+        names = names_of_outputs(checkpoint, spec_of(self._network), offset) if how != "index" else None
         own_names = list(names) if names is not None else class_names_of(dataset, offset)
         self.class_names = own_names if class_names is None else list(class_names)
         self._dataset = match_labels(

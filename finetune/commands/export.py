@@ -236,6 +236,8 @@ def _describe(
     return {
         "format": settings.format,
         "model": model.spec.name,
+        "head": classifier.network.head,
+        "head_pooling": classifier.network.head_pooling,
         "checkpoint": Path(classifier.checkpoint.prefix).name,
         "step": classifier.checkpoint.step(),
         "moving_average": classifier.network.use_moving_averages,

@@ -17,7 +17,7 @@ from finetune.errors import UserError
 from finetune.files.folder_lock import sole_writer
 from finetune.files.write_errors import write_errors_told
 from finetune.model.scopes import in_any_scope
-from finetune.nets import get_spec
+from finetune.nets import spec_of
 from finetune.nets.spec import NetSpec
 from finetune.notices import few
 from finetune.settings.import_weights import ImportSettings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Largest difference of logits, as a part of the largest logit, that rounding explains.
 TOLERANCE = 1e-4
 
-_OTHER_MODEL = "Give the --model that the file was made with."
+_OTHER_MODEL = "Give the --model, and the --head, that the file was made with."
 
 log = logging.getLogger("finetune")
 
@@ -74,7 +74,7 @@ def _import_weights(settings: ImportSettings) -> ImportResult:
 
     use_gpus(settings)
     path = _only_file(settings)
-    spec = get_spec(settings.model)
+    spec = spec_of(settings)
     if Path(f"{settings.output}.index").exists() and not settings.overwrite:
         raise UserError(f"--output: the checkpoint {settings.output} exists.", "Replace it with --overwrite.")
     source = open_weights(path, spec.name)

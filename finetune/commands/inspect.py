@@ -1,26 +1,20 @@
 """`finetune-inspect`: networks, what a checkpoint holds, how two differ, the plan and the images of a training."""
 
-import functools
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from finetune.commands.command import run_command, say
+from finetune.commands.inspect_plan import MakePlan, named_network, open_named, plan_of_flags, planner
 from finetune.commands.tables import print_table
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
-from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
-from finetune.nets import MODELS, get_spec
+from finetune.nets import MODELS
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.models_table import describe_application, describe_model, models_table
-from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.gpus import GpuSettings
 from finetune.settings.inspect import InspectSettings
-from finetune.settings.recipes import AUTO_SCOPES
-
-if TYPE_CHECKING:
-    from finetune.model.checkpoint import Checkpoint
 
 
 def inspect(settings: InspectSettings) -> None:
@@ -32,6 +26,8 @@ def inspect(settings: InspectSettings) -> None:
     num_checkpoints = len(settings.checkpoints)
     if settings.augment:
         _show_augmentation(settings)
+    elif settings.shows_network:
+        _show_network(settings)
     elif settings.models:
         _show_models(settings)
     elif settings.model is not None:
@@ -43,7 +39,8 @@ def inspect(settings: InspectSettings) -> None:
     else:
         raise UserError(
             f"finetune-inspect takes one checkpoint or two, not {num_checkpoints}.",
-            "Or give --models for the table of networks, --model NAME for a plan, --augment for training's images.",
+            "Or give --models for the table of networks, --model NAME for a plan, --summary for its layers, --augment "
+            "for training's images.",
         )
 
 
@@ -51,6 +48,18 @@ def _show_augmentation(settings: InspectSettings) -> None:
     from finetune.commands.augmentation_sheet import draw_sheet
 
     say(draw_sheet(settings))
+
+
+def _show_network(settings: InspectSettings) -> None:
+    from finetune.commands.inspect_network import look_at_network
+
+    network = look_at_network(settings)
+    if settings.json:
+        _print_json(network.describe())
+        return
+    if settings.summary:
+        network.print_summary()
+    say(network.in_words())
 
 
 def _show_models(settings: InspectSettings) -> None:
@@ -68,8 +77,7 @@ def _show_plan(settings: InspectSettings) -> None:
     if settings.recipe or settings.stages:
         _show_stages(settings)
         return
-    make_plan = _planner(settings)
-    plan = make_plan(settings.trainable_scopes, True)
+    plan = plan_of_flags(settings, _make_planner(settings))
     if settings.json:
         _print_json(describe_plan(plan))
         return
@@ -82,7 +90,7 @@ def _show_stages(settings: InspectSettings) -> None:
     from finetune.commands.inspect_stages import describe_stages, planned_stages, stages_table
     from finetune.model.plan_table import plan_table
 
-    stages = planned_stages(settings, _planner(settings))
+    stages = planned_stages(settings, _make_planner(settings))
     if settings.json:
         _print_json(describe_stages(stages))
         return
@@ -96,13 +104,15 @@ def _show_stages(settings: InspectSettings) -> None:
 def _show_checkpoint(settings: InspectSettings) -> None:
     from finetune.model.checkpoint_table import describe_checkpoint, kinds_table, tensors_table
 
-    holdings = describe_checkpoint(_open(settings, settings.checkpoints[0]))
+    holdings = describe_checkpoint(open_named(settings, settings.checkpoints[0]))
     if settings.json:
         _print_json(holdings)
         return
     print_table(tensors_table(holdings), header_in_files=False)
     classes = f"{holdings['num_classes']} classes" if holdings["num_classes"] else "no head"
     network = f"{holdings['model']}, {classes}" if holdings["model"] else "none of the table"
+    if holdings["head"]:
+        network += f", another head than its own, {holdings['head']}"
     if holdings["checkpoint_prefix"]:
         network += f", under the prefix {holdings['checkpoint_prefix']}/ (--checkpoint-prefix)"
     step = holdings["global_step"]
@@ -116,7 +126,7 @@ def _show_checkpoint(settings: InspectSettings) -> None:
 def _show_difference(settings: InspectSettings) -> None:
     from finetune.model.checkpoint_table import describe_difference, difference_table
 
-    difference = describe_difference(*(_open(settings, path) for path in settings.checkpoints))
+    difference = describe_difference(*(open_named(settings, path) for path in settings.checkpoints))
     if settings.json:
         _print_json(difference)
         return
@@ -126,55 +136,17 @@ def _show_difference(settings: InspectSettings) -> None:
     say(f"equal to the bit: {difference['num_equal']} tensors")
 
 
+def _make_planner(settings: InspectSettings) -> MakePlan:
+    from finetune.model.recognise import describe_variables
+
+    network = named_network(settings)
+    variables = describe_variables(network.spec, network.num_classes, network.image_size, network.channels)
+    shapes = network.checkpoint.shapes if network.checkpoint is not None else None
+    return planner(settings, network, variables, shapes)
+
+
 def _print_json(description: Any) -> None:
     say(json.dumps(description, indent=1))
-
-
-def _planner(settings: InspectSettings) -> Callable[[Sequence[str], bool], VariablePlan]:
-    """Makes plans from trainable scopes, and whether they are a run's first: later ones have all from the run."""
-    from finetune.model.recognise import count_classes, describe_variables, image_size_at, other_model, variable_shapes
-
-    if len(settings.checkpoints) > 1:
-        raise UserError("A plan is made from one checkpoint, or from none.", "Leave out --model to compare two.")
-    spec = get_spec(str(settings.model))
-    checkpoint = _open(settings, settings.checkpoints[0]) if settings.checkpoints else None
-    shapes = checkpoint.shapes if checkpoint is not None else None
-    num_classes = settings.num_classes or (count_classes(spec, variable_shapes(shapes)) if shapes else None)
-    variables = describe_variables(
-        spec,
-        num_classes or KNOWN_DATASETS["imagenet"].num_classes - spec.label_offset,
-        image_size=settings.image_size,
-        channels=1 if settings.use_grayscale else None,
-    )
-    excluded = settings.exclude_scopes
-    if excluded == AUTO_SCOPES:
-        excluded = heads_unlike(variables, shapes, spec.head_scopes) if shapes is not None else ()
-    first = functools.partial(
-        plan_variables,
-        variables,
-        checkpoint_shapes=shapes,
-        exclude_scopes=excluded,
-        head_scopes=spec.head_scopes,
-        ignore_missing=settings.ignore_missing_vars,
-        use_moving_averages=settings.ema,
-        sum_colours=settings.grayscale_stem == "sum",
-        purpose=Purpose(
-            name_prefix=settings.checkpoint_prefix,
-            is_grayscale=settings.use_grayscale,
-            is_object_based=checkpoint is not None and checkpoint.is_object_based,
-            find_model=other_model(spec.name),
-            find_image_size=image_size_at(str(settings.model), 1 if settings.use_grayscale else None),
-        ),
-    )
-    of_run = {variable.name: variable.shape for variable in variables}
-    later = functools.partial(plan_variables, variables, checkpoint_shapes=of_run, head_scopes=spec.head_scopes)
-    return lambda scopes, is_first: (first if is_first else later)(trainable_scopes=scopes)
-
-
-def _open(settings: InspectSettings, path: str) -> "Checkpoint":
-    from finetune.model.checkpoint import open_checkpoint
-
-    return open_checkpoint(path, name_prefix=settings.checkpoint_prefix, argument="CHECKPOINT", model=settings.model)
 
 
 def _start_and_inspect(settings: InspectSettings) -> None:

@@ -1,14 +1,16 @@
 """`finetune-inspect --recipe`: the stages of a training before it runs: what each trains, and by which settings."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.commands.inspect_plan import MakePlan
 from finetune.commands.stages import name_of, stages_of, with_scopes
 from finetune.model.plan_table import describe_plan
 from finetune.model.scopes import VariablePlan
 from finetune.settings.flags import flat_values
+from finetune.settings.head import HEAD_FLAGS
 from finetune.settings.inspect import InspectSettings
 from finetune.settings.settings_file import plain_value
 from finetune.settings.stage import ALTERNATIVES, StageSettings
@@ -28,9 +30,7 @@ class PlannedStage:
     plan: VariablePlan
 
 
-def planned_stages(
-    settings: InspectSettings, make_plan: Callable[[Sequence[str], bool], VariablePlan]
-) -> list[PlannedStage]:
+def planned_stages(settings: InspectSettings, make_plan: MakePlan) -> list[PlannedStage]:
     """The stages of a recipe, or those that are given.
 
     Args:
@@ -41,7 +41,8 @@ def planned_stages(
         UserError: There is no such layer.
     """
     given: dict[str, Any] = {"stages": settings.stages} if settings.stages else {"recipe": settings.recipe}
-    training = TrainSettings(dataset_dir=Path(), model=settings.model, **given)
+    head = {name: getattr(settings, name) for name in HEAD_FLAGS}
+    training = TrainSettings(dataset_dir=Path(), model=settings.model, **head, **given)
     planned = []
     for number, stage in enumerate(stages_of(training)):
         around = stage.settings(training.stage)

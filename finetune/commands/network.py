@@ -8,7 +8,9 @@ from finetune.model.model import Model
 from finetune.model.plan_table import plan_text
 from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import Purpose, VariablePlan, heads_unlike, plan_variables
-from finetune.nets import get_spec
+from finetune.nets import spec_of
+from finetune.nets.heads import head_in_words
+from finetune.notices import tell_once
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.settings.recipes import AUTO_SCOPES
 from finetune.settings.train import NetworkSettings, TrainSettings
@@ -22,7 +24,7 @@ def make_model(settings: TrainSettings, data: TrainingData) -> Model:
     """The network of the settings, for the classes of the data, its variables not yet drawn."""
     network = settings.network
     return Model(
-        get_spec(network.model),
+        spec_of(network),
         num_outputs(settings.data, data),
         image_size=network.image_size,
         channels=1 if network.use_grayscale else None,
@@ -54,7 +56,7 @@ def make_plan(settings: TrainSettings, model: Model, source: Checkpoint | None) 
             is_grayscale=network.use_grayscale,
             is_object_based=source is not None and source.is_object_based,
             find_model=other_model(network.model),
-            find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
+            find_image_size=image_size_at(model.spec, 1 if network.use_grayscale else None),
         ),
     )
 
@@ -74,6 +76,8 @@ def restored_model(
     """The network with its weights and its frozen layers; and the data, its labels in the order of a restored head."""
     model = make_model(settings, data)
     plan = make_plan(settings, model, source)
+    if model.spec.head is not None:
+        tell_once(head_in_words(model.spec))
     show_weights_and_plan(plan, source)
     if source is not None and not settings.run.resume:
         data = match_to_restored_head(settings.data, data, plan, source, model.spec)

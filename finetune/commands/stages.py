@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.errors import UserError
 from finetune.model.depth import scopes_behind, scopes_of_layers
-from finetune.nets import get_spec
+from finetune.nets import spec_of
 from finetune.runs.run_folder import RunFolder
 from finetune.runs.stage_record import ONLY_STAGE, STAGES_FILE, StagePlace, StageRecord, find_place, read_stage_records
 from finetune.settings.flags import flat_values
@@ -48,11 +48,11 @@ def with_scopes(stage: StageSettings, network: NetworkSettings) -> StageSettings
     """
     scopes = stage.trainable_scopes
     if stage.trainable_layers is not None:
-        scopes = scopes_of_layers(get_spec(network.model), stage.trainable_layers)
+        scopes = scopes_of_layers(spec_of(network), stage.trainable_layers)
     elif stage.freeze_until is not None:
         from finetune.trunk.upstream import variables_until
 
-        spec, channels = get_spec(network.model), 1 if network.use_grayscale else None
+        spec, channels = spec_of(network), 1 if network.use_grayscale else None
         until = functools.partial(variables_until, spec, image_size=network.image_size, channels=channels)
         scopes = scopes_behind(spec, stage.freeze_until, until)
     return dataclasses.replace(stage, trainable_scopes=scopes, trainable_layers=None, freeze_until=None)

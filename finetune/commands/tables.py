@@ -9,6 +9,13 @@ if TYPE_CHECKING:
 WIDEST = 100_000
 
 
+def is_on_terminal() -> bool:
+    """Whether people read standard output."""
+    from rich.console import Console
+
+    return Console().is_terminal
+
+
 def print_table(table: "Table", *, header_in_files: bool = True) -> None:
     """Prints a table; where it isn't drawn, its columns alone, parted by two spaces or more.
 

@@ -6,7 +6,7 @@ from typing import Any
 from finetune.commands.stages import stages_of
 from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.record_index import RecordIndex
-from finetune.nets import get_spec
+from finetune.nets import spec_of
 from finetune.settings.train import TrainSettings
 from finetune.training import training_data
 from finetune.training.devices import choose_strategy, make_deterministic
@@ -22,7 +22,7 @@ def find_data(settings: TrainSettings) -> TrainingData:
     Raises:
         UserError: There is no such split; the run that is resumed has other classes.
     """
-    spec = get_spec(settings.network.model)
+    spec = spec_of(settings.network)
     for stage in stages_of(settings):  # What one of them can't have is said before the first.
         training_data.find_preprocessing(settings.data, spec, stage.settings(settings.stage).augment)
     augmentation = stages_of(settings)[0].settings(settings.stage).augment

@@ -131,7 +131,7 @@ class FrozenGraph(ForeignFile):
         """Constants under the variables' names, with or without a common prefix."""
         matches = match_names(self._constants, shapes)
         check_shapes(str(self._path), {name: self._shapes[matches[name]] for name in matches}, shapes)
-        head = [name for name in matches if in_any_scope(name, spec.head_scopes[:1]) and name.endswith("/biases")]
+        head = [name for name in matches if in_any_scope(name, spec.logits_scopes[:1]) and name.endswith("/biases")]
         self._head_bias = matches[head[0]] if head else None
         values = {name: self._constant_value(self._constants[foreign]) for name, foreign in matches.items()}
         return FoundWeights(values, leftovers=tuple(sorted(set(self._constants) - set(matches.values()))))

@@ -125,6 +125,11 @@ def get_application(spec: NetSpec) -> Application:
     Raises:
         UserError: There is none, or it computes something else.
     """
+    if spec.head is not None:
+        raise UserError(
+            f"Keras's applications have heads of their own, not {spec.head.flags}.",
+            "Take another format: --format saved_model holds any network.",
+        )
     if spec.name in APPLICATIONS:
         return APPLICATIONS[spec.name]
     if spec.name in NAMESAKES:

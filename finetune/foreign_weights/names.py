@@ -50,5 +50,5 @@ def check_shapes(source: str, found: Mapping[str, Shape], expected: Mapping[str,
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise UserError(
             f"{source}: {name} is {list(found[name])} in the file and {list(expected[name])} in the network{more}.",
-            "Give the --model that the file was made with, and its --num-classes.",
+            "Give the --model that the file was made with, its --head and its --num-classes.",
         )

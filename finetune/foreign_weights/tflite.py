@@ -99,7 +99,7 @@ class TFLiteFile(ForeignFile):
             raise UserError(
                 f"{self._path} has {len(self._layers)} convolutions and fully connected layers, {spec.name} has "
                 f"{len(kernels)}.",
-                "Give the --model that the file was made of.",
+                "Give the --model, and the --head, that the file was made of.",
             )
         values: dict[str, Array] = {}
         for name, layer in zip(kernels, _in_order_of(kernels, self._layers), strict=True):
@@ -107,7 +107,7 @@ class TFLiteFile(ForeignFile):
                 raise UserError(
                     f"{self._path}: {name} is {list(layer.kernel.shape)} in the file and {list(shapes[name])} in the "
                     "network.",
-                    "Give the --model that the file was made of, and its --num-classes.",
+                    "Give the --model that the file was made of, its --head and its --num-classes.",
                 )
             values[name] = layer.kernel.reshape(shapes[name])
             values.update(_unfold(name.rpartition("/")[0], layer.bias, shapes, spec.batch_norm_epsilon))

@@ -28,6 +28,7 @@ def describe_checkpoint(checkpoint: "Checkpoint") -> Description:
         "model": likeness.spec.name if likeness else None,
         "checkpoint_prefix": prefixed[0] if prefixed else None,
         "num_classes": likeness.num_classes if likeness else None,
+        "head": likeness.head if likeness else None,
         "global_step": checkpoint.step(),
         "tensors": [
             {

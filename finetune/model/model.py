@@ -196,10 +196,11 @@ class Model(tf.Module):
             try:
                 self(images, is_training=True, seed=tf.zeros([2], tf.int32))
             except tf.errors.ResourceExhaustedError as error:
+                sizes = "--image-size" if self.spec.head is None else "--image-size or --head"
                 raise UserError(
                     f"{self.spec.name} for {self.num_classes} classes and images of {self.image_size} pixels needs "
                     "more memory than there is.",
-                    "Give a smaller --image-size, or fewer classes.",
+                    f"Give a smaller {sizes}, or fewer classes.",
                 ) from error
             except ValueError as error:
                 if "Negative dimension size" not in str(error):

@@ -8,6 +8,7 @@ from finetune.errors import UserError
 from finetune.model.checkpoint_names import NOTES_ON_DATA, prefixes_of
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope, in_scope
 from finetune.nets import MODELS, get_spec
+from finetune.nets.heads import Head, head_in, with_head
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 
@@ -27,10 +28,17 @@ _KERAS_STATISTICS = (*_STATISTICS, "mean", "variance")
 
 @dataclasses.dataclass(frozen=True)
 class Likeness:
-    """A network of the table whose trunk a checkpoint holds, and the number of its logits; None: it has no head."""
+    """A network of the table whose trunk a checkpoint holds.
+
+    Attributes:
+        spec: Of the network with its own head.
+        num_classes: Number of the logits in the checkpoint; None: it has no head.
+        head: As `--head` describes the head that is in the checkpoint; None: it is the network's own, or there is none.
+    """
 
     spec: NetSpec
     num_classes: int | None
+    head: str | None = None
 
 
 def kind_of(name: str, names: Iterable[str]) -> str:
@@ -69,9 +77,11 @@ def recognise(shapes: Mapping[str, Shape]) -> Likeness | None:
         shapes: Of a checkpoint's tensors, by name.
     """
     found = variable_shapes(shapes)
-    for spec in (*MODELS.values(), *map(get_spec, _keras_networks_of_the_size(found))):
+    head = head_in(found)
+    for own in (*MODELS.values(), *map(get_spec, _keras_networks_of_the_size(found))):
+        spec = own if head is None else with_head(own, Head())  # Which other head it is doesn't matter to the trunk.
         if _may_be(spec, found) and _is(spec, found):
-            return Likeness(spec, count_classes(spec, found))
+            return Likeness(own, count_classes(spec, found), head)
     return None
 
 
@@ -99,14 +109,13 @@ def other_model(model: str) -> Callable[[Mapping[str, Shape]], str | None]:
     return find
 
 
-def image_size_at(model: str, channels: int | None) -> Callable[[str, Shape], int | None]:
+def image_size_at(spec: NetSpec, channels: int | None) -> Callable[[str, Shape], int | None]:
     """A function that finds the image size at which a variable of a network has a given shape, if there is one.
 
     Args:
-        model: Name of the network.
+        spec: The network's record.
         channels: Of the images; None: the network's own.
     """
-    spec = get_spec(model)
 
     def shape_at(size: int, name: str) -> Shape:
         try:
@@ -133,7 +142,7 @@ def image_size_at(model: str, channels: int | None) -> Callable[[str, Shape], in
 def count_classes(spec: NetSpec, shapes: Mapping[str, Shape]) -> int | None:
     """Number of outputs of a network's head, from its biases; None: they aren't there."""
     for name, shape in shapes.items():
-        if name.endswith(("/biases", "/bias")) and in_any_scope(name, spec.head_scopes[:1]):
+        if name.endswith(("/biases", "/bias")) and in_any_scope(name, spec.logits_scopes[:1]):
             return shape[0]
     return None
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from finetune.errors import UserError, did_you_mean
 from finetune.model.checkpoint_names import find_prefix
+from finetune.nets.heads import flags_for_head_in, head_in
 from finetune.notices import few
 from finetune.settings.settings_file import CONFIG_FILE
 
@@ -173,7 +174,8 @@ def plan_variables(
         for variable in variables
         if checkpoint_shapes is not None and not in_any_scope(variable.name, exclude_scopes)
     }
-    advice = _Advice(names, exclude_scopes, trainable_scopes, head_scopes, purpose)
+    shapes = {variable.name: variable.shape for variable in variables}
+    advice = _Advice(shapes, exclude_scopes, trainable_scopes, head_scopes, purpose)
     summed: set[str] = set()
     if checkpoint_shapes is not None:
         missing = [name for name, source in wanted.items() if source is None]
@@ -293,11 +295,16 @@ def _source(name: str, checkpoint_shapes: Mapping[str, Shape], use_moving_averag
 class _Advice:
     """What was asked for, and the flags that mend it."""
 
-    names: Sequence[str]
+    shapes: Mapping[str, Shape]
     exclude_scopes: Sequence[str]
     trainable_scopes: Sequence[str]
     head_scopes: Sequence[str]
     purpose: Purpose
+
+    @property
+    def names(self) -> list[str]:
+        """Of all the network's variables, in its order."""
+        return list(self.shapes)
 
     def exclude(self, unlike: Iterable[str]) -> str:
         """Flags by which these variables are initialised too, and trained, lest the next refusal be of that."""
@@ -400,9 +407,11 @@ def _mend_unlike(
 ) -> str:
     purpose = advice.purpose
     unlike = [*missing, *differing]
+    other_head = flags_for_head_in(checkpoint_shapes, advice.shapes)
     if purpose.command == "resume":
+        head = f"head ({other_head})" if other_head else "data set, --model, --image-size and --use-grayscale"
         return (
-            "Resume with the run's own data set, --model, --image-size and --use-grayscale; or "
+            f"Resume with the run's own {head}; or "
             f"{new_run_with_weights(Path(purpose.checkpoint).parent)} {advice.exclude(unlike)}"
         )
     colours = _unlike_by_colours(differing)
@@ -412,16 +421,21 @@ def _mend_unlike(
     if model is not None:
         return f"It holds a {model}: --model {model}"
     mends = [_mend_colours(colours, differing, purpose)] if colours else []
-    sized = [name for name in others if name not in missing and _may_be_sized(*differing[name])]
+    # A head's first layer has other features where it pools otherwise, whatever the images.
+    may_be_sized = [name for name in others if name in differing and not other_head]
+    sized = [name for name in may_be_sized if _may_be_sized(*differing[name])]
     size = purpose.find_image_size(sized[0], differing[sized[0]][0]) if sized else None
     if size is not None:
         mends.append(f"It is of images of another size, such as --image-size {size}.")
         others = [name for name in others if name not in sized]
     if others and purpose.command == "evaluate":
-        mends.append(_mend_evaluation(others, differing, is_of_trunk=is_of_trunk))
+        of_head = f"It has another head: {other_head}."
+        mends.append(of_head if other_head else _mend_evaluation(others, differing, is_of_trunk=is_of_trunk))
     elif others and advice.takes_all(others):
         mends.append("Give the --model that it was made with, or train from scratch: leave out --checkpoint.")
     elif others:
+        if other_head and head_in(checkpoint_shapes) is not None:  # A new head in place of an own one is no mistake.
+            mends.append(f"It has another head: {other_head}.")
         ignore = (
             ", or initialise what is missing with --ignore-missing-vars"
             if not differing and advice.are_trained(missing)

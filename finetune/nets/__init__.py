@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from finetune.errors import UserError, did_you_mean
+from finetune.nets.heads import DescribesNetwork, head_of, with_head
 from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
@@ -34,6 +35,15 @@ def get_spec(name: str) -> NetSpec:
     if name not in MODELS:
         raise UserError(f"--model: there is no network {name!r}.", did_you_mean(name, NAMES))
     return MODELS[name]
+
+
+def spec_of(network: DescribesNetwork) -> NetSpec:
+    """The network that settings name, with the head that they describe.
+
+    Raises:
+        UserError: There is no such network, or it takes no other head than its own.
+    """
+    return with_head(get_spec(network.model), head_of(network))
 
 
 def _import_spec(name: str) -> NetSpec:

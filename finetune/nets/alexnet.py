@@ -13,18 +13,18 @@ from finetune.types import Tensor
 
 
 def alexnet_v2(
-    images: Tensor, num_classes: int, *, is_training: bool, dropout_keep_prob: float = 0.5
+    images: Tensor, num_classes: int | None, *, is_training: bool, dropout_keep_prob: float = 0.5
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """AlexNet's second version.
 
     Args:
         images: [B,H,W,C], published for 224×224×3.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Of the values of `fc6` and `fc7`.
 
     Returns:
-        The logits [B,num_classes] and the end points by name.
+        The logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     name = "alexnet_v2"
     end_points: dict[str, Tensor] = {}
@@ -40,6 +40,8 @@ def alexnet_v2(
         net = end_points[f"{name}/conv4"] = slim.conv2d(net, 384, [3, 3], scope="conv4")
         net = end_points[f"{name}/conv5"] = slim.conv2d(net, 256, [3, 3], scope="conv5")
         net = end_points[f"{name}/pool5"] = slim.max_pool2d(net, [3, 3], 2, scope="pool5")
+        if num_classes is None:
+            return net, end_points
         with slim.arg_scope([slim.conv2d], weights_initializer=tf.compat.v1.truncated_normal_initializer(stddev=0.005)):
             logits = add_fully_connected(
                 net, num_classes, end_points, kernel_size=5, dropout_keep_prob=dropout_keep_prob

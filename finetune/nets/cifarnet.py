@@ -13,18 +13,18 @@ from finetune.types import Tensor
 
 
 def cifarnet(
-    images: Tensor, num_classes: int, *, is_training: bool, dropout_keep_prob: float = 0.5
+    images: Tensor, num_classes: int | None, *, is_training: bool, dropout_keep_prob: float = 0.5
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """CifarNet; the shape of `fc3` follows the image size. Weight decay applies to `fc3` and `fc4` alone.
 
     Args:
         images: [B,H,W,C], published for 32×32×3.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Of the values of `fc3`.
 
     Returns:
-        The logits [B,num_classes] and the end points by name.
+        The logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     end_points: dict[str, Tensor] = {}
     convolutions = slim.arg_scope([slim.conv2d], weights_initializer=_normal(0.05))
@@ -39,6 +39,8 @@ def cifarnet(
         net = end_points["pool1"] = slim.max_pool2d(net, [2, 2], 2, scope="pool1")
         net = end_points["conv2"] = slim.conv2d(_normalised(net), 64, [5, 5], scope="conv2")
         net = end_points["pool2"] = slim.max_pool2d(_normalised(net), [2, 2], 2, scope="pool2")
+        if num_classes is None:
+            return net, end_points
         net = end_points["Flatten"] = slim.flatten(net)
         net = end_points["fc3"] = slim.fully_connected(net, 384, scope="fc3")
         net = layers.dropout(net, dropout_keep_prob, scope="dropout3")

@@ -23,18 +23,19 @@ from finetune.types import Tensor
 
 
 def inception_resnet_v2(
-    images: Tensor, num_classes: int, *, is_training: bool, dropout_keep_prob: float = 0.8
+    images: Tensor, num_classes: int | None, *, is_training: bool, dropout_keep_prob: float = 0.8
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Inception-ResNet V2 with an auxiliary classifier. Weight decay applies to biases, too.
 
     Args:
         images: [B,H,W,C] in [-1,1], published for 299×299×3.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Of the pooled features.
 
     Returns:
-        The logits [B,num_classes] and the end points by name, `AuxLogits` [B,num_classes] among them.
+        The logits [B,num_classes] and the end points by name, `AuxLogits` [B,num_classes] among them; or the last
+        feature map [B,H,W,C], and those up to it.
     """
     end_points: dict[str, Tensor] = {}
     decayed_biases = slim.arg_scope([slim.conv2d, slim.fully_connected], biases_regularizer=layers.decayed)
@@ -53,6 +54,8 @@ def inception_resnet_v2(
             net = _residual(f"Repeat_2/block8_{index}", _block8, net, scale=0.20)
         net = _residual("Block8", _block8, net, scale=1.0, activation_fn=tf.identity)
         net = end_points["Conv2d_7b_1x1"] = slim.conv2d(net, 1536, [1, 1], scope="Conv2d_7b_1x1")
+        if num_classes is None:
+            return net, end_points
         middle = end_points["PreAuxLogits"]
         end_points["AuxLogits"] = auxiliary_logits(middle, num_classes, "Conv2d_2a_5x5", "Logits")
         logits = add_fully_connected_logits(net, num_classes, dropout_keep_prob, end_points)

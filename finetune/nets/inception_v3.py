@@ -13,21 +13,24 @@ from finetune.types import Tensor
 
 
 def inception_v3(
-    images: Tensor, num_classes: int, *, is_training: bool, dropout_keep_prob: float = 0.8
+    images: Tensor, num_classes: int | None, *, is_training: bool, dropout_keep_prob: float = 0.8
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Inception V3 with its auxiliary classifier.
 
     Args:
         images: [B,H,W,C] in [-1,1], published for 299×299×3.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Of the pooled features.
 
     Returns:
-        The logits [B,num_classes] and the end points by name, `AuxLogits` [B,num_classes] among them.
+        The logits [B,num_classes] and the end points by name, `AuxLogits` [B,num_classes] among them; or the last
+        feature map [B,H,W,C], and those up to it.
     """
     with inception_layers():
         net, end_points = inception_v3_base(images, scope="InceptionV3")
+        if num_classes is None:
+            return net, end_points
         with tf.compat.v1.variable_scope("InceptionV3/AuxLogits"):
             end_points["AuxLogits"] = _auxiliary_logits(end_points["Mixed_6e"], num_classes)
         with tf.compat.v1.variable_scope("InceptionV3/Logits"):

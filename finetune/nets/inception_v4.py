@@ -19,18 +19,19 @@ from finetune.types import Tensor
 
 
 def inception_v4(
-    images: Tensor, num_classes: int, *, is_training: bool, dropout_keep_prob: float = 0.8
+    images: Tensor, num_classes: int | None, *, is_training: bool, dropout_keep_prob: float = 0.8
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Inception V4 with an auxiliary classifier.
 
     Args:
         images: [B,H,W,C] in [-1,1], published for 299×299×3.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Of the pooled features.
 
     Returns:
-        The logits [B,num_classes] and the end points by name, `AuxLogits` [B,num_classes] among them.
+        The logits [B,num_classes] and the end points by name, `AuxLogits` [B,num_classes] among them; or the last
+        feature map [B,H,W,C], and those up to it.
     """
     end_points: dict[str, Tensor] = {}
     blocks = (
@@ -51,6 +52,8 @@ def inception_v4(
         for scope, block in blocks:
             with tf.compat.v1.variable_scope(scope):
                 net = end_points[scope] = tf.concat(block(net), axis=-1)
+        if num_classes is None:
+            return net, end_points
         end_points["AuxLogits"] = auxiliary_logits(end_points["Mixed_6h"], num_classes, "Conv2d_2a", "Aux_logits")
         logits = add_fully_connected_logits(net, num_classes, dropout_keep_prob, end_points)
     return logits, end_points

@@ -12,18 +12,18 @@ from finetune.types import Tensor
 
 
 def lenet(
-    images: Tensor, num_classes: int, *, is_training: bool, dropout_keep_prob: float = 0.5
+    images: Tensor, num_classes: int | None, *, is_training: bool, dropout_keep_prob: float = 0.5
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """LeNet; the shape of `fc3` follows the image size.
 
     Args:
         images: [B,H,W,C], published for 28×28×1.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Of the values of `fc3`.
 
     Returns:
-        The logits [B,num_classes] and the end points by name.
+        The logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     end_points: dict[str, Tensor] = {}
     weights = slim.arg_scope(
@@ -36,6 +36,8 @@ def lenet(
         net = end_points["pool1"] = slim.max_pool2d(net, [2, 2], 2, scope="pool1")
         net = end_points["conv2"] = slim.conv2d(net, 64, [5, 5], scope="conv2")
         net = end_points["pool2"] = slim.max_pool2d(net, [2, 2], 2, scope="pool2")
+        if num_classes is None:
+            return net, end_points
         net = end_points["Flatten"] = slim.flatten(net)
         net = end_points["fc3"] = slim.fully_connected(net, 1024, scope="fc3")
         net = end_points["dropout3"] = layers.dropout(net, dropout_keep_prob, scope="dropout3")

@@ -23,7 +23,7 @@ _STAGES = (
 
 def mobilenet_edgetpu(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     dropout_keep_prob: float = 0.8,
@@ -33,13 +33,13 @@ def mobilenet_edgetpu(
 
     Args:
         images: [B,H,W,C] in [-1,1].
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Probability that a pooled feature is kept in training.
         depth_multiplier: Factor of all depths but the last, rounded to multiples of 8.
 
     Returns:
-        Logits [B,num_classes] and the end points by name.
+        Logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     stem_depth = round_depth(32 * depth_multiplier)
     blocks = list(_scaled_blocks(stem_depth, depth_multiplier))
@@ -48,6 +48,8 @@ def mobilenet_edgetpu(
         mobilenet_layers(batch_norm_decay=0.997, activation_fn=tf.nn.relu),
     ):
         net, end_points = trunk(images, stem_depth, blocks, last_depth=1280)
+        if num_classes is None:
+            return net, end_points
         logits = add_classifier(net, num_classes, dropout_keep_prob, end_points)
     return logits, end_points
 

@@ -26,7 +26,7 @@ _SEPARABLE_CONVOLUTIONS = (
 
 def mobilenet_v1(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     dropout_keep_prob: float = 0.999,
@@ -36,13 +36,13 @@ def mobilenet_v1(
 
     Args:
         images: [B,H,W,C] in [-1,1].
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Probability that a pooled feature is kept in training.
         depth_multiplier: Factor of all depths, of which each is at least 8.
 
     Returns:
-        Logits [B,num_classes] and the end points by name.
+        Logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     end_points: dict[str, Tensor] = {}
 
@@ -56,5 +56,7 @@ def mobilenet_v1(
             net = end_points[scope] = slim.separable_conv2d(net, None, 3, 1, stride, scope=scope)
             scope = f"Conv2d_{number}_pointwise"
             net = end_points[scope] = slim.conv2d(net, scaled(depth), 1, scope=scope)
+        if num_classes is None:
+            return net, end_points
         logits = add_classifier(net, num_classes, dropout_keep_prob, end_points, pool_name="AvgPool_1a")
     return logits, end_points

@@ -24,7 +24,7 @@ _BLOCKS = (
 
 def mobilenet_v2(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     dropout_keep_prob: float = 0.8,
@@ -34,19 +34,21 @@ def mobilenet_v2(
 
     Args:
         images: [B,H,W,C] in [-1,1].
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Probability that a pooled feature is kept in training.
         depth_multiplier: Factor of all depths, rounded to multiples of 8; the last depth never goes below 1280.
 
     Returns:
-        Logits [B,num_classes] and the end points by name.
+        Logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     stem_depth = round_depth(32 * depth_multiplier)
     blocks = list(_scaled_blocks(stem_depth, depth_multiplier))
     last_depth = round_depth(1280 * max(1.0, depth_multiplier))
     with tf.compat.v1.variable_scope("MobilenetV2"), mobilenet_layers(batch_norm_decay=0.997):
         net, end_points = trunk(images, stem_depth, blocks, last_depth)
+        if num_classes is None:
+            return net, end_points
         logits = add_classifier(net, num_classes, dropout_keep_prob, end_points)
     return logits, end_points
 

@@ -54,7 +54,7 @@ _SIZES = {"large": (_LARGE_BLOCKS, 960, 1280), "small": (_SMALL_BLOCKS, 576, 102
 
 def mobilenet_v3(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     size: str,
@@ -65,14 +65,14 @@ def mobilenet_v3(
 
     Args:
         images: [B,H,W,C] in [-1,1].
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         size: "large" or "small".
         is_minimalistic: Whether to leave out what is slow on some hardware.
         dropout_keep_prob: Probability that a feature is kept in training.
 
     Returns:
-        Logits [B,num_classes] and the end points by name.
+        Logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     blocks, last_depth, feature_depth = _SIZES[size]
     activation_fn = hard_swish
@@ -84,6 +84,8 @@ def mobilenet_v3(
         mobilenet_layers(batch_norm_decay=0.997, activation_fn=activation_fn),
     ):
         net, end_points = trunk(images, 16, blocks, last_depth)
+        if num_classes is None:
+            return net, end_points
         pooled = tf.reduce_mean(net, [1, 2], keepdims=True)
         features = slim.conv2d(pooled, feature_depth, 1, normalizer_fn=None, scope="Conv_2")
         end_points[f"layer_{len(blocks) + 3}"] = pooled

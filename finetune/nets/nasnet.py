@@ -4,6 +4,7 @@ Scalable Image Recognition", arXiv:1707.07012, figure 4.
 Published checkpoints: nasnet-a_{mobile,large}_04_10_2017.tar.gz.
 """
 
+import tensorflow as tf
 import tf_slim as slim
 
 from finetune.nets import layers
@@ -44,7 +45,7 @@ _REDUCTION_CELL = Cell(
 
 def nasnet(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     num_cells: int,
@@ -59,7 +60,7 @@ def nasnet(
 
     Args:
         images: [B,H,W,C] in [-1,1].
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Whether to build the auxiliary classifier.
         num_cells: Normal cells; a reduction cell stands before the second and before the last third of them.
         depth: Channels of a state in the first third; twice and four times as many in the others.
@@ -71,11 +72,13 @@ def nasnet(
         drop_path_keep_prob: Probability that a step of the last cell is kept in training.
 
     Returns:
-        Logits [B,num_classes] and the end points by name.
+        Logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     with nasnet_layers():
         tower = imagenet_tower(images, _REDUCTION_CELL, stem_depth, depth, num_cells + 2, drop_path_keep_prob)
         end_points = _add_cells(tower, num_cells, depth, skips_reduction_input)
+        if num_classes is None:
+            return tf.nn.relu(tower.net), end_points
         logits = add_classifiers(
             tower.net,
             num_classes,
@@ -90,7 +93,7 @@ def nasnet(
 
 def nasnet_cifar(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     num_cells: int,
@@ -102,7 +105,7 @@ def nasnet_cifar(
 
     Args:
         images: [B,H,W,C], standardised.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Whether to build the auxiliary classifier.
         num_cells: As in `nasnet`.
         depth: As in `nasnet`.
@@ -110,13 +113,15 @@ def nasnet_cifar(
         drop_path_keep_prob: As in `nasnet`.
 
     Returns:
-        Logits [B,num_classes] and the end points by name.
+        Logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     with nasnet_layers(batch_norm_decay=0.9, batch_norm_epsilon=1e-5):
         net = slim.conv2d(images, 3 * depth, 3, scope="l1_stem_3x3")
         net = layers.batch_norm(net, scope="l1_stem_bn")
         tower = Tower(net, num_cells + 2, drop_path_keep_prob)
         end_points = _add_cells(tower, num_cells, depth, skips_reduction_input=False)
+        if num_classes is None:
+            return tf.nn.relu(tower.net), end_points
         logits = add_classifiers(
             tower.net,
             num_classes,

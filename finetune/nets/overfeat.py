@@ -13,18 +13,18 @@ from finetune.types import Tensor
 
 
 def overfeat(
-    images: Tensor, num_classes: int, *, is_training: bool, dropout_keep_prob: float = 0.5
+    images: Tensor, num_classes: int | None, *, is_training: bool, dropout_keep_prob: float = 0.5
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """OverFeat.
 
     Args:
         images: [B,H,W,C], published for 231×231×3.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         dropout_keep_prob: Of the values of `fc6` and `fc7`.
 
     Returns:
-        The logits [B,num_classes] and the end points by name.
+        The logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     name = "overfeat"
     end_points: dict[str, Tensor] = {}
@@ -42,6 +42,8 @@ def overfeat(
         net = end_points[f"{name}/conv4"] = slim.conv2d(net, 1024, [3, 3], scope="conv4")
         net = end_points[f"{name}/conv5"] = slim.conv2d(net, 1024, [3, 3], scope="conv5")
         net = end_points[f"{name}/pool5"] = slim.max_pool2d(net, [2, 2], scope="pool5")
+        if num_classes is None:
+            return net, end_points
         with fully_connected:
             logits = add_fully_connected(
                 net, num_classes, end_points, kernel_size=6, depth=3072, dropout_keep_prob=dropout_keep_prob

@@ -3,6 +3,8 @@
 Published checkpoints: pnasnet-5_{mobile,large}_2017_12_13.tar.gz.
 """
 
+import tensorflow as tf
+
 from finetune.nets.nasnet_cells import (
     Cell,
     add_classifiers,
@@ -28,7 +30,7 @@ _CELL = Cell(
 
 def pnasnet(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     num_cells: int,
@@ -42,7 +44,7 @@ def pnasnet(
 
     Args:
         images: [B,H,W,C] in [-1,1].
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Whether to build the auxiliary classifier.
         num_cells: Cells behind the stem; the first ones of the second and of the last third halve height and width.
         depth: Channels of a state in the first third; twice and four times as many in the others.
@@ -52,7 +54,7 @@ def pnasnet(
         drop_path_keep_prob: Probability that a step of the last cell is kept in training.
 
     Returns:
-        Logits [B,num_classes] and the end points by name.
+        Logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     with nasnet_layers():
         tower = imagenet_tower(images, _CELL, stem_depth, depth, num_cells, drop_path_keep_prob)
@@ -61,6 +63,8 @@ def pnasnet(
             third, place = divmod(number, num_cells // 3)
             stride = 2 if third and not place else 1
             end_points[f"Cell_{number}"] = tower.add(_CELL, depth * 2**third, f"cell_{number}", stride=stride)
+        if num_classes is None:
+            return tf.nn.relu(tower.net), end_points
         logits = add_classifiers(
             tower.net,
             num_classes,

@@ -14,25 +14,27 @@ from finetune.types import Tensor
 
 
 def resnet_v1(
-    images: Tensor, num_classes: int, *, is_training: bool, name: str, num_units: Sequence[int]
+    images: Tensor, num_classes: int | None, *, is_training: bool, name: str, num_units: Sequence[int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A residual network whose units activate their sum.
 
     Args:
         images: [B,H,W,C], published for 224×224×3, the mean colour subtracted.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         name: Root scope of the variables.
         num_units: Of each of the four blocks.
 
     Returns:
-        The logits [B,num_classes] and the end points by name.
+        The logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     end_points: dict[str, Tensor] = {}
     with tf.compat.v1.variable_scope(name), resnet_layers():
         net = end_points[f"{name}/conv1"] = convolve(images, 64, 7, stride=2, scope="conv1")
         net = slim.max_pool2d(net, [3, 3], stride=2, padding="SAME", scope="pool1")
         net = add_blocks(net, num_units, "bottleneck_v1", _bottleneck, end_points)
+        if num_classes is None:
+            return net, end_points
         logits = add_classifier(net, num_classes, end_points)
     return logits, end_points
 

@@ -19,7 +19,7 @@ _DEPTHS = (64, 128, 256, 512, 512)
 
 def vgg(
     images: Tensor,
-    num_classes: int,
+    num_classes: int | None,
     *,
     is_training: bool,
     name: str,
@@ -30,14 +30,14 @@ def vgg(
 
     Args:
         images: [B,H,W,C], published for 224×224×3, the mean colour subtracted.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: the last feature map is wanted in their place.
         is_training: Changes nothing here; layers know their mode from `layer_modes`.
         name: Root scope of the variables.
         num_convolutions: Number of convolutions before each of the five poolings.
         dropout_keep_prob: Of the values of `fc6` and `fc7`.
 
     Returns:
-        The logits [B,num_classes] and the end points by name.
+        The logits [B,num_classes], or the last feature map [B,H,W,C], and the end points by name.
     """
     end_points: dict[str, Tensor] = {}
     net = images
@@ -47,5 +47,7 @@ def vgg(
                 scope = f"conv{block}/conv{block}_{index}"
                 net = end_points[f"{name}/{scope}"] = slim.conv2d(net, depth, [3, 3], scope=scope)
             net = end_points[f"{name}/pool{block}"] = slim.max_pool2d(net, [2, 2], scope=f"pool{block}")
+        if num_classes is None:
+            return net, end_points
         logits = add_fully_connected(net, num_classes, end_points, kernel_size=7, dropout_keep_prob=dropout_keep_prob)
     return logits, end_points

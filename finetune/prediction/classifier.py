@@ -79,7 +79,7 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     from finetune.model.checkpoint import open_checkpoint
     from finetune.model.gpus import use_gpus
     from finetune.model.recognise import count_classes, variable_shapes
-    from finetune.nets import get_spec
+    from finetune.nets import spec_of
     from finetune.preprocessing import get_preprocessing
 
     use_gpus(settings)
@@ -87,7 +87,7 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     rules = _image_rules(settings, Path(checkpoint.prefix).parent)
     network = network_settings(_with_model(settings, checkpoint), checkpoint.prefix)
     preprocessing = get_preprocessing(network.preprocessing, resize=network.resize)
-    num_classes = count_classes(get_spec(network.model), variable_shapes(checkpoint.shapes))
+    num_classes = count_classes(spec_of(network), variable_shapes(checkpoint.shapes))
     # Without a head to count by, restoring tells what is missing.
     model = restore_network(network, num_classes or 1, checkpoint)
     names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)

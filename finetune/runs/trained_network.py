@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,13 @@ from finetune.datasets.records import ENCODED, LABEL
 from finetune.errors import UserError
 from finetune.model.recognise import image_size_at, other_model
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, Purpose, in_any_scope, plan_variables
+from finetune.nets import spec_of
+from finetune.nets.heads import LINEAR, head_in_words
 from finetune.nets.keras_networks.model_file import keep_to
 from finetune.notices import tell_once
 from finetune.runs.run_folder import ARCHITECTURE_FILE, settings_of_run
+from finetune.settings.flags import flags_of, flat_values
+from finetune.settings.head import HeadSettings
 from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import DEFAULT_MODEL
 from finetune.settings.trust import TRUST_CODE, refuse_modules
@@ -20,6 +25,7 @@ from finetune.settings.trust import TRUST_CODE, refuse_modules
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
     from finetune.model.model import Model
+    from finetune.nets.spec import NetSpec
 
 log = logging.getLogger("finetune")
 
@@ -39,6 +45,9 @@ class TrainedNetwork:
         image_key: Of the image in the records.
         label_key: Of the label in the records.
         resize: How whole pictures become squares; None: as the preprocessing does it.
+        head: As `--head` takes it.
+        head_dropout: As `--head-dropout` takes it.
+        head_pooling: As `--head-pooling` takes it; None: it isn't said.
     """
 
     model: str
@@ -51,6 +60,9 @@ class TrainedNetwork:
     image_key: str = ENCODED
     label_key: str = LABEL
     resize: str | None = None
+    head: str = LINEAR
+    head_dropout: float = 0.0
+    head_pooling: str | None = None
 
 
 def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
@@ -61,12 +73,15 @@ def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
         checkpoint_prefix: A run's checkpoint, or any other.
 
     Raises:
-        UserError: The run names a module as its network, and the command neither names nor trusts it.
+        UserError: The run names a module as its network, and the command neither names nor trusts it; the run has
+            another head than the command says.
     """
     folder = Path(checkpoint_prefix).parent
     run = settings_of_run(folder) or {}
     said = {name: getattr(given, name, None) for name in ("model", "preprocessing", TRUST_CODE)}
     refuse_modules(run, said, folder / CONFIG_FILE)
+    if run:
+        _refuse_other_head(given, run, folder)
 
     def known(name: str, default: Any) -> Any:
         value = getattr(given, name, None)
@@ -86,27 +101,39 @@ def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
         image_key=known("image_key", ENCODED),
         label_key=known("label_key", LABEL),
         resize=known("resize", None),
+        **flat_values(HeadSettings(**{flag.name: known(flag.name, flag.default) for flag in flags_of(HeadSettings)})),
     )
 
 
-def names_of_outputs(checkpoint: "Checkpoint", model: str, labels_offset: int) -> tuple[str, ...] | None:
+def _refuse_other_head(given: Any, run: Mapping[str, Any], folder: Path) -> None:
+    """Of two heads the run's is the one of its weights; how it pools doesn't even show in their shapes."""
+    for flag in flags_of(HeadSettings):
+        said, of_run = getattr(given, flag.name, None), run.get(flag.name, flag.default)
+        if said is not None and said != of_run:
+            was = f"{flag.option} {of_run}" if of_run is not None else f"no {flag.option}"
+            raise UserError(
+                f"{flag.option} is {said}, but {folder} was trained with {was}.",
+                f"Leave out {flag.option}: a run's own head is known.",
+            )
+
+
+def names_of_outputs(checkpoint: "Checkpoint", spec: "NetSpec", labels_offset: int) -> tuple[str, ...] | None:
     """Names of a checkpoint's classes, in the order of its outputs, from labels.txt beside it; None: not known.
 
     Args:
         checkpoint: A run's, or another one with such a file.
-        model: Name of its network.
+        spec: Of its network.
         labels_offset: Label of the first output where no run says it: a run's labels.txt is of the data that it was
             trained on, whatever other data call their first class.
     """
     from finetune.model.recognise import count_classes, variable_shapes
-    from finetune.nets import get_spec
 
     path = Path(checkpoint.prefix).parent / LABELS_FILE
     if not path.is_file():
         tell_by_number(checkpoint)
         return None
     names = read_labels(path)[labels_offset_of_run(path.parent, labels_offset) :]
-    num_outputs = count_classes(get_spec(model), variable_shapes(checkpoint.shapes))
+    num_outputs = count_classes(spec, variable_shapes(checkpoint.shapes))
     if num_outputs is not None and len(names) != num_outputs:
         log.info("%s names %d classes for %d outputs: it is not used.", path, len(names), num_outputs)
         tell_by_number(checkpoint)
@@ -139,15 +166,16 @@ def restore_network(network: TrainedNetwork, num_classes: int, checkpoint: "Chec
     import tensorflow as tf
 
     from finetune.model.model import Model
-    from finetune.nets import get_spec
 
     model = Model(
-        get_spec(network.model),
+        spec_of(network),
         num_classes,
         image_size=network.image_size,
         channels=1 if network.use_grayscale else None,
         initialise=False,
     )
+    if model.spec.head is not None:  # Of which a checkpoint doesn't show all.
+        tell_once(head_in_words(model.spec))
     model.compute_dtype = tf.as_dtype(network.precision)
     restore_weights(model, network, checkpoint)
     return model
@@ -183,7 +211,7 @@ def restore_weights(model: "Model", network: TrainedNetwork, checkpoint: "Checkp
             is_grayscale=network.use_grayscale,
             is_object_based=checkpoint.is_object_based,
             find_model=other_model(network.model),
-            find_image_size=image_size_at(network.model, 1 if network.use_grayscale else None),
+            find_image_size=image_size_at(model.spec, 1 if network.use_grayscale else None),
         ),
     )
     model.restore(checkpoint, plan)

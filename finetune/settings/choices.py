@@ -14,6 +14,7 @@ WAYS_TO_MATCH = ("name", "index")
 LAYOUTS = ("classes", "splits")
 ON_CORRUPT = ("fail", "skip")
 PREDICTION_FORMATS = ("csv", "json", "lines")
+HEAD_POOLINGS = ("avg", "max", "concat")
 EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras", "keras-weights")
 QUANTIZATIONS = ("none", "float16", "int8")
 BEST_BY = ("accuracy", "balanced_accuracy", "f1", "loss")
@@ -51,6 +52,9 @@ CALIBRATION_SPLIT = "train"
 # Settings that a run is no longer the same run without: what its steps are given, and what they compute.
 DECISIVE_SETTINGS = (
     "model",
+    "head",
+    "head_dropout",
+    "head_pooling",
     "seed",
     "batch_size",
     "accumulate_steps",

@@ -14,11 +14,12 @@ from finetune.settings.choices import (
 )
 from finetune.settings.flags import flag
 from finetune.settings.gpus import GpuSettings
+from finetune.settings.head import TrainedHeadSettings
 from finetune.settings.trust import TRUST_CODE_HELP
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierSettings(GpuSettings):
+class ClassifierSettings(TrainedHeadSettings, GpuSettings):
     """Which checkpoint, and how its network is rebuilt; what is not given is known from a run's own settings."""
 
     title: ClassVar[str] = "Checkpoint and network"

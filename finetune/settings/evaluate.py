@@ -18,6 +18,7 @@ from finetune.settings.choices import (
 )
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.gpus import GpuSettings
+from finetune.settings.head import TrainedHeadSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
 from finetune.settings.trust import TRUST_CODE_HELP
 
@@ -42,7 +43,7 @@ class EvalDataSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalNetworkSettings(CommandSettings):
+class EvalNetworkSettings(TrainedHeadSettings):
     """The weights, and how their network is rebuilt; what is not given is known from a run's own settings."""
 
     title: ClassVar[str] = "Checkpoint and network"

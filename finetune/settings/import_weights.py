@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from finetune.settings.flags import flag
 from finetune.settings.gpus import GpuSettings
+from finetune.settings.head import HeadSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImportSettings(GpuSettings):
+class ImportSettings(HeadSettings, GpuSettings):
     """Settings of `finetune-import`."""
 
     title: ClassVar[str] = "Weights"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.settings.choices import FROM_SCRATCH
+from finetune.settings.head import LINEAR
 from finetune.settings.stage import ALTERNATIVES
 from finetune.settings.stages import Stage
 
@@ -34,6 +35,7 @@ _HEAD = {
     "learning_rate": 0.005,
     "epochs": 60.0,
 }
+_HEAD_FIRST = Stage("head", None, _HEAD)
 # The statistics of batch norm that the weights were trained with: batches of a few dozen have worse ones.
 _BACKBONE = {
     **_FALLING_RATE,
@@ -52,7 +54,7 @@ _WHAT_IS_TRAINED = {"stages", "exclude_scopes", *ALTERNATIVES[1]}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "probe": _PROBE,
     "head": _HEAD,
-    "head-then-all": {**_BACKBONE, "stages": (Stage("head", None, _HEAD), Stage("all"))},
+    "head-then-all": {**_BACKBONE, "stages": (_HEAD_FIRST, Stage("all"))},
     "gradual": {
         **_BACKBONE,
         "epochs": 4.0,
@@ -75,6 +77,7 @@ def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 
     A training of photographs has the default one, unless it is said what is trained, by scopes as in slim, by layers
     or by stages, or begins from scratch. A run that goes on has its own settings, whatever recipe it was begun with.
+    A head with hidden layers has no optimum that a probe could find: where one comes first, steps train it instead.
     """
     name = values.get("recipe")
     if values.get("resume"):
@@ -88,6 +91,8 @@ def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"A recipe lies below flat values, not below a whole group: {', '.join(sorted(whole))}.")
     said = {way for ways in ALTERNATIVES for way in ways if any(values.get(other) is not None for other in ways)}
     defaults = {"exclude_scopes": AUTO_SCOPES, **RECIPES[name]}
+    if values.get("head", LINEAR) != LINEAR and "stages" in defaults:
+        defaults["stages"] = tuple(_HEAD_FIRST if stage is _PROBE_FIRST else stage for stage in defaults["stages"])
     kept = {setting: value for setting, value in defaults.items() if setting not in said}
     return {**kept, **values, "recipe": name}
 

@@ -216,10 +216,8 @@ class StageSettings(CommandSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ways = ("trainable_scopes", "trainable_layers", "freeze_until")
-        given = [f"{dashed(name)} {_in_words(getattr(self, name))}" for name in ways if getattr(self, name)]
-        if len(given) > 1:
-            raise UserError(f"What is trained is said twice: {' and '.join(given)}.", "Give one of them.")
+        if len(self._ways()) > 1:
+            raise UserError(f"What is trained is said twice: {self.what_is_trained}.", "Give one of them.")
         if self.trainable_layers is not None and not _LAYERS.fullmatch(self.trainable_layers):
             raise UserError(
                 f"--trainable-layers is {self.trainable_layers!r}, not one of head, all, last=N, last=N%, from=GROUP."
@@ -249,6 +247,15 @@ class StageSettings(CommandSettings):
                 f"{self.cache.cache_features} keeps what these made of single ones.",
                 "Give --cache-features off.",
             )
+
+    @property
+    def what_is_trained(self) -> str:
+        """The flag that says it, with its value; empty: all is."""
+        return " and ".join(self._ways())
+
+    def _ways(self) -> list[str]:
+        ways = ("trainable_scopes", "trainable_layers", "freeze_until")
+        return [f"{dashed(name)} {_in_words(getattr(self, name))}" for name in ways if getattr(self, name)]
 
     @property
     def head_decay(self) -> float:

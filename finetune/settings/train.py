@@ -30,6 +30,7 @@ from finetune.settings.choices import (
 )
 from finetune.settings.flags import CommandSettings, dashed, flag, flat_values, group
 from finetune.settings.gpus import GpuSettings
+from finetune.settings.head import LINEAR, HeadSettings
 from finetune.settings.photographs import PhotographSettings
 from finetune.settings.pseudo_labels import PseudoLabelSettings
 from finetune.settings.recipes import DEFAULT_RECIPE, NO_RECIPE, RECIPES, with_recipe
@@ -99,7 +100,7 @@ class DataSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NetworkSettings(CommandSettings):
+class NetworkSettings(HeadSettings):
     """The network, and what it begins with."""
 
     title: ClassVar[str] = "Network and pretrained weights"
@@ -310,12 +311,12 @@ class TrainSettings(CommandSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_source()
-        for stage in self.course.stages:
-            _refuse_of_steps(stage.settings(self.stage))  # The latter refuses what doesn't go together.
+        # Those of a stage refuse by themselves what doesn't go together.
+        for stage in [stage.settings(self.stage) for stage in self.course.stages] or [self.stage]:
+            _refuse_of_steps(stage)
+            _refuse_of_hidden_layers(self.network, stage)
         if self.course.stages:
             _refuse_without_effect(self.stage, self.course.stages)
-        else:
-            _refuse_of_steps(self.stage)
         if self.devices.clone_on_cpu and self.gpus.gpu not in (None, "none"):
             raise UserError(
                 "--clone-on-cpu trains on the CPU, and --gpu names GPUs to use.",
@@ -369,4 +370,15 @@ def _refuse_of_steps(stage: StageSettings) -> None:
             f"{' and '.join(idle)} would have no effect: --max-steps 0 makes no step, and --probe finds the optimum of "
             "cross-entropy on single images.",
             "Leave it out, or give more --max-steps.",
+        )
+
+
+def _refuse_of_hidden_layers(network: NetworkSettings, stage: StageSettings) -> None:
+    """Refuses what looks for the best head there is, where several layers have no single best."""
+    needed_by = "--probe" if stage.probe else "--head-weight-decay auto" if stage.head_weight_decay == "auto" else ""
+    if needed_by and network.head != LINEAR:
+        mend = "Train it by steps: --recipe head, or no --probe" if stage.probe else "Give a number in place of auto"
+        raise UserError(
+            f"{needed_by} finds the optimum of a linear head, of which there is one; --head {network.head} has many.",
+            f"{mend}; or give --head {LINEAR}.",
         )

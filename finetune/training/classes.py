@@ -38,8 +38,8 @@ def match_to_restored_head(
     Raises:
         UserError: The head is of other classes.
     """
-    head = [variable for variable in plan.restored if in_any_scope(variable.name, spec.head_scopes)]
-    names = names_of_outputs(source, spec.name, settings.labels_offset) if head else None
+    head = [variable for variable in plan.restored if in_any_scope(variable.name, spec.logits_scopes)]
+    names = names_of_outputs(source, spec, settings.labels_offset) if head else None
     if names is None or settings.match_labels == "index":
         return data
     mend = f"For a new head: --exclude-scopes {','.join(spec.head_scopes)}"

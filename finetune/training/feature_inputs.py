@@ -267,9 +267,12 @@ class _FeatureStore:
     def _find_dependencies(self, split: SplitModel) -> dict[str, Any]:
         """What all features depend on, beside the images."""
         model, options = split.model, self._images.options
+        # What the trunk ends with, and what has no weights: a head's pooling.
+        of_head = {"head_pooling": model.spec.head.pooling} if model.spec.head is not None else {}
         frozen = ((variable.name, model.model_variables[variable.name].numpy()) for variable in split.plan.frozen)
         return {
             "model": model.spec.name,
+            **of_head,
             "trainable_scopes": split.plan.trainable_scopes,
             "precision": model.compute_dtype.name,
             "weights": values_hash(frozen),

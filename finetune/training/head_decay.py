@@ -14,7 +14,7 @@ def decayed_variables(
 ) -> tuple[list[Variable], list[Variable]]:
     """Those that `--weight-decay` applies to, and those that `--head-weight-decay` applies to, where it is given.
 
-    The latter are kernels in the network's head scopes with a column for each class, those of an auxiliary head too,
+    The latter are kernels of the layers that give logits, with a column for each class, those of an auxiliary head too,
     whether slim decays them or not.
 
     Raises:
@@ -34,5 +34,5 @@ def decayed_variables(
 
 
 def _is_kernel_of_head(variable: Variable, model: Model) -> bool:
-    is_of_head = in_any_scope(variable_name(variable), model.spec.head_scopes)
+    is_of_head = in_any_scope(variable_name(variable), model.spec.logits_scopes)
     return is_of_head and variable.shape.rank > 1 and variable.shape[-1] == model.num_classes

@@ -1,12 +1,15 @@
 """A model in two: a trunk whose values never change in training, and a head that is all the rest."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from finetune.model.model import Model, Outputs
 from finetune.model.scopes import VariablePlan
 from finetune.trunk.frontier import find_frontier, frontier_bytes, varying_operations
 from finetune.trunk.subgraph import Subgraph, operations_between
-from finetune.types import FuncGraph, Operation, Tensor
+from finetune.trunk.traced_pass import TracedPass, trace_pass
+from finetune.types import Operation, Tensor
 
 
 class SplitModel:
@@ -34,29 +37,17 @@ class SplitModel:
         self.model = model
         self.plan = plan
         self._evaluation: SplitModel | None = None
-        graph = tf.__internal__.FuncGraph("split")
-        with graph.as_default():
-            size = [None, model.image_size, model.image_size, model.channels]
-            images = tf.compat.v1.placeholder(tf.float32, size)
-            seed = tf.compat.v1.placeholder(tf.int32, [2])
-            outputs = model(images, is_training=is_training, seed=seed)
-        operations = graph.get_operations()
-        changing = _changing_inputs(graph, model, plan) | {seed.op.name}
-        varying = varying_operations(
-            operations, lambda operation: operation.name in changing or _mixes_images(operation)
-        )
-        wanted = [tensor for tensor in (outputs.logits, outputs.auxiliary_logits) if tensor is not None]
-        updates = [operation for operation in operations if _is_update(operation) and operation.name in varying]
-        # What comes to nothing, such as an auxiliary head in evaluation, needs nothing.
-        varying &= operations_between([], [*(tensor.op for tensor in wanted), *updates])
-        frontier = find_frontier(operations, images, varying, wanted)
+        traced = trace_pass(model, is_training=is_training)
+        cut = find_cut(traced, plan)
+        frontier = cut.frontier
         self.frontier = [tf.TensorSpec(tensor.shape, tf.float32) for tensor in frontier]
         self._dtypes = [tensor.dtype for tensor in frontier]
         self.num_bytes = frontier_bytes(self.frontier)
-        self.starts_at_images = any(tensor is images for tensor in frontier)
-        self._has_auxiliary_logits = outputs.auxiliary_logits is not None
-        self._trunk = Subgraph(graph, [images], frontier, model.model_variables)
-        self._head = Subgraph(graph, [*frontier, seed], wanted, model.model_variables, updates)
+        self.starts_at_images = any(tensor is traced.images for tensor in frontier)
+        self._has_auxiliary_logits = traced.outputs.auxiliary_logits is not None
+        variables = model.model_variables
+        self._trunk = Subgraph(traced.graph, [traced.images], frontier, variables)
+        self._head = Subgraph(traced.graph, [*frontier, traced.seed], traced.wanted, variables, cut.updates)
 
     def of_evaluation(self) -> "SplitModel":
         """The same model's pass in evaluation, in two; traced once."""
@@ -83,14 +74,40 @@ class SplitModel:
         return Outputs(outputs[0], outputs[1] if self._has_auxiliary_logits else None, {})
 
 
-def _changing_inputs(graph: FuncGraph, model: Model, plan: VariablePlan) -> set[str]:
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Where a pass is cut in two.
+
+    Attributes:
+        frontier: Tensors of its graph that all the rest is computed from; the images themselves where nothing lies
+            before them.
+        updates: Operations that move the statistics of batch norm, behind the frontier.
+    """
+
+    frontier: list[Tensor]
+    updates: list[Operation]
+
+
+def find_cut(traced: TracedPass, plan: VariablePlan) -> Cut:
+    """Where a pass is cut in two, by which variables training changes."""
+    operations, wanted = traced.operations, traced.wanted
+    changing = _changing_inputs(traced, plan) | {traced.seed.op.name}
+    varying = varying_operations(operations, lambda operation: operation.name in changing or _mixes_images(operation))
+    updates = [operation for operation in operations if _is_update(operation) and operation.name in varying]
+    # What comes to nothing, such as an auxiliary head in evaluation, needs nothing.
+    varying &= operations_between([], [*(tensor.op for tensor in wanted), *updates])
+    return Cut(find_frontier(operations, traced.images, varying, wanted), updates)
+
+
+def _changing_inputs(traced: TracedPass, plan: VariablePlan) -> set[str]:
     """Names of the operations that stand for variables that a training step changes."""
+    is_frozen = traced.model.is_frozen
     changing = {
-        id(model.model_variables[variable.name].handle)
+        variable.name
         for variable in plan.variables
-        if variable.is_trained or (variable.is_statistic and not model.is_frozen(variable.name.rpartition("/")[0]))
+        if variable.is_trained or (variable.is_statistic and not is_frozen(variable.name.rpartition("/")[0]))
     }
-    return {inner.op.name for outer, inner in graph.captures if id(outer) in changing}
+    return {operation for operation, name in traced.captured_variables().items() if name in changing}
 
 
 def _mixes_images(operation: Operation) -> bool:
