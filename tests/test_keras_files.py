@@ -10,13 +10,15 @@ from tiny_runs import CLASSES, write_run
 
 from finetune.commands import export, import_weights
 from finetune.datasets.description import write_labels
+from finetune.errors import UserError
 from finetune.evaluation.scoring import inference_function
 from finetune.exports.image_preparation import image_preparation
-from finetune.exports.keras_images import images_for_keras, steps_for_keras
+from finetune.exports.keras_images import images_for_keras, refuse_other_head, steps_for_keras
 from finetune.exports.measure import fixed_batch
 from finetune.model.checkpoint import write_checkpoint
 from finetune.model.model import Model
 from finetune.nets import get_spec
+from finetune.nets.heads import Head, with_head
 from finetune.prediction.classifier import restore_classifier
 from finetune.preprocessing import get_preprocessing
 from finetune.settings.export import ExportSettings
@@ -138,6 +140,11 @@ def test_colours_of_a_whole_network(tmp_path, capsys, model):
     assert run_export(run, tmp_path / "out", "--format=keras") == 0
     assert run_export(run, tmp_path / "weights", "--format=keras-weights") == (2 if "efficientnet" in model else 0)
     assert ("--format keras," in capsys.readouterr().err) == ("efficientnet" in model)
+
+
+def test_another_head_is_refused():
+    with pytest.raises(UserError, match="--head mlp:4.*\n.*saved_model"):
+        refuse_other_head(with_head(get_spec("mobilenet_v1_025"), Head((4,))))
 
 
 def test_what_keras_does_not_have_is_refused(tmp_path, run, capsys):

@@ -1,11 +1,25 @@
 """Images as Keras's own application of a network takes them, beside what the network's preprocessing makes of them."""
 
+from finetune.errors import UserError
 from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 from finetune.prediction.classifier import Classifier
 from finetune.preprocessing import steps
 from finetune.types import Array
+
+
+def refuse_other_head(spec: NetSpec) -> None:
+    """Refuses a network whose head is none of Keras's.
+
+    Raises:
+        UserError: There is one by `--head`.
+    """
+    if spec.head is not None:
+        raise UserError(
+            f"--format: the network has {spec.head.flags}, a head that no network of Keras has.",
+            "Take --format saved_model, which any network can be written as.",
+        )
 
 
 def steps_for_keras(classifier: Classifier) -> tuple[steps.Step, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune.errors import UserError
 from finetune.exports.exported import Exported
-from finetune.exports.keras_images import images_for_keras, preparation_in_words, steps_for_keras
+from finetune.exports.keras_images import images_for_keras, preparation_in_words, refuse_other_head, steps_for_keras
 from finetune.exports.keras_weights_file import TOLERANCE
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights import keras_application, keras_weights
@@ -25,12 +25,13 @@ def write_keras_model(classifier: Classifier, folder: Path) -> Exported:
     """Writes `classifier.keras`, and loads it as its users will: in safe mode, which runs no code of a file.
 
     Raises:
-        UserError: Keras has no such network, or another one under its name, or not for such images.
+        UserError: Keras has no such network, or another one under its name, or another head, or not for such images.
     """
     import keras
 
     from finetune.nets.keras_networks.network import with_softmax
 
+    refuse_other_head(classifier.model.spec)
     with_softmax(_application(classifier)).save(folder / FILE)
     loaded = keras.saving.load_model(folder / FILE, compile=False, safe_mode=True)
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from finetune.errors import UserError
 from finetune.exports.exported import Exported
-from finetune.exports.keras_images import images_for_keras, preparation_in_words, steps_for_keras
+from finetune.exports.keras_images import images_for_keras, preparation_in_words, refuse_other_head, steps_for_keras
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights import keras_application
 from finetune.foreign_weights.keras_weights import application_call, padding_remark, write_keras_weights
@@ -29,6 +29,7 @@ def write_keras_weights_file(classifier: Classifier, folder: Path) -> Exported:
         UserError: Keras has no such network, or another one under its name, or at another image size, or no call that
             makes it without published weights.
     """
+    refuse_other_head(classifier.model.spec)
     if is_model_file(classifier.model.spec.name):
         raise UserError("--format keras-weights is for Keras's applications.", "Take --format keras.")
     is_of_keras = classifier.model.spec.name in APPLICATIONS
