@@ -43,6 +43,15 @@ def last_feature_map(layers: Sequence[Layer]) -> str | None:
     return None
 
 
+def num_top_groups(layers: Sequence[Layer], groups: Sequence[Sequence[str]]) -> int | None:
+    """How many groups lie behind the last feature map; None: there is none that another head could stand on."""
+    features = last_feature_map(layers)
+    if features is None:
+        return None
+    until = {layer.name for layer in layers[: [layer.name for layer in layers].index(features) + 1]}
+    return sum(not until.intersection(group) for group in groups)
+
+
 def _segments(layers: Sequence[Layer]) -> list[list[Layer]]:
     ends = set(cuts(list(layers))) | _joins_within_two(layers)
     segments: list[list[Layer]] = [[]]

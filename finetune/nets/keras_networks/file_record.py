@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from finetune.errors import UserError, first_line
 from finetune.nets.keras_networks.architecture import Config, Layer, batch_norm_epsilon, layers_of
-from finetune.nets.keras_networks.depth import layer_groups
+from finetune.nets.keras_networks.depth import layer_groups, num_top_groups
 from finetune.nets.keras_networks.flattening import FlatModel
 from finetune.nets.keras_networks.model_file import read_model
 from finetune.nets.keras_networks.own_head import find_head
@@ -54,6 +54,7 @@ def _record(name: str, architecture: str) -> NetSpec:
     variables: dict[str, list[str]] = {}
     for variable in network.variables:
         variables.setdefault(variable.partition("/")[0], []).append(variable)
+    groups = _with_head_alone(layer_groups(layers, variables), headed.head)
     preprocessing, why = _preprocessing(layers)
     for remark in _remarks(flat, headed.taken_off, preprocessing, why):
         tell_once(f"--model {name}: {remark}")
@@ -65,7 +66,8 @@ def _record(name: str, architecture: str) -> NetSpec:
         image_size=size,
         channels=channels,
         head_scopes=(headed.head,),
-        layer_groups=_with_head_alone(layer_groups(layers, variables), headed.head),
+        layer_groups=groups,
+        num_top_groups=num_top_groups(layers, groups),
         preprocessing=preprocessing,
         paper="",
         num_parameters=sum(math.prod(v.shape) for v in network.variables.values() if v.trainable),

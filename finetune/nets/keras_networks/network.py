@@ -39,24 +39,26 @@ KerasVariable = Any
 _DEVIATIONS = (0.229, 0.224, 0.225)
 _EFFICIENTNET_FACTOR = tuple(1.0 / math.sqrt(deviation) for deviation in _DEVIATIONS)
 # Variables without a name, as ConvNeXt's LayerScale has them, are numbered through the whole process.
+# Of a network that is made for what lies before its head.
+_ANY_CLASSES = 2
 _UNNAMED = re.compile(r"^variable(_\d+)?$")
 
 
 def keras_network(
-    images: Tensor, num_classes: int, *, is_training: bool, application: str, colours: str = ""
+    images: Tensor, num_classes: int | None, *, is_training: bool, application: str, colours: str = ""
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A network of Keras Applications.
 
     Args:
         images: [B,H,W,C], by the preprocessing of its record.
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: what is behind the last feature map is left out.
         is_training: Of the layers that are not frozen.
         application: Its name in `keras.applications`.
         colours: What is left to be done to the images: `bgr`, their channels the other way round; `deviations`, divided
             by ImageNet's standard deviations of colours in [0, 1].
 
     Returns:
-        The logits [B,num_classes] and the outputs of all layers by name.
+        The logits [B,num_classes], or the last feature map [B,H,W,C], and the outputs of all layers by name.
     """
     images = in_colours(images, colours)
     height, width, channels = images.shape[1:]
@@ -65,13 +67,13 @@ def keras_network(
 
 
 def network_of_file(
-    images: Tensor, num_classes: int, *, is_training: bool, architecture: str, head: str
+    images: Tensor, num_classes: int | None, *, is_training: bool, architecture: str, head: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A network that somebody wrote into a `.keras` file.
 
     Args:
         images: [B,H,W,C].
-        num_classes: Number of logits.
+        num_classes: Number of logits; None: what is behind the last feature map is left out.
         is_training: Of the layers that are not frozen.
         architecture: JSON of a functional model to logits, of layers that `plain_model` takes.
         head: Name of its layer that depends on the number of classes.
@@ -136,12 +138,12 @@ def with_efficientnet_factor(model: KerasModel) -> KerasModel:
 
 @functools.lru_cache(maxsize=8)
 def application_network(
-    application: str, num_classes: int, height: int, width: int, channels: int, dtype: str
+    application: str, num_classes: int | None, height: int, width: int, channels: int, dtype: str
 ) -> "KerasNetwork":
     """The network of an application; made once for each kind of images, in a tenth of a second to two."""
     with _keras_defaults(dtype), _without_values():
-        config = application_config(application, num_classes, height, width, channels)
-        network = KerasNetwork(config)
+        config = application_config(application, num_classes or _ANY_CLASSES, height, width, channels)
+        network = KerasNetwork(config if num_classes else _up_to_features(config))
         if takes_efficientnet_factor(application, channels):
             network.normalization.factor = _EFFICIENTNET_FACTOR
     return network
@@ -149,7 +151,7 @@ def application_network(
 
 @functools.lru_cache(maxsize=8)
 def file_network(
-    architecture: str, head: str, num_classes: int, height: int, width: int, channels: int, dtype: str
+    architecture: str, head: str, num_classes: int | None, height: int, width: int, channels: int, dtype: str
 ) -> "KerasNetwork":
     """The network of a file; made once for each kind of images.
 
@@ -157,11 +159,11 @@ def file_network(
         UserError: It gives no number for each class.
         ValueError: Its layers don't fit each other, or not for such images.
     """
-    config = with_num_classes(json.loads(architecture), head, num_classes)
+    config = with_num_classes(json.loads(architecture), head, num_classes or _ANY_CLASSES)
     config["layers"][0]["config"]["batch_shape"] = [None, height, width, channels]
     with _keras_defaults(dtype), _without_values():
-        network = KerasNetwork(config)
-    if network.output_shape != (None, num_classes):
+        network = KerasNetwork(config if num_classes else _up_to_features(config))
+    if num_classes and network.output_shape != (None, num_classes):
         raise UserError(
             f"--model: the network gives {network.output_shape} for {num_classes} classes.",
             "Give one that gives a number for each class.",
@@ -252,6 +254,14 @@ def application_config(application: str, num_classes: int, height: int, width: i
     except ValueError as error:
         raise _refused_images(application, height, width, channels, error) from error
     return with_names_of_a_new_process(model.get_config())
+
+
+def _up_to_features(config: Config) -> Config:
+    """The model up to its last feature map, which it must have; to be called where no variables are made."""
+    features = last_feature_map(layers_of(config))
+    model = keras.Model.from_config(copy.deepcopy(config))
+    (output,) = (operation.output for operation in model.operations if operation.name == features)
+    return dict(keras.Model(model.inputs, output).get_config())
 
 
 class KerasNetwork:

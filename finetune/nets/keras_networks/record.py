@@ -3,7 +3,7 @@
 import functools
 
 from finetune.nets.keras_networks.architecture import batch_norm_epsilon, layers_of
-from finetune.nets.keras_networks.depth import layer_groups
+from finetune.nets.keras_networks.depth import layer_groups, num_top_groups
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 
@@ -25,7 +25,8 @@ def application_record(name: str) -> NetSpec:
     variables: dict[str, list[str]] = {}
     for variable in network.variables:
         variables.setdefault(variable.partition("/")[0], []).append(variable)
-    groups = layer_groups(layers_of(network.config), variables)
+    layers = layers_of(network.config)
+    groups = layer_groups(layers, variables)
     return NetSpec(
         name=name,
         function="finetune.nets.keras_networks.network:keras_network",
@@ -34,6 +35,7 @@ def application_record(name: str) -> NetSpec:
         image_size=size,
         head_scopes=groups[-1],
         layer_groups=groups,
+        num_top_groups=num_top_groups(layers, groups),
         preprocessing=application.preprocessing,
         paper=application.paper,
         label_offset=1,
