@@ -24,7 +24,7 @@ from xdist.scheduler import LoadScopeScheduling
 from finetune.nets import get_spec
 
 # Whose tests are on one network each.
-NETWORK_FILES = ("test_networks.py", "test_split_model.py")
+NETWORK_FILES = ("test_networks.py", "test_split_model.py", "test_keras_networks.py")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

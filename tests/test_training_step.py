@@ -388,3 +388,18 @@ def test_compiled_steps_do_what_others_do():
         return [step((images, labels), number, 0.05).numpy() for number in range(3)]
 
     np.testing.assert_allclose(train(True), train(False), rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "momentum"])
+def test_slots_are_named_by_their_variable_alone(optimizer):
+    """Whatever was trained before in this process: of a Keras network no scope is opened in between."""
+    names = []
+    for _ in range(2):
+        variable = tf.Variable(1.0, name="dense/kernel")
+        first = Optimizer(OptimizerSettings(optimizer), [variable], {})
+        first.make_slots()
+        names.append(sorted(first.state()))
+    assert names[0] == names[1]
+    assert {"rmsprop": "dense/kernel/RMSProp_1", "adam": "dense/kernel/Adam_1", "momentum": "dense/kernel/Momentum"}[
+        optimizer
+    ] in names[1]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
     from finetune.summaries.summary import NetworkSummary
 
-_WAYS = ("trainable_scopes", "trainable_layers", "freeze_until")
+_WAYS = ("trainable_scopes", "trainable_layers", "trainable_from", "freeze_until")
 
 
 @dataclasses.dataclass(frozen=True)

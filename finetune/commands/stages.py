@@ -49,13 +49,19 @@ def with_scopes(stage: StageSettings, network: NetworkSettings) -> StageSettings
     scopes = stage.trainable_scopes
     if stage.trainable_layers is not None:
         scopes = scopes_of_layers(spec_of(network), stage.trainable_layers)
+    elif stage.trainable_from is not None:
+        from finetune.foreign_weights.keras_layer_order import scopes_from_layer
+
+        scopes = scopes_from_layer(spec_of(network), network.model, stage.trainable_from)
     elif stage.freeze_until is not None:
         from finetune.trunk.upstream import variables_until
 
         spec, channels = spec_of(network), 1 if network.use_grayscale else None
         until = functools.partial(variables_until, spec, image_size=network.image_size, channels=channels)
         scopes = scopes_behind(spec, stage.freeze_until, until)
-    return dataclasses.replace(stage, trainable_scopes=scopes, trainable_layers=None, freeze_until=None)
+    return dataclasses.replace(
+        stage, trainable_scopes=scopes, trainable_layers=None, trainable_from=None, freeze_until=None
+    )
 
 
 def recorded_settings(
@@ -132,8 +138,9 @@ def first_pseudo_labels(settings: TrainSettings, place: StagePlace, told: TrainS
 def name_of(stage: Stage, number: int) -> str:
     """What a stage is called: by its name, by what it trains, or by its number, counted from 0."""
     own = stage.own
-    by_layers = own.get("trainable_layers") or (own.get("freeze_until") and f"behind {own['freeze_until']}")
-    return stage.name or by_layers or ",".join(own.get("trainable_scopes", ())) or f"stage {number + 1}"
+    by_layers = own.get("trainable_layers") or (own.get("trainable_from") and f"from {own['trainable_from']}")
+    behind = own.get("freeze_until") and f"behind {own['freeze_until']}"
+    return stage.name or by_layers or behind or ",".join(own.get("trainable_scopes", ())) or f"stage {number + 1}"
 
 
 def _num_steps(stage: StageSettings, num_images: int, num_devices: int) -> int | None:

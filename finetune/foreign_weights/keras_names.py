@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.errors import UserError
+from finetune.model.scopes import in_any_scope
 from finetune.nets.spec import NetSpec
 
 Rules = Sequence[tuple[str, str]]
@@ -138,6 +139,24 @@ def get_application(spec: NetSpec) -> Application:
             f"Take the published checkpoint instead: finetune-download {spec.name}.",
         )
     raise UserError(f"Keras Applications has no {spec.name}.", f"It has {', '.join(APPLICATIONS)}.")
+
+
+def scopes_in_keras(spec: NetSpec, variables: Iterable[str]) -> list[str]:
+    """Scopes of the layers that an application has too, below the root scope; those of auxiliary heads it has not.
+
+    Args:
+        spec: The slim network's record.
+        variables: Names of all its variables, in the order in which it makes them.
+    """
+    root = f"{spec.root_scope}/" if spec.root_scope else ""
+    needed = (name for name in variables if not in_any_scope(name, spec.head_scopes[1:]))
+    return list(dict.fromkeys(name.removeprefix(root).rpartition("/")[0] for name in needed))
+
+
+def width_arguments(spec: NetSpec) -> dict[str, float]:
+    """What an application must be told to come in a network's width."""
+    width_argument = get_application(spec).width_argument
+    return {width_argument: spec.arguments.get("depth_multiplier", 1.0)} if width_argument else {}
 
 
 def match_layers(rules: Rules, layers: Sequence[str], scopes: Sequence[str]) -> dict[str, str]:

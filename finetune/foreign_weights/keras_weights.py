@@ -11,7 +11,7 @@ import numpy as np
 from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
 from finetune.foreign_weights.hdf5_limits import refuse_unsafe
-from finetune.foreign_weights.keras_names import get_application, match_layers
+from finetune.foreign_weights.keras_names import get_application, match_layers, scopes_in_keras, width_arguments
 from finetune.model.recognise import count_classes
 from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
@@ -149,11 +149,7 @@ def padding_remark(spec: NetSpec) -> tuple[str, ...]:
 
 
 def _arguments(spec: NetSpec, num_classes: int) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"weights": None, "classes": num_classes, "classifier_activation": None}
-    width_argument = get_application(spec).width_argument
-    if width_argument:
-        arguments[width_argument] = spec.arguments.get("depth_multiplier", 1.0)
-    return arguments
+    return {"weights": None, "classes": num_classes, "classifier_activation": None, **width_arguments(spec)}
 
 
 def _pad_as_slim(nasnet: KerasModel) -> KerasModel:
@@ -180,9 +176,8 @@ def pair_variables(model: KerasModel, spec: NetSpec, shapes: Mapping[str, Shape]
     """
     root = f"{spec.root_scope}/" if spec.root_scope else ""
     needed = [name for name in shapes if not in_any_scope(name, spec.head_scopes[1:])]
-    scopes = list(dict.fromkeys(name.removeprefix(root).rpartition("/")[0] for name in needed))
     layers = {layer.name: layer for layer in model.layers if layer.weights}
-    matches = match_layers(get_application(spec).rules, list(layers), scopes)
+    matches = match_layers(get_application(spec).rules, list(layers), scopes_in_keras(spec, shapes))
     pairs = {}
     for layer_name, scope in matches.items():
         for variable in layers[layer_name].weights:

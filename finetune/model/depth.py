@@ -32,13 +32,27 @@ def scopes_of_layers(spec: NetSpec, layers: str) -> Scopes:
     if kind == "all":
         return ()
     if kind == "from":
-        first = _groups_in(spec, which)
-        if not first:
-            raise _no_such_group("--trainable-layers from", spec, which, group_names(spec))
-        return _scopes_from(spec, first[0])
+        return scopes_from_group(spec, which, "--trainable-layers from")
     share = which.endswith("%")
     count = math.ceil(len(groups) * int(which[:-1]) / 100) if share else int(which)
-    return _scopes_from(spec, max(0, len(groups) - count))
+    return scopes_from(spec, max(0, len(groups) - count))
+
+
+def scopes_from_group(spec: NetSpec, group: str, flag: str) -> Scopes:
+    """The scopes of a group of layers and of those behind it; none where these are all.
+
+    Args:
+        spec: The network's record.
+        group: By one of its scopes, with or without the network's root.
+        flag: That names the group.
+
+    Raises:
+        UserError: There is no such group.
+    """
+    first = _groups_in(spec, group)
+    if not first:
+        raise _no_such_group(flag, spec, group, group_names(spec))
+    return scopes_from(spec, first[0])
 
 
 def scopes_behind(spec: NetSpec, layer: str, variables_until: Callable[[str], Collection[str] | None]) -> Scopes:
@@ -67,12 +81,22 @@ def scopes_behind(spec: NetSpec, layer: str, variables_until: Callable[[str], Co
         raise UserError(
             f"--freeze-until {layer} leaves nothing to be trained: it holds the head.", "Name an earlier one."
         )
-    return _scopes_from(spec, until[-1] + 1)
+    return scopes_from(spec, until[-1] + 1)
 
 
 def group_names(spec: NetSpec) -> list[str]:
     """The scopes of all groups, from input to output, without the network's root."""
     return [_short(spec, scope) for group in spec.layer_groups for scope in group]
+
+
+def group_name(spec: NetSpec, number: int) -> str:
+    """The first scope of a group, without the network's root."""
+    return _short(spec, spec.layer_groups[number][0])
+
+
+def scopes_from(spec: NetSpec, first: int) -> Scopes:
+    """The scopes of the groups of layers from the one with this number on; none where these are all."""
+    return tuple(scope for group in spec.layer_groups[first:] for scope in group) if first else ()
 
 
 def _groups_in(spec: NetSpec, layer: str) -> list[int]:
@@ -87,10 +111,6 @@ def _groups_in(spec: NetSpec, layer: str) -> list[int]:
 
 def _short(spec: NetSpec, scope: str) -> str:
     return scope.removeprefix(f"{spec.root_scope}/") if spec.root_scope else scope
-
-
-def _scopes_from(spec: NetSpec, first: int) -> Scopes:
-    return tuple(scope for group in spec.layer_groups[first:] for scope in group) if first else ()
 
 
 def _no_such_group(flag: str, spec: NetSpec, layer: str, names: list[str]) -> UserError:

@@ -55,7 +55,7 @@ COMPUTING_PACKAGES = ("finetune", "tensorflow", "numpy")
 # Decide how a training begins, when it ends and where features lie, not what a step does.
 _NOT_OF_A_STEP = ("probe", "max_steps", "epochs", "cache_memory", "deterministic", "clone_on_cpu")
 # Said by scopes where a step is made.
-_SAID_OTHERWISE = ("trainable_layers", "freeze_until")
+_SAID_OTHERWISE = ("trainable_layers", "trainable_from", "freeze_until")
 
 _MEND = "Copy it from where it came from, or remove it: then what has changed since can't be said."
 

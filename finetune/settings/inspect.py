@@ -34,6 +34,9 @@ class PlanSettings(HeadSettings):
     trainable_layers: str | None = flag(
         None, metavar="head|all|last=N|from=GROUP", help="instead of scopes: by the network's groups of layers"
     )
+    trainable_from: str | None = flag(
+        None, metavar="INDEX|LAYER", help="instead of scopes: from this layer on, counted as Keras's model.layers"
+    )
     freeze_until: str | None = flag(
         None, metavar="LAYER", help="instead of scopes: frozen up to this group of layers or end point"
     )
@@ -60,6 +63,7 @@ class PlanSettings(HeadSettings):
         return StageSettings(
             trainable_scopes=self.trainable_scopes,
             trainable_layers=self.trainable_layers,
+            trainable_from=self.trainable_from,
             freeze_until=self.freeze_until,
         )
 

@@ -11,8 +11,12 @@ from finetune.settings.flags import CommandSettings, dashed, flag, group
 from finetune.settings.objective import ObjectiveSettings
 
 # Ways to say one thing, of which settings have one: the length, and what is trained.
-ALTERNATIVES = ({"max_steps", "epochs"}, {"trainable_scopes", "trainable_layers", "freeze_until"})
+ALTERNATIVES = (
+    {"max_steps", "epochs"},
+    {"trainable_scopes", "trainable_layers", "trainable_from", "freeze_until"},
+)
 _LAYERS = re.compile(r"head|all|last=[1-9]\d{0,3}|last=[1-9]\d?%|from=.+")
+_NO_LAYER = re.compile(r"|-[0-9]+|[0-9]{7,}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +167,11 @@ class StageSettings(CommandSettings):
         metavar="head|all|last=N|from=GROUP",
         help="instead of scopes: by the network's groups of layers; N may be 30%",
     )
+    trainable_from: str | None = flag(
+        None,
+        metavar="INDEX|LAYER",
+        help="instead of scopes: from this layer on, counted as Keras's model.layers, or by its name",
+    )
     freeze_until: str | None = flag(
         None, metavar="LAYER", help="instead of scopes: frozen up to this group of layers or end point, then trained"
     )
@@ -222,6 +231,10 @@ class StageSettings(CommandSettings):
             raise UserError(
                 f"--trainable-layers is {self.trainable_layers!r}, not one of head, all, last=N, last=N%, from=GROUP."
             )
+        if self.trainable_from is not None and _NO_LAYER.fullmatch(self.trainable_from):
+            raise UserError(
+                f"--trainable-from is {self.trainable_from!r}, but must be a layer's index, from 0 on, or its name."
+            )
         if self.epochs is not None and self.max_steps is not None:
             raise UserError(
                 f"The length is said twice: --max-steps {self.max_steps} and --epochs {self.epochs:g}.",
@@ -254,7 +267,7 @@ class StageSettings(CommandSettings):
         return " and ".join(self._ways())
 
     def _ways(self) -> list[str]:
-        ways = ("trainable_scopes", "trainable_layers", "freeze_until")
+        ways = ("trainable_scopes", "trainable_layers", "trainable_from", "freeze_until")
         return [f"{dashed(name)} {_in_words(getattr(self, name))}" for name in ways if getattr(self, name)]
 
     @property

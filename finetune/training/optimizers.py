@@ -62,6 +62,10 @@ class Optimizer:
         """Makes the state that updates need, so that it can be restored before the first one."""
         _forget_scopes_below({variable_name(variable).partition("/")[0] for variable in self.variables})
         for group, variables in self._groups.items():
+            for variable in variables:
+                # TensorFlow counts slots of one name through the whole process, until the scope around them is left.
+                with tf.compat.v1.variable_scope(variable_name(variable)):
+                    pass
             self._optimizers[group]._create_slots(variables)
 
     def state(self) -> dict[str, Variable]:

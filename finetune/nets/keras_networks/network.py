@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -238,8 +238,36 @@ def variables_as_here(model: KerasModel) -> dict[str, KerasVariable]:
     return variables
 
 
-def application_config(application: str, num_classes: int, height: int, width: int, channels: int) -> Config:
+@functools.lru_cache(maxsize=8)
+def layers_with_variables(application: str, image_size: int, **arguments: float) -> Mapping[str, bool]:
+    """By the name of each layer of an application, in the order of `model.layers`, whether it has variables.
+
+    Args:
+        application: Its name in `keras.applications`.
+        image_size: Height and width of images in pixels.
+        arguments: Further ones of its function.
+
+    Raises:
+        UserError: As `application_config`.
+    """
+    with _keras_defaults("float32"), _without_values():
+        config = application_config(application, 1000, image_size, image_size, 3, **arguments)
+        scopes = {name.partition("/")[0] for name in KerasNetwork(config).variables}
+    return {layer.name: layer.name in scopes for layer in layers_of(config) if not layer.is_operation}
+
+
+def application_config(
+    application: str, num_classes: int, height: int, width: int, channels: int, **arguments: float
+) -> Config:
     """What an application is, to logits, as data; to be called where no variables are made.
+
+    Args:
+        application: Its name in `keras.applications`.
+        num_classes: Number of logits.
+        height: Of images, in pixels.
+        width: The same.
+        channels: Of images.
+        arguments: Further ones of its function.
 
     Raises:
         UserError: Keras doesn't have it, or not for such images.
@@ -248,9 +276,8 @@ def application_config(application: str, num_classes: int, height: int, width: i
     if make is None:
         raise UserError(f"Keras {keras.__version__} has no keras.applications.{application}.", "Install a later one.")
     try:
-        model = make(
-            weights=None, classes=num_classes, classifier_activation=None, input_shape=(height, width, channels)
-        )
+        shape = (height, width, channels)
+        model = make(weights=None, classes=num_classes, classifier_activation=None, input_shape=shape, **arguments)
     except ValueError as error:
         raise _refused_images(application, height, width, channels, error) from error
     return with_names_of_a_new_process(model.get_config())
@@ -295,7 +322,7 @@ class KerasNetwork:
             The logits [B,num_classes] and the outputs of all layers by name.
         """
         values = {name: _get_variable(name, variable) for name, variable in self.variables.items()}
-        state = [(variable, values[name]) for name, variable in self._keras_variables if name in values]
+        state = [(variable, values[name]) for name, variable in self._keras_variables]
         if is_training:
             state += self._seeds()
         with keras.StatelessScope(state, initialize_variables=False):
@@ -334,7 +361,8 @@ class KerasNetwork:
 def named_variables(model: KerasModel, prefix: str = "") -> Iterator[tuple[str, Any, KerasVariable]]:
     """A model's variables of floats: name, layer, variable; within a model that is a layer, its name stands in front.
 
-    Keras's own paths of these depend on whether the model was made or loaded.
+    Keras's own paths of these depend on whether the model was made or loaded; variables that a layer leaves unnamed
+    (ConvNeXt's) Keras counts through the whole process, here each layer counts its own.
     """
     for layer in model.layers:
         if hasattr(layer, "layers"):
