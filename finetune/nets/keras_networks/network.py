@@ -171,6 +171,26 @@ def file_network(
     return network
 
 
+def called_network(spec: NetSpec, num_classes: int, image_size: int, channels: int) -> "KerasNetwork | None":
+    """What a record's function calls, up to the last feature map under another head; None: no network of Keras.
+
+    Args:
+        spec: The record.
+        num_classes: Number of logits.
+        image_size: Height and width of the images in pixels.
+        channels: Of the images.
+    """
+    is_headed = spec.head is not None
+    body: NetSpec = spec.arguments["body"] if is_headed else spec
+    images = image_size, image_size, channels, "float32"
+    classes = None if is_headed else num_classes
+    if body.function.endswith(f":{keras_network.__name__}"):
+        return application_network(body.arguments["application"], classes, *images)
+    if body.function.endswith(f":{network_of_file.__name__}"):
+        return file_network(body.arguments["architecture"], body.arguments["head"], classes, *images)
+    return None
+
+
 def functional_model(architecture: str, head: str, num_classes: int) -> KerasModel:
     """Keras's own model of what `network_of_file` calls, its variables random."""
     with _keras_defaults("float32"):
@@ -297,6 +317,7 @@ class KerasNetwork:
     Attributes:
         config: The model as data.
         output_shape: With None for the number of images.
+        output_shapes: Of each layer by its name, without the number of images.
         variables: Its variables by their names, in its order: each with the name, shape and initialiser that it has in
             Keras, and no values.
     """
@@ -307,6 +328,7 @@ class KerasNetwork:
         model = keras.Model.from_config(copy.deepcopy(config))
         model.trainable = True
         self.output_shape = tuple(model.output_shape)
+        self.output_shapes = {layer.name: tuple(layer.output.shape[1:]) for layer in model.layers}
         self.variables = {name: variable for name, _, variable in named_variables(model)}
         self._model = self._with_our_layers(model)
         self._keras_variables = [(name, variable) for name, _, variable in named_variables(self._model)]
