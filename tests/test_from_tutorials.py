@@ -14,6 +14,10 @@ import tf_slim
 from pages import PAGES, ROOT, blocks
 from test_tour import write_published_files
 
+from finetune.model.checkpoint import write_checkpoint
+from finetune.model.model import Model
+from finetune.nets import get_spec
+
 
 def load_script():
     spec = importlib.util.spec_from_file_location("make_notebook", ROOT / "scripts/make_notebook.py")
@@ -53,10 +57,18 @@ def test_its_code_is_our_lines_and_its_text_all_else():
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
 
 
+def write_keras_weights(folder):
+    """What Keras's download leaves behind: here weights that know nothing."""
+    model = Model(get_spec("keras/inception_v3"), 1000)
+    values = {name: variable.numpy() for name, variable in model.model_variables.items()}
+    write_checkpoint(folder / "keras" / "inception_v3" / "inception_v3.ckpt", values)
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     """Every cell as it stands, without Jupyter; what would be downloaded is in the cache already."""
     write_published_files(tmp_path / "cache" / "finetune")
+    write_keras_weights(tmp_path / "cache" / "finetune")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     ran = subprocess.run(
         [sys.executable, "-c", RUN, str(NOTEBOOK)],
@@ -67,7 +79,7 @@ def test_the_notebook_runs(tmp_path):
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    counts, *plan, loss, accuracy, report, first, second, third = ran.stdout.splitlines()
+    counts, *plan, loss, accuracy, report, first, second, third, head, blocks_ = ran.stdout.splitlines()
     assert ast.literal_eval(counts) == {"train": (15,) * 5, "validation": (5,) * 5}
     assert [row.split()[:2] for row in plan] == [["restored", "frozen"], ["initialised", "trained"]]
     assert 0 < float(loss.removeprefix("final loss ")) < 1
@@ -76,6 +88,8 @@ def test_the_notebook_runs(tmp_path):
     guesses = [line.split() for line in (first, second, third)]
     assert guesses[0][0] in ("daisy", "dandelion", "roses", "sunflowers", "tulips")
     assert float(guesses[0][1]) >= float(guesses[1][1]) >= float(guesses[2][1])
+    assert head.startswith("head ") and 0 <= float(head.removeprefix("head ")) <= 1
+    assert blocks_.startswith("blocks ") and 0 <= float(blocks_.removeprefix("blocks ")) <= 1
     assert "step 500/500" in ran.stderr  # What the first cell has set.
 
 
