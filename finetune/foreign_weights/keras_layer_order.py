@@ -16,11 +16,13 @@ from finetune.model.depth import Scopes, group_name, scopes_from, scopes_from_gr
 from finetune.model.recognise import describe_variables
 from finetune.model.scopes import in_any_scope
 from finetune.nets import get_spec
-from finetune.nets.keras_networks.table import APPLICATIONS as KERAS_NETWORKS
+from finetune.nets.keras_networks.architecture import layers_of
 from finetune.nets.spec import NetSpec
 from finetune.notices import tell_once
 
 FLAG = "--trainable-from"
+
+_OF_KERAS = "finetune.nets.keras_networks."
 
 # By the name of each layer, in the order of `model.layers`, whether it has variables.
 Layers = Mapping[str, bool]
@@ -41,7 +43,7 @@ def scopes_from_layer(spec: NetSpec, model: str, layer: str) -> Scopes:
     Raises:
         UserError: There is no such layer, Keras has no such network, or nothing would be trained.
     """
-    if model in KERAS_NETWORKS:
+    if get_spec(model).function.startswith(_OF_KERAS):
         return _scopes_of_keras(spec, model, layer)
     if not layer.isdecimal():
         return scopes_from_group(spec, layer, FLAG)
@@ -49,15 +51,18 @@ def scopes_from_layer(spec: NetSpec, model: str, layer: str) -> Scopes:
 
 
 def _scopes_of_keras(spec: NetSpec, model: str, layer: str) -> Scopes:
-    from finetune.nets.keras_networks.network import layers_with_variables, takes_efficientnet_factor
+    from finetune.nets.keras_networks.network import called_network, takes_efficientnet_factor
 
-    application = KERAS_NETWORKS[model]
-    layers = layers_with_variables(application.function, application.image_size)
+    own = get_spec(model)
+    network = called_network(own, 1000, own.image_size, own.channels)
+    assert network is not None
+    with_variables = {variable.partition("/")[0] for variable in network.variables}
+    layers = {each.name: each.name in with_variables for each in layers_of(network.config) if not each.is_operation}
     names = list(layers)
     index = int(layer) if layer.isdecimal() else _index_of(model, names, layer)
     first = _first_with_variables(model, layers, index)
     more = ""
-    if layer.isdecimal() and takes_efficientnet_factor(application.function, spec.channels):
+    if layer.isdecimal() and takes_efficientnet_factor(own.arguments.get("application", ""), own.channels):
         more = f'; Keras counts it as {index + 1} with weights="imagenet", for a Rescaling more at its input'
     tell_once(f"{FLAG}: {index} of the {len(layers)} layers of {model} is {names[index]}{more}.")
     groups = [scope for group in spec.layer_groups for scope in group]
