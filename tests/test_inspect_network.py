@@ -28,6 +28,8 @@ from finetune.model.depth import scopes_of_layers
 from finetune.model.model import Model
 from finetune.model.scopes import in_any_scope, plan_variables
 from finetune.nets import get_spec
+from finetune.nets.heads import Head, with_head
+from finetune.nets.keras_networks.architecture import names_of_a_new_process
 from finetune.summaries.drawing import make_drawing
 from finetune.summaries.graphviz import dot_source
 from finetune.summaries.groups import IMAGES
@@ -566,3 +568,31 @@ def test_a_folder_that_is_read_only(tmp_path, monkeypatch, capsys):
 def test_a_summary_is_of_a_network(flag, capsys):
     assert main([flag]) == 2
     assert "is of a network.\n  Name it with --model, or give a run or a checkpoint" in capsys.readouterr().err
+
+
+def test_layers_of_a_keras_network_are_those_of_its_model():
+    import keras
+
+    model = keras.applications.MobileNet(weights=None, input_shape=(96, 96, 3), classes=5, classifier_activation=None)
+    rows = summary_of_spec(get_spec("keras/mobilenet"), 96)
+    new = names_of_a_new_process(model.get_config())
+    assert [row.name for row in rows] == [new.get(layer.name, layer.name) for layer in model.layers]
+    assert [row.output_shape for row in rows] == [layer.output.shape[1:] for layer in model.layers]
+    assert [row.num_parameters for row in rows] == [layer.count_params() for layer in model.layers]
+
+
+def test_another_head_of_a_keras_network_stands_behind_its_layers():
+    rows = summary_of_spec(with_head(get_spec("keras/mobilenet"), Head((16,))), 96)
+    assert [row.name for row in rows][-3:] == ["conv_pw_13_relu", "head/hidden_1", "head/logits"]
+    assert rows[-1].output_shape == (5,)
+
+
+def summary_of_spec(spec, image_size):
+    with tf.Graph().as_default():
+        model = Model(spec, 5, image_size=image_size, initialise=False)
+        shapes = {variable.name: variable.shape for variable in model.network_variables()}
+        plan = plan_variables(
+            model.network_variables(), checkpoint_shapes=shapes, trainable_scopes=scopes_of_layers(spec, "head")
+        )
+        model.freeze(plan)
+        return summarise(model, plan).layers

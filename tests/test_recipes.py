@@ -141,7 +141,7 @@ def test_a_recipe_that_is_none(capsys):
 
 
 def test_without_a_checkpoint_a_recipe_begins_from_the_published_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(published_weights, "obtain", lambda name, folder: folder / name)
+    monkeypatch.setattr(published_weights, "obtain_published", lambda name, folder: folder / name)
     for name, expected in (("head", True), ("none", False)):
         found = published_weights.with_published_weights(settings(model="mobilenet_v1", recipe=name))
         assert (found.network.checkpoint is not None) == expected

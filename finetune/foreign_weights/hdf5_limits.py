@@ -4,7 +4,9 @@ Keras reads the weights by the names of its own layers and builds none of the fi
 is run. But HDF5 can name other files to read from, and unpack to terabytes.
 """
 
+import contextlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,33 @@ def refuse_unsafe(path: Path) -> None:
         UserError: An array lies in another file, is of objects, or all of them are too large.
         OSError, KeyError, zipfile.BadZipFile: It is no such file.
     """
+    with _opened(path) as file:
+        _refuse_in(file, path)
+
+
+def weight_names(path: Path) -> list[str]:
+    """Names of the arrays in a Keras file that are weights of layers, no optimizer's and no random generator's."""
+    import h5py
+
+    names: list[str] = []
+
+    def note(name: str, item: Any) -> None:
+        words = name.split("/")
+        if isinstance(item, h5py.Dataset) and not words[0].startswith("optimizer") and "seed_generator" not in words:
+            names.append(name)
+
+    with _opened(path) as file:
+        file.visititems(note)
+    return names
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     import h5py
 
     if not zipfile.is_zipfile(path):
         with h5py.File(path, "r") as file:
-            _refuse_in(file, path)
+            yield file
         return
     with zipfile.ZipFile(path) as zipped:
         member = zipped.getinfo(WEIGHTS_IN_ARCHIVE)
@@ -35,7 +59,7 @@ def refuse_unsafe(path: Path) -> None:
                 f"Unpack it, unzip {path} {WEIGHTS_IN_ARCHIVE}, and give that file.",
             )
         with zipped.open(member) as content, h5py.File(content, "r") as file:
-            _refuse_in(file, path)
+            yield file
 
 
 def _refuse_in(file: Any, path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.errors import UserError, first_line
 from finetune.foreign_weights.foreign_file import ForeignFile, FoundWeights
-from finetune.foreign_weights.hdf5_limits import refuse_unsafe
+from finetune.foreign_weights.hdf5_limits import refuse_unsafe, weight_names
 from finetune.model.scopes import Shape, in_any_scope
 from finetune.nets.spec import NetSpec
 from finetune.notices import few
@@ -50,6 +50,7 @@ class KerasApplicationFile(ForeignFile):
         values = {name: value for name, value in values_by_name(self._model).items() if name in shapes}
         if refused is None:
             return FoundWeights(values)
+        self._refuse_another_top(spec, num_classes)
         self._model = None
         head = [name for name in shapes if name not in values]
         return FoundWeights(values, remarks=(_no_top(self._path, spec, head),), absent=tuple(head))
@@ -59,6 +60,16 @@ class KerasApplicationFile(ForeignFile):
         if self._model is None:
             return None
         return np.asarray(self._model(self._as_keras_takes(images), training=False))[0]
+
+    def _refuse_another_top(self, spec: NetSpec, num_classes: int) -> None:
+        """Keras reads weights without their top out of files with another top, too, and doesn't say so."""
+        num_more = len(weight_names(self._path)) - len(self._model.weights)
+        if num_more > 0:
+            raise UserError(
+                f"{self._path} has {num_more} arrays more than {spec.name} without its top, but no top of "
+                f"{num_classes} classes.",
+                "Give --num-classes, the number of classes of its top.",
+            )
 
     def _load(self, spec: NetSpec, num_classes: int, *, include_top: bool) -> Exception | None:
         """Makes the application and gives it the file's weights; returns what Keras says against it."""

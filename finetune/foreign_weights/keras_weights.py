@@ -30,6 +30,12 @@ PADDING_REMARK = (
     "with these weights differ a little. Compared is Keras's network with slim's padding."
 )
 
+COLOURS_REMARK = (
+    "If these are the weights that Keras publishes, they want blue, green, red, and this network is given red first: "
+    "import them with --model keras/vgg16 or keras/vgg19, which sees to that. Weights exported from here are right as "
+    "they are."
+)
+
 # Names of variables within a layer; of several in slim, the one that the layer has.
 _VARIABLES = {
     "kernel": ("weights", "depthwise_weights"),
@@ -66,7 +72,7 @@ class KerasFile(ForeignFile):
             self._model.load_weights(str(self._path))
         pairs = pair_variables(self._model, spec, shapes)
         values = {name: np.asarray(variable.value).reshape(shapes[name]) for name, variable in pairs.items()}
-        return FoundWeights(values, remarks=padding_remark(spec))
+        return FoundWeights(values, remarks=(*padding_remark(spec), *colours_remark(spec)))
 
     def logits(self, images: Array) -> Array | None:
         """Keras's own, without the softmax."""
@@ -146,6 +152,11 @@ def application_call(spec: NetSpec, num_classes: int) -> str:
 def padding_remark(spec: NetSpec) -> tuple[str, ...]:
     """In what Keras's application, as it is, differs from `build_application`'s; empty where in nothing."""
     return (PADDING_REMARK,) if get_application(spec).pads_with_zeros else ()
+
+
+def colours_remark(spec: NetSpec) -> tuple[str, ...]:
+    """What a user must know of published weights of Keras's VGG under slim's network; empty for others."""
+    return (COLOURS_REMARK,) if get_application(spec).name.startswith("VGG") else ()
 
 
 def _arguments(spec: NetSpec, num_classes: int) -> dict[str, Any]:
