@@ -300,6 +300,25 @@ def test_slots_bear_the_names_of_their_optimizers(name, slots):
     assert set(optimizer.state()) == slots
 
 
+def test_rmsprop_with_mean_squares_of_0_is_kerass():
+    import keras
+
+    start = np.array([1.0, -2.0, 3.0], np.float32)
+    ours, kerass = tf.Variable(start, name="w"), keras.Variable(start)
+    optimizer = Optimizer(
+        OptimizerSettings("rmsprop", rmsprop_momentum=0.0, rmsprop_initial_accumulator_value=0.0, opt_epsilon=1e-7),
+        [ours],
+        {},
+    )
+    optimizer.make_slots()
+    optimizer.set_learning_rate(0.01)
+    reference = keras.optimizers.RMSprop(learning_rate=0.01)
+    for gradient in np.random.default_rng(0).standard_normal([5, 3]).astype(np.float32):
+        optimizer.apply_gradients({"w": tf.constant(gradient)})
+        reference.apply([tf.constant(gradient)], [kerass])
+        np.testing.assert_allclose(ours.numpy(), np.asarray(kerass), rtol=1e-6)
+
+
 def test_moving_averages_follow_slims_formula_and_can_stand_in():
     variable = tf.Variable(1.0, name="w")
     averages = MovingAverages({"w": variable}, 0.9)

@@ -32,6 +32,7 @@ class OptimizerSettings(CommandSettings):
     momentum: float = flag(0.9, at_least=0, at_most=1, help="of momentum")
     rmsprop_decay: float = flag(0.9, at_least=0, at_most=1, help="of rmsprop")
     rmsprop_momentum: float = flag(0.9, at_least=0, at_most=1, help="of rmsprop")
+    rmsprop_initial_accumulator_value: float = flag(1.0, at_least=0, help="of rmsprop; slim's is 1, Keras's 0")
     adam_beta1: float = flag(0.9, at_least=0, below=1, help="of adam and adamw")
     adam_beta2: float = flag(0.999, at_least=0, below=1, help="of adam and adamw")
     lion_beta1: float = flag(0.9, at_least=0, below=1, help="of lion")

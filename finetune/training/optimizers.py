@@ -39,6 +39,7 @@ class Optimizer:
                 absent.
         """
         self.name = settings.optimizer
+        self._first_mean_square = settings.rmsprop_initial_accumulator_value
         self.variables = list(variables)
         self._groups: dict[tuple[float, float], list[Variable]] = {}
         for variable in variables:
@@ -62,11 +63,11 @@ class Optimizer:
         """Makes the state that updates need, so that it can be restored before the first one."""
         _forget_scopes_below({variable_name(variable).partition("/")[0] for variable in self.variables})
         for group, variables in self._groups.items():
-            for variable in variables:
-                # TensorFlow counts slots of one name through the whole process, until the scope around them is left.
-                with tf.compat.v1.variable_scope(variable_name(variable)):
-                    pass
             self._optimizers[group]._create_slots(variables)
+            if self.name == "rmsprop":
+                for variable in variables:
+                    mean_squares = self._optimizers[group].get_slot(variable, "rms")
+                    mean_squares.assign(tf.fill(mean_squares.shape, self._first_mean_square))
 
     def state(self) -> dict[str, Variable]:
         """The state's variables, by the names that slim's Saver gives them: `.../weights/RMSProp`, `beta1_power`."""
