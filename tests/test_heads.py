@@ -165,7 +165,7 @@ def test_rates_by_scope_and_by_depth():
 
 def test_a_network_that_takes_no_other_head_says_what_to_add():
     described = NetworkSettings(model="normed_network:SPEC", head="mlp:4")
-    with pytest.raises(UserError, match=r"takes no other head .*\n?.*num_top_groups .*num_classes is None"):
+    with pytest.raises(UserError, match=r"takes no other head .*\n?.*num_top_groups, .*num_classes is None"):
         spec_of(described)
 
 

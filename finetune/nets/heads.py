@@ -144,8 +144,8 @@ def with_head(spec: "NetSpec", head: Head | None) -> "NetSpec":
     if spec.num_top_groups is None:
         raise UserError(
             f"{head.flags}: {spec.name} takes no other head than its own, by its record.",
-            "Leave out --head, --head-dropout and --head-pooling. Or, where the record is your own, add num_top_groups, "
-            "the number of layer_groups behind the last feature map, and let its function return that map [B,H,W,C] in "
+            "Leave out --head, --head-dropout and --head-pooling. Or, in a record of your own, add num_top_groups, the "
+            "number of layer_groups behind the last feature map, and let its function return that map [B,H,W,C] in "
             "place of the logits where num_classes is None.",
         )
     return dataclasses.replace(
