@@ -3,11 +3,14 @@
 import collections
 import math
 
+import normed_network
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_slim as slim
 
 from finetune.errors import UserError
+from finetune.foreign_weights.keras_layer_order import scopes_from_layer
 from finetune.model.model import Model, variable_name
 from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
@@ -52,6 +55,44 @@ def test_trunk_and_head_are_the_network(small_network):
         within = {name for name in before if any(name == scope or name.startswith(f"{scope}/") for scope in scopes)}
         # A step moves all of the head and nothing else; deeper, a unit may be silent for both images.
         assert changed == within if depth == 0 else changed <= within
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "first"),
+    [
+        ("keras/mobilenet", 32, "conv_preds"),
+        pytest.param("keras/inception_v3", 75, "predictions", marks=pytest.mark.slow),
+        pytest.param("keras/inception_v3", 75, "249", marks=pytest.mark.slow),
+        # Here whole blocks are dropped at random, but not frozen ones; and TensorFlow's silu can't be copied.
+        ("keras/efficientnet_b0", 32, "block7a_expand_conv"),
+    ],
+)
+def test_trunk_and_head_are_a_network_of_keras(name, image_size, first):
+    model = Model(get_spec(name), NUM_CLASSES, image_size=image_size)
+    scopes = scopes_from_layer(model.spec, name, first)
+    before = values_of(model)
+    changed = check_split(model, sorted(scopes), before)
+    assert set(model.spec.head_scopes) <= {variable.partition("/")[0] for variable in changed}
+    assert {variable.partition("/")[0] for variable in changed} <= set(scopes)
+
+
+def test_a_gradient_that_cannot_be_copied_is_told(monkeypatch):
+    def network(images, num_classes, *, is_training):
+        hidden = tf.nn.silu(slim.fully_connected(tf.reduce_mean(images, [1, 2]), 4, None, scope="Normed/conv2"))
+        return slim.fully_connected(hidden, num_classes, None, scope="Normed/logits"), {}
+
+    monkeypatch.setattr(normed_network, "normed_network", network)
+    model = Model(normed_network.SPEC, NUM_CLASSES)
+    shapes = {name: tuple(variable.shape) for name, variable in model.model_variables.items()}
+
+    def split(scopes):
+        plan = plan_variables(model.network_variables(), checkpoint_shapes=shapes, trainable_scopes=scopes)
+        model.freeze(plan)
+        return SplitModel(model, plan, is_training=True)
+
+    split(["Normed/logits"])  # It lies before the frontier.
+    with pytest.raises(UserError, match=r"tf.nn.silu has one.*\n.*--cache-features off"):
+        split(["Normed/conv2", "Normed/logits"])
 
 
 def test_the_head_is_found_and_left_as_it_was(small_network):

@@ -4,8 +4,10 @@ import dataclasses
 
 import tensorflow as tf
 
+from finetune.errors import UserError
 from finetune.model.model import Model, Outputs
 from finetune.model.scopes import VariablePlan
+from finetune.notices import few
 from finetune.trunk.frontier import find_frontier, frontier_bytes, varying_operations
 from finetune.trunk.subgraph import Subgraph, operations_between
 from finetune.trunk.traced_pass import TracedPass, trace_pass
@@ -33,6 +35,9 @@ class SplitModel:
             model: On one device; variables spread over several can't be bound anew.
             plan: Which variables training changes.
             is_training: The mode of the pass.
+
+        Raises:
+            UserError: What is behind the frontier has a gradient that can't be copied.
         """
         self.model = model
         self.plan = plan
@@ -48,6 +53,12 @@ class SplitModel:
         variables = model.model_variables
         self._trunk = Subgraph(traced.graph, [traced.images], frontier, variables)
         self._head = Subgraph(traced.graph, [*frontier, traced.seed], traced.wanted, variables, cut.updates)
+        if bound := self._head.gradients_in_python():
+            raise UserError(
+                f"{model.spec.name} computes {few(bound)} with a gradient written in Python (tf.custom_gradient; "
+                "tf.nn.silu has one), which can't be copied to train on cached features.",
+                "Give --cache-features off, or write it without: x * tf.sigmoid(x) in place of tf.nn.silu(x).",
+            )
 
     def of_evaluation(self) -> "SplitModel":
         """The same model's pass in evaluation, in two; traced once."""

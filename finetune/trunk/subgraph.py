@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from finetune.types import FuncGraph, Operation, Tensor, Variable
 
+# By it `tf.custom_gradient` marks an operation.
+_GRADIENT_ATTRIBUTE = "_gradient_op_type"
+
 
 class Subgraph:
     """The operations between given tensors and the operations wanted; calling it puts a copy of them into a graph.
@@ -49,6 +52,10 @@ class Subgraph:
             order = [name for name in node.input if name.startswith("^") and name[1:] in names]
             del node.input[:]
             node.input.extend([*data, *order])
+
+    def gradients_in_python(self) -> list[str]:
+        """Names of operations whose gradients are functions of Python's: bound to the first graph, lost in a copy."""
+        return [node.name for node in self._definition.node if _GRADIENT_ATTRIBUTE in node.attr]
 
     def __call__(self, *values: Tensor) -> list[Tensor]:
         """Puts a copy into the current graph.

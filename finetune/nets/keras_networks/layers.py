@@ -15,15 +15,22 @@ KerasLayer = Any
 
 
 def replacement(layer: KerasLayer, scope: str, scope_beside: str) -> KerasLayer:
-    """A layer that does what this one does, with ours in place of batch norm, of normalization and of what is random.
+    """A layer that does what this one does, with ours in place of batch norm, normalization, silu and what is random.
 
     Args:
-        layer: Of Keras; or one of its operations, which stays as it is.
+        layer: Of Keras; or one of its operations, of which all but silu stay as they are.
         scope: Of its variables.
         scope_beside: Of the layer with variables that it belongs to, where it is random.
     """
     if not isinstance(layer, keras.layers.Layer):
-        return layer
+        return Silu(name=layer.name) if type(layer).__name__ == "Silu" else layer
+    ours = _replacement(layer, scope, scope_beside)
+    if getattr(layer, "activation", None) is keras.activations.silu:
+        ours.activation = silu
+    return ours
+
+
+def _replacement(layer: KerasLayer, scope: str, scope_beside: str) -> KerasLayer:
     config = layer.get_config()
     if isinstance(layer, keras.layers.BatchNormalization):
         return BatchNorm.from_config(config).in_scope(scope)
@@ -32,6 +39,27 @@ def replacement(layer: KerasLayer, scope: str, scope_beside: str) -> KerasLayer:
     if seeds_of(layer):
         return _random(type(layer)).from_config(config).in_scope(scope_beside)
     return type(layer).from_config(config)
+
+
+def silu(inputs: Tensor) -> Tensor:
+    """Silu or swish (Ramachandran et al., arXiv:1710.05941), x * sigmoid(x).
+
+    TensorFlow's own, which Keras calls, has a gradient in Python, bound to the graph that it was traced in: a copy of a
+    part of that graph, by which what is behind cached features is trained, can't have it.
+    """
+    return inputs * tf.sigmoid(inputs)
+
+
+class Silu(keras.Operation):
+    """`silu` as an operation between layers."""
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Of the shape and type of `inputs`."""
+        return silu(inputs)
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        """The same as that of the inputs."""
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
 
 class BatchNorm(keras.layers.BatchNormalization):
