@@ -257,7 +257,7 @@ def test_a_run_goes_on_is_evaluated_predicted_with_and_exported_by_its_own_setti
     assert export.main([checkpoint, data, f"--output-dir={tmp_path / 'tflite'}", "--format=tflite"]) == 0
     assert export.main([checkpoint, data, f"--output-dir={tmp_path / 'served'}"]) == 0
     assert export.main([checkpoint, data, f"--output-dir={tmp_path / 'keras'}", "--format=keras-weights"]) == 2
-    assert "heads of their own, not --head mlp:5,4 --head-pooling concat" in capsys.readouterr().err
+    assert "--head mlp:5,4 --head-pooling concat, a head that no network of Keras has" in capsys.readouterr().err
     words = [str(tmp_path / "tflite/model_float32.tflite"), f"--model={MODEL}", f"--output={tmp_path / 'imported'}"]
     assert import_weights.main([*words, *MLP]) == 0
     back, weights = open_checkpoint(tmp_path / "imported"), open_checkpoint(trained)

@@ -117,12 +117,24 @@ def test_cifarnet_and_lenet_evaluation(height, width, channels):
     np.testing.assert_allclose(FAMILIES["lenet"].evaluate(image, 32, 32), middle / 128 - 1, atol=1e-6)
 
 
+RANGES = {
+    "cifarnet": (-100, 100),
+    "inception": (-1, 1),
+    "keras_caffe": (-123.69, 151.07),
+    "keras_raw": (0, 255),
+    "keras_tf": (-1, 1),
+    "keras_torch": (-0.486, 0.6),
+    "lenet": (-1, 1),
+    "vgg": (-123.69, 151.07),
+}
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (231, 517)])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_any_image_in_a_graph_that_does_not_know_its_size(name, channels, shape):
     family = get_preprocessing(name)
-    low, high = {"inception": (-1, 1), "lenet": (-1, 1), "vgg": (-123.69, 151.07), "cifarnet": (-100, 100)}[name]
+    low, high = RANGES[name]
     signature = (tf.TensorSpec([None, None, channels], tf.uint8),)
     images = tf.data.Dataset.from_generator(lambda: [(noise(*shape, channels),)], output_signature=signature)
     results = images.map(lambda image: (family.train(image, 48, 40, [1, 2]), family.evaluate(image, 48, 40)))

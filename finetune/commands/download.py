@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.commands.command import run_command, say
-from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.nets.keras_networks.table import APPLICATIONS
@@ -39,6 +38,8 @@ def obtain_published(name: str, folder: Path, base_url: str | None = None) -> Pa
         return obtain(name, folder, base_url)
     if base_url is not None:
         raise UserError(f"--base-url: Keras downloads {name} itself, and takes no mirror.", "Leave --base-url out.")
+    from finetune.commands.tensorflow_start import start_tensorflow
+
     start_tensorflow()
     from finetune.foreign_weights.keras_download import obtain_application
 

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 TRAINING_IS_RANDOM = False
-CUTS_TO_SIZE = False
+CUTS_TO_SIZE = True  # No part of a picture is chosen: --resize makes it square, as in evaluation.
 TAKES_CROP_AREA = False
 
 

@@ -35,7 +35,7 @@ KerasModel = Any
 KerasVariable = Any
 
 # EfficientNet's published variances of ImageNet's colours are standard deviations; with these weights Keras divides by
-# their roots once more (keras/applications/efficientnet.py).
+# their roots once more (efficientnet of keras.applications).
 _DEVIATIONS = (0.229, 0.224, 0.225)
 _EFFICIENTNET_FACTOR = tuple(1.0 / math.sqrt(deviation) for deviation in _DEVIATIONS)
 # Variables without a name, as ConvNeXt's LayerScale has them, are numbered through the whole process.
