@@ -84,6 +84,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "learning_rate_boundaries": [],
         "learning_rate_values": [],
         "lion_beta1": 0.9,
+        "rmsprop_initial_accumulator_value": 1.0,
         "lion_beta2": 0.99,
         "crop_area": [],
         "randaugment": [],
