@@ -404,6 +404,30 @@ def test_a_run_tells_what_is_trained(bounds, words, num_trained, told, staged_ru
     assert found["trained_by"] == f"as in {staged_run}, {told}"
 
 
+WITH_ANOTHER_HEAD = ["head/hidden_1", "head/logits"]
+
+
+def names_of_trained(found):
+    return [layer["name"] for layer in found["layers"] if layer["in_training"] == "trained"]
+
+
+def test_a_run_with_another_head(tmp_path, capsys):
+    run = write_run(tmp_path, head="mlp:4", head_pooling="concat", image_size=24, trainable_layers="head")
+    found = run_json(capsys, run, "--summary")
+    assert names_of_trained(found) == WITH_ANOTHER_HEAD
+    of_head = {layer["name"]: layer["num_parameters"] for layer in found["layers"] if layer["name"].startswith("head/")}
+    assert of_head == {"head/hidden_1": (2 * 64 + 1) * 4, "head/logits": (4 + 1) * 3}
+
+
+@pytest.mark.parametrize("words", [["--trainable-layers=head"], ["--recipe=head"], ["--trainable-scopes=head"]])
+def test_flags_of_another_head(words, capsys):
+    flags = ["--model=cifarnet", "--num-classes=3", "--head=mlp:4", *words]
+    assert names_of_trained(run_json(capsys, *flags, "--summary")) == WITH_ANOTHER_HEAD
+    if words[0] == "--trainable-layers=head":  # The plan alone takes it likewise, but wants weights.
+        assert main(flags) == 2
+        assert "conv1" in capsys.readouterr().err
+
+
 def test_flags_win_over_the_run(staged_run, capsys):
     found = run_json(capsys, staged_run, "--summary", "--trainable-layers=last=3")
     assert [layer["in_training"] for layer in found["layers"]].count("trained") == 3

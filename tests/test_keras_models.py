@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import CLASSES
 
-from finetune.commands import evaluate, export, import_weights, predict, train
+from finetune.commands import evaluate, export, import_weights, inspect, predict, train
 from finetune.errors import UserError
 from finetune.model.recognise import describe_variables
 from finetune.nets import get_spec
@@ -89,6 +89,7 @@ def test_a_run_keeps_the_network(own, imported, records, tmp_path, capsys):
     assert train.main([f"--train-dir={run}", "--resume", "--max-steps=2"]) == 0
     assert f"{copy} is another network by now" in capsys.readouterr().err
     copy.unlink()
+    assert inspect.main([str(run), "--summary"]) == 0
     assert evaluate.main([f"--checkpoint={run}", f"--dataset-dir={records}"]) == 0
     assert predict.main([f"--checkpoint={run}", str(records / "images/train_00.jpg")]) == 0
     assert export.main([f"--checkpoint={run}", f"--output-dir={tmp_path / 'out'}", "--format=keras"]) == 0

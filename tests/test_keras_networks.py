@@ -4,7 +4,6 @@ The smallest of each family is in the quick round. Of those with the most layers
 of values, the structure alone is tested.
 """
 
-import importlib
 import json
 import sys
 
@@ -25,6 +24,7 @@ from finetune.nets.keras_networks.architecture import layers_of, names_of_a_new_
 from finetune.nets.keras_networks.network import application_network, for_keras, named_variables
 from finetune.nets.keras_networks.record import application_record
 from finetune.nets.keras_networks.table import APPLICATIONS
+from finetune.preprocessing.keras_pictures import KERAS_FAMILIES
 from finetune.settings.stage import OptimizerSettings
 from finetune.training.losses import TrainingLoss
 from finetune.training.optimizers import Optimizer
@@ -111,8 +111,7 @@ def test_preprocessing_is_kerass(name):
     spec = get_spec(name)
     pixels = np.random.default_rng(0).integers(0, 256, [1, 4, 4, 3]).astype(np.float32)
     module = sys.modules[getattr(keras.applications, spec.arguments["application"]).__module__]
-    to_network_range = importlib.import_module(f"finetune.preprocessing.{spec.preprocessing}").to_network_range
-    prepared = to_network_range(tf.constant(pixels[0])).numpy()[np.newaxis]
+    prepared = KERAS_FAMILIES[spec.preprocessing].to_network_range(tf.constant(pixels[0])).numpy()[np.newaxis]
     if name != "keras/efficientnet_b0":  # Whose published weights want more; test_logits_are_kerass has it.
         prepared = for_keras(spec, None, prepared)
     np.testing.assert_allclose(prepared, module.preprocess_input(pixels.copy()), rtol=1e-5, atol=1e-4)
@@ -238,3 +237,18 @@ def test_whole_commands(name, tmp_path):
     assert export.main([f"--checkpoint={run}", f"--output-dir={tmp_path / 'served'}", f"--dataset-dir={records}"]) == 0
     served = json.loads((tmp_path / "served" / "export.json").read_text(encoding="utf-8"))
     assert served["model"] == name
+
+
+@pytest.mark.slow
+def test_two_devices_train_all_of_it(tmp_path):
+    """Dropout and batch norm among it; each has a batch of its own."""
+    records = write_records(write_records(tmp_path / "records", num_images=6), num_images=12, split="train")
+    run, name = tmp_path / "run", "keras/mobilenet"
+    words = [f"--dataset-dir={records}", f"--train-dir={run}", f"--model={name}", "--image-size=32", "--batch-size=3"]
+    words += ["--num-clones=2", "--clone-on-cpu", "--precision=float32", "--learning-rate=0.1", "--eval-every=0"]
+    assert train.main([*words, "--max-steps=1"]) == 0
+    assert train.main([*words, "--max-steps=2", "--resume"]) == 0
+    first, second = (Checkpoint(str(run / f"model.ckpt-{step}")) for step in (1, 2))
+    of_network = Model(get_spec(name), 3, image_size=32, initialise=False).model_variables
+    moved = {variable for variable in of_network if not np.array_equal(first.read(variable), second.read(variable))}
+    assert {"conv_preds/kernel", "conv1/kernel", "conv1_bn/moving_mean"} <= moved

@@ -319,6 +319,16 @@ def test_rmsprop_with_mean_squares_of_0_is_kerass():
         np.testing.assert_allclose(ours.numpy(), np.asarray(kerass), rtol=1e-6)
 
 
+def test_rmsprop_begins_likewise_on_several_devices():
+    strategy = choose_strategy(2, on_cpu=True)
+    with strategy.scope():
+        variable = tf.Variable([1.0, 2.0], name="w")
+        optimizer = Optimizer(OptimizerSettings("rmsprop", rmsprop_initial_accumulator_value=0.25), [variable], {})
+        optimizer.make_slots()
+    mean_squares = strategy.experimental_local_results(optimizer.state()["w/RMSProp"])
+    assert [value.numpy().tolist() for value in mean_squares] == [[0.25, 0.25]] * 2
+
+
 def test_moving_averages_follow_slims_formula_and_can_stand_in():
     variable = tf.Variable(1.0, name="w")
     averages = MovingAverages({"w": variable}, 0.9)

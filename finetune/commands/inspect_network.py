@@ -12,9 +12,11 @@ from finetune.commands.stages import name_of, stages_of, with_scopes
 from finetune.commands.tables import is_on_terminal, print_table
 from finetune.errors import UserError
 from finetune.model.scopes import NetworkVariable, VariablePlan
-from finetune.runs.run_folder import settings_of_run
+from finetune.nets.keras_networks.model_file import keep_to
+from finetune.runs.run_folder import ARCHITECTURE_FILE, settings_of_run
 from finetune.runs.stage_record import find_place, read_stage_records
 from finetune.settings.flags import flags_of
+from finetune.settings.head import HEAD_FLAGS
 from finetune.settings.inspect import InspectSettings
 from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.stage import StageSettings
@@ -143,6 +145,7 @@ def _training(settings: InspectSettings) -> _Training:
         return _of_flags(dataclasses.replace(settings, model=_recognised(checkpoint)))
     refuse_modules(run, {TRUST_CODE: settings.trust_code}, folder / CONFIG_FILE)
     known = dataclasses.replace(settings, **_as_of_run(settings, run))
+    keep_to(str(known.model), folder / ARCHITECTURE_FILE)
     if settings.trained.what_is_trained:
         return _of_flags(known)
     names = {flag.name for group in (NetworkSettings, CourseSettings, StageSettings) for flag in flags_of(group)}
@@ -166,13 +169,18 @@ def _recognised(checkpoint: "Checkpoint") -> str:
 
 def _as_of_run(settings: InspectSettings, run: Mapping[str, Any]) -> dict[str, Any]:
     """The run's network, but for what is given."""
-    names = [name for name in ("image_size", "use_grayscale") if name in run and not getattr(settings, name)]
+    of_network = {flag.name: flag.default for flag in flags_of(NetworkSettings)}
+    names = [
+        name
+        for name in ("image_size", "use_grayscale", *HEAD_FLAGS)
+        if name in run and getattr(settings, name) == of_network[name]
+    ]
     return {"model": run.get("model", DEFAULT_MODEL), **{name: run[name] for name in names}}
 
 
 def _of_flags(settings: InspectSettings) -> _Training:
     """What a training would do that is given these flags."""
-    names = ("model", "image_size", "use_grayscale", "recipe", "stages", *_WAYS)
+    names = ("model", "image_size", "use_grayscale", "recipe", "stages", *HEAD_FLAGS, *_WAYS)
     given = {name: getattr(settings, name) for name in names if getattr(settings, name)}
     training = TrainSettings(dataset_dir=Path(), **given)
     by_stages = "--stages" if settings.stages else f"--recipe {settings.recipe}" if settings.recipe else None

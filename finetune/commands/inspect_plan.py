@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from finetune.commands.stages import with_scopes
 from finetune.errors import UserError
 from finetune.model.scopes import NetworkVariable, Purpose, Shape, VariablePlan, heads_unlike, plan_variables
-from finetune.nets import get_spec
-from finetune.nets.heads import head_of, with_head
+from finetune.nets import spec_of
 from finetune.nets.spec import NetSpec
 from finetune.published.known_datasets import KNOWN_DATASETS
+from finetune.settings.head import HEAD_FLAGS
 from finetune.settings.inspect import InspectSettings
 from finetune.settings.recipes import AUTO_SCOPES
 from finetune.settings.train import NetworkSettings
@@ -42,6 +42,14 @@ class NamedNetwork:
     channels: int | None
 
 
+def network_of(settings: InspectSettings) -> NetworkSettings:
+    """The network of the settings, with the head that they describe, as a training has it."""
+    head = {name: getattr(settings, name) for name in HEAD_FLAGS}
+    return NetworkSettings(
+        model=str(settings.model), image_size=settings.image_size, use_grayscale=settings.use_grayscale, **head
+    )
+
+
 def named_network(settings: InspectSettings) -> NamedNetwork:
     """The network of the settings.
 
@@ -52,7 +60,7 @@ def named_network(settings: InspectSettings) -> NamedNetwork:
 
     if len(settings.checkpoints) > 1:
         raise UserError("A plan is made from one checkpoint, or from none.", "Leave out --model to compare two.")
-    spec = with_head(get_spec(str(settings.model)), head_of(settings))
+    spec = spec_of(network_of(settings))
     checkpoint = open_named(settings, settings.checkpoints[0]) if settings.checkpoints else None
     found = count_classes(spec, variable_shapes(checkpoint.shapes)) if checkpoint is not None else None
     return NamedNetwork(
@@ -112,10 +120,7 @@ def plan_of_flags(settings: InspectSettings, make_plan: MakePlan) -> VariablePla
     Raises:
         UserError: There is no such layer or scope; the checkpoint doesn't fit.
     """
-    network = NetworkSettings(
-        model=str(settings.model), image_size=settings.image_size, use_grayscale=settings.use_grayscale
-    )
-    return make_plan(with_scopes(settings.trained, network).trainable_scopes, True)
+    return make_plan(with_scopes(settings.trained, network_of(settings)).trainable_scopes, True)
 
 
 def open_named(settings: InspectSettings, path: str) -> "Checkpoint":

@@ -8,7 +8,7 @@ from finetune.errors import UserError
 from finetune.model.checkpoint_names import NOTES_ON_DATA, prefixes_of
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX, NetworkVariable, Shape, in_any_scope, in_scope
 from finetune.nets import MODELS, get_spec
-from finetune.nets.heads import Head, head_in, with_head
+from finetune.nets.heads import HEAD_SCOPE, Head, head_in, with_head
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 
@@ -175,7 +175,11 @@ def _keras_networks_of_the_size(found: Mapping[str, Shape]) -> list[str]:
     """
     if not any(name.endswith("/kernel") for name in found):
         return []
-    trained = {name: shape for name, shape in found.items() if name.rpartition("/")[2] not in _KERAS_STATISTICS}
+    trained = {
+        name: shape
+        for name, shape in found.items()
+        if name.rpartition("/")[2] not in _KERAS_STATISTICS and not in_scope(name, HEAD_SCOPE)
+    }
     num_parameters = sum(math.prod(shape) for shape in trained.values())
     heads = {shape[-2:] for name, shape in trained.items() if name.endswith("/kernel") and set(shape[:-2]) <= {1}}
     # A head of K classes on D features has (D + 1) * K parameters, one that is missing none.

@@ -7,7 +7,7 @@ network on grey images (`--use-grayscale`) needs nothing but images decoded to o
 
 import dataclasses
 import importlib
-from types import ModuleType
+from typing import Any
 
 from finetune.errors import UserError, did_you_mean
 from finetune.nets import NAMES, get_spec
@@ -16,6 +16,7 @@ from finetune.preprocessing.steps import Step
 from finetune.settings.augmentation import OWN_WINDOWS, WINDOWS_OF, AugmentationSettings
 from finetune.types import Tensor
 
+_OF_KERAS = ("keras_caffe", "keras_raw", "keras_tf", "keras_torch")
 AS_SLIM = AugmentationSettings()
 
 
@@ -29,7 +30,7 @@ class Preprocessing:
 
     Attributes:
         name: Of the family, and of the module beside this one that holds its functions and says whether its training
-            is random.
+            is random; those of Keras's families lie in `keras_pictures`.
         augmentation: What training does at random.
         resize: How a whole picture becomes the network's square, one of `RESIZES`; None: as the family does it. Random
             windows of inception and vgg are no whole pictures, and stay their own; cifarnet cuts its from the square.
@@ -123,18 +124,23 @@ class Preprocessing:
         return resized(image, height, width, self.resize)
 
     @property
-    def _windows(self) -> ModuleType | None:
+    def _windows(self) -> Any:
         """The family whose random windows training sees; None: it sees whole pictures."""
         augmentation = self.augmentation.augmentation
         family = self.name if augmentation in OWN_WINDOWS else WINDOWS_OF.get(augmentation)
         return None if family is None else _functions_of(family)
 
     @property
-    def _functions(self) -> ModuleType:
+    def _functions(self) -> Any:
         return _functions_of(self.name)
 
 
-def _functions_of(family: str) -> ModuleType:
+def _functions_of(family: str) -> Any:
+    """The family's module, or what has the same functions."""
+    if family in _OF_KERAS:
+        from finetune.preprocessing.keras_pictures import KERAS_FAMILIES
+
+        return KERAS_FAMILIES[family]
     return importlib.import_module(f"{__name__}.{family}")
 
 
@@ -143,10 +149,10 @@ FAMILIES = {
     for family in (
         Preprocessing("cifarnet"),  # cut to size; mean 0 and standard deviation 1 in each image
         Preprocessing("inception"),  # resized; -1 to 1
-        Preprocessing("keras_caffe"),  # resized; blue, green, red, 0 to 255 less ImageNet's mean colour
+        Preprocessing("keras_caffe"),  # resized; 0 to 255 less ImageNet's mean colour
         Preprocessing("keras_raw"),  # resized; 0 to 255
         Preprocessing("keras_tf"),  # resized; -1 to 1
-        Preprocessing("keras_torch"),  # resized; ImageNet's mean colour 0, its deviation 1
+        Preprocessing("keras_torch"),  # resized; 0 to 1 less ImageNet's mean colour
         Preprocessing("lenet"),  # cut to size; -1 to 1
         Preprocessing("vgg"),  # resized, aspect ratio kept; 0 to 255 less ImageNet's mean colour
     )

@@ -1,7 +1,7 @@
 """One augmentation of a training image, `finetune-train --augmentation`, before values are in the network's range."""
 
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 from finetune.preprocessing.geometry import random_flip, random_turn
 from finetune.preprocessing.keras_affine import random_affine
@@ -14,7 +14,7 @@ Fit = Callable[[Tensor, int, int], Tensor]
 
 def augment(
     settings: AugmentationSettings,
-    windows: ModuleType | None,
+    windows: Any,
     fit: Fit,
     window: Tensor,
     height: int,

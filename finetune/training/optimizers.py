@@ -64,7 +64,7 @@ class Optimizer:
         _forget_scopes_below({variable_name(variable).partition("/")[0] for variable in self.variables})
         for group, variables in self._groups.items():
             self._optimizers[group]._create_slots(variables)
-            if self.name == "rmsprop":
+            if self.name == "rmsprop":  # Which begins with slim's 1 by itself, whatever is given.
                 for variable in variables:
                     mean_squares = self._optimizers[group].get_slot(variable, "rms")
                     mean_squares.assign(tf.fill(mean_squares.shape, self._first_mean_square))
