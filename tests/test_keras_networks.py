@@ -99,6 +99,29 @@ def test_names_do_not_depend_on_what_was_made_before(name):
     assert (numbered if name == "keras/inception_v3" else unnamed) <= set(variables)
 
 
+def test_a_network_takes_no_memory_for_values_of_its_own(monkeypatch):
+    """Nor with the next model of Keras that anyone makes, which gives values to all variables that wait for theirs."""
+    application_network.cache_clear()
+    network, made = network_of("keras/mobilenet"), []
+    zeros = keras.initializers.Zeros.__call__
+    monkeypatch.setattr(
+        keras.initializers.Zeros,
+        "__call__",
+        lambda self, shape, **kwargs: made.append(shape) or zeros(self, shape, **kwargs),
+    )
+
+    class OfSomeone(keras.layers.Layer):
+        def build(self, input_shape):
+            self.bias = self.add_weight(shape=[7], initializer="zeros")
+
+        def call(self, inputs):
+            return inputs + self.bias
+
+    OfSomeone()(keras.Input([7]))
+    assert made == [(7,)]
+    assert len(network.variables) > 100
+
+
 def test_keras_has_all_of_the_table_and_no_more():
     functions = {name for name in dir(keras.applications) if name[0].isupper()}
     assert {application.function for application in APPLICATIONS.values()} == functions

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 from finetune.errors import UserError, first_line
 from finetune.nets import layers
@@ -38,9 +39,11 @@ KerasVariable = Any
 # their roots once more (efficientnet of keras.applications).
 _DEVIATIONS = (0.229, 0.224, 0.225)
 _EFFICIENTNET_FACTOR = tuple(1.0 / math.sqrt(deviation) for deviation in _DEVIATIONS)
-# Variables without a name, as ConvNeXt's LayerScale has them, are numbered through the whole process.
 # Of a network that is made for what lies before its head.
 _ANY_CLASSES = 2
+# What Keras calls the variables of the process that wait for their values.
+_WAITING = "uninitialized_variables"
+# Variables without a name, as ConvNeXt's LayerScale has them, are numbered through the whole process.
 _UNNAMED = re.compile(r"^variable(_\d+)?$")
 
 
@@ -458,9 +461,17 @@ def _seeded(initializer: Any) -> Callable[..., Tensor]:
 
 @contextlib.contextmanager
 def _without_values() -> Iterator[None]:
-    """Within it layers are no part of a graph, and their variables have no values."""
-    with tf.__internal__.eager_context.eager_mode(), keras.StatelessScope(initialize_variables=False):
-        yield
+    """Within it layers are no part of a graph, and their variables have no values, nor get them later.
+
+    Keras notes variables without values for the whole process and gives them theirs with those of the next model that
+    anyone makes, which would take the memory of every network made before.
+    """
+    waiting = list(global_state.get_global_attribute(_WAITING) or [])
+    try:
+        with tf.__internal__.eager_context.eager_mode(), keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(_WAITING, waiting)
 
 
 @contextlib.contextmanager
