@@ -19,5 +19,6 @@ mypy
 echo "== pip-audit"
 python scripts/audit.py
 echo "== pytest"
-# Groups of tests that share what takes long to make, the longest first: tests/conftest.py.
-python -m pytest -n 2 --no-loadscope-reorder "$@"
+# Groups of tests that share what takes long to make, the longest first: tests/conftest.py. A process that dies ends the
+# run: pytest-xdist may wait for ever for what it has handed to one that replaced another.
+python -m pytest -n 2 --no-loadscope-reorder --max-worker-restart=0 "$@"
