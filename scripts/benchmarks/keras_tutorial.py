@@ -13,6 +13,7 @@ The last line of the output is JSON: when each stage ended, and its accuracy on 
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("images_dir", type=Path, metavar="FOLDER", help="train and validation folders of class folders")
-    parser.add_argument("--weights", type=Path, required=True, help="of MobileNetV2 without its top")
+    parser.add_argument("--application", default="MobileNetV2", help="name of the base in keras.applications")
+    parser.add_argument("--weights", type=Path, required=True, help="of the base without its top")
     parser.add_argument("--image-size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--batch-size", type=int, default=32, help="images in a step")
     parser.add_argument("--hidden", type=int, nargs="*", default=[], help="units of dense layers before the last one")
@@ -59,12 +61,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_images(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The training batches, each changed at random, and the validation batches: images -1 to 1, and labels."""
+    """The training batches, each changed at random, and the validation batches: images for the base, and labels."""
     import keras
     import tensorflow as tf
 
     make_generator = tf.keras.preprocessing.image.ImageDataGenerator
-    prepare = keras.applications.mobilenet_v2.preprocess_input
+    prepare = sys.modules[getattr(keras.applications, arguments.application).__module__].preprocess_input
     changed = make_generator(
         preprocessing_function=prepare,
         rotation_range=40,
@@ -91,11 +93,12 @@ def read_images(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def make_base(arguments: argparse.Namespace) -> Any:
-    """MobileNetV2 without its top, with its weights."""
+    """The application without its top, with its weights."""
     import keras
 
+    make = getattr(keras.applications, arguments.application)
     shape = (arguments.image_size, arguments.image_size, 3)
-    return keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=str(arguments.weights))
+    return make(input_shape=shape, include_top=False, weights=str(arguments.weights))
 
 
 def make_model(base: Any, hidden: list[int], num_classes: int) -> Any:

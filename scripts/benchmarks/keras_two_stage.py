@@ -1,10 +1,12 @@
-"""Both stages of Keras's tutorials: our program against plain Keras (keras_tutorial.py).
+r"""Both stages of Keras's tutorials: our program against plain Keras (keras_tutorial.py).
 
     python scripts/benchmarks/keras_two_stage.py --images-dir PHOTOGRAPHS --checkpoint mobilenet_v2_1.0_224.ckpt
+    python scripts/benchmarks/keras_two_stage.py --images-dir PHOTOGRAPHS --model keras/inception_v3 \
+        --trainable-from 249 --image-size 150 --epochs 2 2
 
 Ours trains by configs/keras_two_stage.toml. Both see the same photographs in the same split, begin with the same file
-of weights, and make the same epochs. A stage's seconds are the whole command's, from its start to the end of the first
-stage, and from there to its own end.
+of weights, without a checkpoint of random ones, and make the same epochs. A stage's seconds are the whole command's,
+from its start to the end of the first stage, and from there to its own end.
 """
 
 import argparse
@@ -20,7 +22,6 @@ import tomli_w
 from history import Figure, record
 from measuring import (
     HERE,
-    add_checkpoint,
     command,
     make_parser,
     number,
@@ -34,6 +35,8 @@ from measuring import (
     times,
 )
 from programs import Photographs, finetune_train, prepare_photographs
+
+from finetune.nets.keras_networks.table import APPLICATIONS
 
 CONFIG = HERE.parents[1] / "configs" / "keras_two_stage.toml"
 STAGES = ("new head", "from an index on")
@@ -63,15 +66,15 @@ def main() -> None:
     results: dict[str, list[Stages]] = {"finetune": [], "Keras": []}
     with temporary_folder(arguments.work_dir) as folder:
         photographs = prepare_photographs(arguments.images_dir, folder)
-        weights = prepare_weights(arguments.checkpoint, folder)
-        config = config_with_epochs(arguments.epochs, folder)
+        weights = prepare_weights(arguments.model, arguments.checkpoint, folder)
+        config = write_config(arguments, folder)
         for seed in arguments.seeds:
             results["finetune"].append(train_ours(photographs, config, folder, arguments.image_size, seed))
             say(f"seed {seed}, finetune: {results['finetune'][-1]}")
             results["Keras"].append(train_keras(photographs, config, weights, arguments.image_size, seed))
             say(f"seed {seed}, Keras: {results['Keras'][-1]}")
     print_table(
-        f"keras/mobilenet_v2 at {arguments.image_size} pixels, {arguments.epochs[0]} and {arguments.epochs[1]} epochs",
+        f"{arguments.model} at {arguments.image_size} pixels, {arguments.epochs[0]} and {arguments.epochs[1]} epochs",
         ["stage", "program", *(f"seed {seed}" for seed in arguments.seeds), "mean", "seconds", "time, finetune = 1"],
         rows_of(results),
         "Accuracy on the photographs kept aside at the end of each stage; medians of the seconds.",
@@ -83,25 +86,30 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = make_parser(__doc__)
-    add_checkpoint(parser)
+    parser.add_argument("--model", default="keras/mobilenet_v2", help="a network of Keras Applications")
+    parser.add_argument("--checkpoint", type=Path, help="prefix of slim's mobilenet_v2 checkpoint; none: random values")
+    parser.add_argument("--trainable-from", type=int, default=100, help="index of the first layer that stage 2 trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of both programs")
     parser.add_argument("--epochs", type=int, nargs=2, default=[20, 20], help="of each stage")
     parser.add_argument("--image-size", type=int, default=224, help="height and width in pixels")
     return parse(parser)
 
 
-def prepare_weights(checkpoint: Path, folder: Path) -> Path:
+def prepare_weights(model: str, checkpoint: Path | None, folder: Path) -> Path:
     """A file of Keras's for the peer; the same, imported, is `folder`/weights.ckpt for ours."""
     path = folder / "base.weights.h5"
-    run(script("weights.py", "keras", checkpoint, path))
-    run(command("finetune-import", path, "--model", "keras/mobilenet_v2", "--output", folder / "weights.ckpt"))
+    source = ["keras", checkpoint] if checkpoint else ["keras-random", APPLICATIONS[model].function]
+    run(script("weights.py", *source, path))
+    run(command("finetune-import", path, "--model", model, "--output", folder / "weights.ckpt"))
     return path
 
 
-def config_with_epochs(epochs: list[int], folder: Path) -> Path:
-    """The settings of configs/keras_two_stage.toml with other lengths of the stages."""
+def write_config(arguments: argparse.Namespace, folder: Path) -> Path:
+    """The settings of configs/keras_two_stage.toml with another network, first layer or length of the stages."""
     settings = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
-    for stage, length in zip(settings["stages"], epochs, strict=True):
+    settings["model"] = arguments.model
+    settings["stages"][1]["trainable_from"] = arguments.trainable_from
+    for stage, length in zip(settings["stages"], arguments.epochs, strict=True):
         stage["epochs"] = length
     path = folder / "settings.toml"
     path.write_text(tomli_w.dumps(settings), encoding="utf-8")
@@ -127,7 +135,8 @@ def train_keras(photographs: Photographs, config: Path, weights: Path, image_siz
     """The peer with the settings that are ours."""
     settings = tomllib.loads(config.read_text(encoding="utf-8"))
     stages = settings["stages"]
-    words: list[Any] = ["--weights", weights, "--image-size", image_size, "--batch-size", settings["batch_size"]]
+    words: list[Any] = ["--application", APPLICATIONS[settings["model"]].function, "--weights", weights]
+    words += ["--image-size", image_size, "--batch-size", settings["batch_size"]]
     words += ["--hidden", *hidden_sizes(settings.get("head", "linear")), "--seed", seed]
     words += ["--trainable-from", stages[1]["trainable_from"], "--epochs", *(stage["epochs"] for stage in stages)]
     start = time.time()

@@ -2,6 +2,7 @@
 
 python scripts/benchmarks/weights.py random inception_v3 PREFIX      # slim's format
 python scripts/benchmarks/weights.py keras CHECKPOINT FILE           # MobileNetV2 without its top, for Keras
+python scripts/benchmarks/weights.py keras-random InceptionV3 FILE   # any application without its top, for Keras
 """
 
 import argparse
@@ -13,8 +14,8 @@ from measuring import HelpFormatter
 def main() -> None:
     """Writes what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("kind", choices=("random", "keras"))
-    parser.add_argument("source", help="name of a network, or prefix of slim's mobilenet_v2 checkpoint")
+    parser.add_argument("kind", choices=("random", "keras", "keras-random"))
+    parser.add_argument("source", help="name of a network or application, or prefix of slim's mobilenet_v2 checkpoint")
     parser.add_argument("output", type=Path, help="what to write: a prefix, or a file .weights.h5")
     arguments = parser.parse_args()
 
@@ -23,8 +24,10 @@ def main() -> None:
     start_tensorflow()
     if arguments.kind == "random":
         write_random(arguments.source, arguments.output)
-    else:
+    elif arguments.kind == "keras":
         write_for_keras(Path(arguments.source), arguments.output)
+    else:
+        write_random_for_keras(arguments.source, arguments.output)
 
 
 def write_random(network: str, prefix: Path) -> None:
@@ -53,6 +56,14 @@ def write_for_keras(checkpoint: Path, path: Path) -> None:
     for layer in base.layers:
         layer.set_weights(whole.get_layer(layer.name).get_weights() if layer.weights else [])
     base.save_weights(path)
+
+
+def write_random_for_keras(application: str, path: Path) -> None:
+    """An application's initial values, without its top."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    getattr(keras.applications, application)(include_top=False, weights=None).save_weights(path)
 
 
 if __name__ == "__main__":
