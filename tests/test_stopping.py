@@ -15,7 +15,7 @@ from finetune.model.checkpoint import Checkpoint, checkpoints_by_step, delete_ch
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.stopping import StoppingSettings
 from finetune.settings.train import TrainSettings
-from finetune.training import divergence, time_limit
+from finetune.training import divergence, loop, time_limit
 from finetune.training.best import Best, find_best, read_validations
 from finetune.training.divergence import read_rate_cuts
 from finetune.training.early_stopping import ended_early
@@ -89,6 +89,20 @@ def assert_same_run(run, unbroken):
     assert read_rate_cuts(RunFolder(run)) == read_rate_cuts(RunFolder(unbroken))
     for step in {last, best_of(unbroken)["step"]}:
         assert values_at(run, step) == values_at(unbroken, step)
+
+
+def test_the_best_until_now_goes_with_its_rank(data, tmp_path, monkeypatch):
+    """No more than `--max-to-keep` and the best are left, whether a run was broken off behind its last validation."""
+
+    def improving(step, scores, *, is_extra=False):
+        return Best(f"model.ckpt-{step}", step, step / 10, 1.0, is_extra=is_extra)
+
+    monkeypatch.setattr(loop, "validated", improving)
+    words = ["--max-to-keep=2", "--save-interval-seconds=0", "--eval-every=3", "--log-every=1", "--max-steps=6"]
+    assert begin(data, tmp_path / "run", *words) == 0
+    assert steps_of(tmp_path / "run") == [5, 6]
+    listed = (tmp_path / "run/checkpoint").read_text()
+    assert [step for step in range(7) if f"model.ckpt-{step}" in listed] == [5, 6]
 
 
 # Early stopping

@@ -296,9 +296,14 @@ def save_run_checkpoint(
     """
     prefix = str(train_dir / f"{RUN_PREFIX}-{step}")
     with_room(lambda: write_checkpoint(prefix, {**values, GLOBAL_STEP: np.int64(step)}), make_room)
+    keep_newest(train_dir, prefix, max_to_keep, sparing=sparing)
+    return prefix
+
+
+def keep_newest(train_dir: Path, prefix: str, max_to_keep: int, *, sparing: Collection[str] = ()) -> None:
+    """Deletes the oldest checkpoints beyond `max_to_keep`, as `delete_oldest`, and names the newest, `prefix`."""
     delete_oldest(train_dir, max_to_keep, sparing=[prefix, *sparing])
     _write_state(train_dir, prefix)
-    return prefix
 
 
 def delete_newer(train_dir: Path, prefix: str) -> None:

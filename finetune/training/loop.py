@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.evaluation.metrics import NotFiniteError
-from finetune.model.checkpoint import BEST_FILE, count_not_finite, save_run_checkpoint
+from finetune.model.checkpoint import BEST_FILE, count_not_finite, keep_newest, save_run_checkpoint
 from finetune.model.out_of_memory import out_of_memory_told
 from finetune.settings.stopping import StoppingSettings
 from finetune.signals import StopRequest, stop_request
@@ -326,10 +326,19 @@ class TrainingLoop:
         validation = validated(self.step, scores, is_extra=is_extra)
         self._validations.append(validation)
         if validation.is_better(self.best, self._stopping.best_by):
-            self._save()
-            self.best = validation
-            self._writer.submit(lambda: self._run.write_json(BEST_FILE, validation.to_json()))
+            self._keep_as_best(validation)
         self._run_log.restart_clock(self.step)
+
+    def _keep_as_best(self, validation: Best) -> None:
+        prefix, max_to_keep = self._save(), self._when.max_to_keep
+        kept = self._kept_by_guard()
+        self.best = validation
+
+        def note() -> None:
+            self._run.write_json(BEST_FILE, validation.to_json())
+            keep_newest(self._run.path, prefix, max_to_keep, sparing=kept)  # The best one until now may go.
+
+        self._writer.submit(note)
 
     def _recalibrate(self) -> None:
         """Before a validation; what the network is used by must be what was validated, and so is kept."""
@@ -348,7 +357,7 @@ class TrainingLoop:
         if damaged:
             raise DivergedError(self.step, f"{next(iter(damaged))} is not finite after step {self.step}.")
         step, max_to_keep = self.step, self._when.max_to_keep
-        kept = self._guard.kept_beside(step) if self._guard is not None else []
+        kept = self._kept_by_guard()
         self._writer.submit(
             lambda: save_run_checkpoint(
                 self._run.path,
@@ -363,3 +372,7 @@ class TrainingLoop:
         self._last_save = time.monotonic()
         self._run_log.restart_clock(self.step)
         return prefix
+
+    def _kept_by_guard(self) -> list[str]:
+        """Prefixes of the checkpoints that are needed to go back."""
+        return self._guard.kept_beside(self.step) if self._guard is not None else []
