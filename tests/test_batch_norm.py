@@ -80,7 +80,7 @@ def test_after_some_steps_statistics_hold_the_share_of_their_beginning_that_is_s
     model, _ = make_model()
     model.batch_norm_decay = given
     (images,) = batches_of(1)
-    step = tf.function(lambda: model(images, is_training=True, seed=tf.zeros([2], tf.int32)).logits, autograph=False)
+    step = tf.function(lambda: model(images, is_training=True, seed=tf.zeros([3], tf.int32)).logits, autograph=False)
     ends = []
     for beginning in (0.0, 100.0):
         model.model_variables[STATISTICS[0]].assign(tf.fill([4], beginning))

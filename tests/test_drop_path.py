@@ -12,7 +12,7 @@ def _kept(seed: int = 1, scope: str = "cell", is_training: bool = True, is_froze
     """What 0.7 of keeping leaves of images of ones: a factor for each image."""
 
     def run(images):
-        with layer_modes(is_training, lambda scope: is_frozen, tf.constant([0, seed])):
+        with layer_modes(is_training, lambda scope: is_frozen, tf.constant([0, seed, 0])):
             return drop_path(images, 0.7, scope=scope)
 
     outputs = tf.function(run, autograph=False)(tf.ones([NUM_IMAGES, 2, 2, 3])).numpy()

@@ -127,7 +127,7 @@ def test_features_are_pooled_and_the_head_on_them_is_the_network(pooling):
     model = ReferenceModel(with_head(get_spec(MODEL), Head((5,), 0.5, pooling)), 3, weight=quick_weight)
     plan = head_plan(model)
     split = SplitModel(model, plan, is_training=True)
-    images, seed = tf.constant(reference_images(32, 3)), tf.constant([1, 2])
+    images, seed = tf.constant(reference_images(32, 3)), tf.constant([1, 2, 0])
     features = tf.function(split.trunk, autograph=False)(images)
     assert sum(value.shape.num_elements() for value in features) == 2 * 64 * (2 if pooling == "concat" else 1)
     parts = tf.function(lambda *values: split.head(list(values), seed).logits, autograph=False)(*features)

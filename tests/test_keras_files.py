@@ -29,7 +29,7 @@ def write_keras_run(folder, model):
     network = Model(get_spec(model), len(CLASSES), image_size=32)
     network.batch_norm_decay = 0.0
     noise = tf.random.stateless_uniform([16, 32, 32, 3], [1, 2], -1.0, 1.0)
-    tf.function(lambda: network(noise, is_training=True, seed=tf.constant([3, 4])).logits, autograph=False)()
+    tf.function(lambda: network(noise, is_training=True, seed=tf.constant([3, 4, 0])).logits, autograph=False)()
     values = {name: variable.numpy() for name, variable in network.model_variables.items()}
     write_checkpoint(folder / "model.ckpt-7", {**values, "global_step": np.int64(7)})
     (folder / "config.toml").write_text(f'model = "{model}"\ndataset_dir = "nowhere"\nimage_size = 32\n')

@@ -51,6 +51,20 @@ def test_it_normalises_with_the_moving_statistics(layer, is_training):
     assert (outputs.op.type == "BiasAdd") == (layer in (convolution, depthwise))
 
 
+@pytest.mark.parametrize("noise_shape", [None, [4, 1, 1, 3]])
+def test_parts_of_a_batch_have_their_parts_of_the_mask(noise_shape):
+    images = tf.constant(random.normal(size=[12, 5, 5, 3]), tf.float32)
+
+    @tf.function(autograph=False)
+    def dropped(images, part, num_parts, shape):
+        with layer_modes(True, lambda scope: False, tf.stack([1, 2, part]), num_parts=num_parts):
+            return dropout(images, 0.4, noise_shape=shape, scope="layer")
+
+    whole = dropped(images, tf.constant(0), 1, noise_shape and [12, *noise_shape[1:]])
+    parts = [dropped(images[4 * part :][:4], tf.constant(part), 3, noise_shape) for part in range(3)]
+    np.testing.assert_array_equal(tf.concat(parts, axis=0), whole)
+
+
 @pytest.mark.parametrize("noise_shape", [None, [50, 1, 1, 1]])
 def test_dropout_is_tensorflows_own_to_the_bit(noise_shape):
     images = tf.constant(random.normal(size=[50, 7, 7, 3]), tf.float32)
@@ -59,10 +73,10 @@ def test_dropout_is_tensorflows_own_to_the_bit(noise_shape):
     def both(seed):
         with layer_modes(True, lambda scope: False, seed):
             ours = dropout(images, 0.3, noise_shape=noise_shape, scope="layer")
-        layer_seed = fold_in_name(seed, "layer")
+        layer_seed = fold_in_name(seed[:2], "layer")
         return ours, tf.nn.experimental.stateless_dropout(images, 1 - 0.3, layer_seed, "philox", noise_shape)
 
-    for seed in ([0, 0], [-5, 7], [2**31 - 1, 12]):
+    for seed in ([0, 0, 0], [-5, 7, 0], [2**31 - 1, 12, 0]):
         ours, theirs = both(tf.constant(seed))
         np.testing.assert_array_equal(ours, theirs)
         assert 0 < np.count_nonzero(ours) < images.shape.num_elements()

@@ -147,7 +147,7 @@ def _trace_step(model: Model, trained: list[Any]) -> None:
     def step() -> None:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(trained)
-            outputs = model(images, is_training=True, seed=tf.constant([1, 2]))
+            outputs = model(images, is_training=True, seed=tf.constant([1, 2, 0]))
             assert outputs.logits.shape == [2, model.num_classes]
             loss = _loss(outputs.logits)
             assert (outputs.auxiliary_logits is not None) == model.spec.has_auxiliary_logits

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from finetune.commands.found_settings import steps_of_stage, with_batch_norm, with_found_rate, with_head, with_precision
 from finetune.commands.network import restored_model
 from finetune.commands.objective import find_class_weights, find_index, make_loss, make_mixing
@@ -128,6 +126,7 @@ def prepare(
         model, plan, data = restored_model(settings, data, source)
         settings = with_batch_norm(settings, model, plan, place)
         stage = settings.stage
+        model.num_batch_parts = stage.accumulate_steps * strategy.num_replicas_in_sync
         index = find_index(settings, data)
         of_classes, has_weights = find_class_weights(settings, data, index), data.training.schema.has_weights
         # A stage without pseudo-labels needs no features of unlabelled images.
@@ -148,7 +147,8 @@ def prepare(
         state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen, labels)
         first_step = _go_on(state, source, history, place) if settings.run.resume and source is not None else 0
         facts = _describe(settings, data, first_step)
-        changes, recorded = _check_changes(settings, history, facts, seen, place, compared_step)
+        parts_matter = bool(model.updated_batch_norms()) or bool(stage.objective.mixing_flag)
+        changes, recorded = _check_changes(settings, history, facts, seen, place, compared_step, parts_matter)
         were_cached = bool(recorded.get("cached_views"))
         stage = cached_as_before(stage, recorded)
         inputs = make_inputs(
@@ -208,8 +208,11 @@ def _check_changes(
     seen: SeenRecords,
     place: StagePlace,
     compared_step: int | None,
+    parts_matter: bool,
 ) -> tuple[list[Change], Facts]:
     """What has changed, where the run goes on; and the facts that those of now are compared with.
+
+    Batch norm that is trained, and images that are mixed, depend on how a batch is parted among devices and passes.
 
     Raises:
         UserError: What has changed makes another run, and isn't allowed.
@@ -221,7 +224,14 @@ def _check_changes(
         at_checkpoint = at_next_stage(at_checkpoint, now)
     recorded = at_checkpoint if compared_step is None else facts_at(history, compared_step)
     argument = "--resume" if compared_step is None else "--verify"
-    changes = check_changes(recorded, now, seen, allowed=settings.run.allow_changed, argument=argument)
+    changes = check_changes(
+        recorded,
+        now,
+        seen,
+        allowed=settings.run.allow_changed,
+        argument=argument,
+        parts_matter=parts_matter,
+    )
     if any(change.makes_another_run for change in changes_between(at_checkpoint, recorded)):
         seen.accept_other_data()  # With it the run went on from here.
     return changes, recorded
@@ -266,7 +276,7 @@ def _make_labelling(
         classes=_class_names_of_outputs(settings, data),
         mixture=Mixture.of(
             stage.batch_size,
-            stage.accumulate_steps * tf.distribute.get_strategy().num_replicas_in_sync,
+            state.model.num_batch_parts,
             pseudo.pseudo_label_fraction,
         ),
         threshold=pseudo.threshold,

@@ -41,6 +41,8 @@ class Model(tf.Module):
         batch_norm_decay: In place of all of these; None: they hold. Passes traced before a change keep theirs.
         cumulative_share: A scalar variable: where it is above 0, moving statistics go this share of their way to the
             batch's, whatever the decays say. None: there is none, and passes traced now won't look for one.
+        num_batch_parts: Equal parts that the batch of a training step has, of which a pass is given one: the devices'
+            and, of each, those of gradients that are accumulated. Passes traced before a change keep theirs.
         compute_dtype: Of the layers between images and logits; passes traced before a change keep theirs. Variables,
             statistics of batch norm and logits are float32 in any case.
     """
@@ -82,6 +84,7 @@ class Model(tf.Module):
         self.batch_norm_decays: dict[str, float] = {}
         self.batch_norm_decay: float | None = None
         self.cumulative_share: Variable | None = None
+        self.num_batch_parts = 1
         self.compute_dtype = tf.float32
         self._seed = seed
         self._initializers: dict[str, Callable[..., Tensor]] = {}
@@ -97,9 +100,11 @@ class Model(tf.Module):
         Args:
             images: [B,image_size,image_size,channels], preprocessed.
             is_training: The mode of the layers that are not frozen.
-            seed: Integers [2] for dropout, different at each step; needed in training.
+            seed: Integers [3] for dropout, needed in training: two that are others at each step, and the number of the
+                part of the step's batch that the images are.
         """
-        with self._variable_scope(), layer_modes(is_training, self.is_frozen, seed, self._moved_share):
+        modes = layer_modes(is_training, self.is_frozen, seed, self._moved_share, self.num_batch_parts)
+        with self._variable_scope(), modes:
             logits, end_points = self._network(
                 tf.cast(images, self.compute_dtype),
                 self.num_classes,
@@ -194,7 +199,7 @@ class Model(tf.Module):
         with graph.as_default():
             images = tf.compat.v1.placeholder(tf.float32, [1, self.image_size, self.image_size, self.channels])
             try:
-                self(images, is_training=True, seed=tf.zeros([2], tf.int32))
+                self(images, is_training=True, seed=tf.zeros([3], tf.int32))
             except tf.errors.ResourceExhaustedError as error:
                 sizes = "--image-size" if self.spec.head is None else "--image-size or --head"
                 raise UserError(

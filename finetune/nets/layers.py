@@ -4,12 +4,12 @@ Two of tf-slim's layers are replaced by ours, under slim's argument and variable
 
 - `batch_norm`: slim's own asks for a package that no longer exists, and it can't tell a frozen layer from a trained
   one.
-- `dropout`: slim's own draws from a generator whose state no checkpoint holds; ours is a function of (seed, layer), so
-  that a resumed run repeats an unbroken one.
+- `dropout`: slim's own draws from a generator whose state no checkpoint holds; ours is a function of (seed, layer,
+  place of the image in the step's batch), so that a resumed run repeats an unbroken one, on any number of devices.
 
 tf-slim's networks look both up in `tf_slim.layers.layers` when they are called, so replacing them there reaches those.
-What tells these layers how to behave (`is_training`, `is_frozen`, `moved_share`, `seed`) comes through slim's
-`arg_scope`, set by `layer_modes`. Everything else of tf-slim works as it is.
+What tells these layers how to behave (`is_training`, `is_frozen`, `moved_share`, `seed`, `num_parts`) comes through
+slim's `arg_scope`, set by `layer_modes`. Everything else of tf-slim works as it is.
 """
 
 import contextlib
@@ -150,16 +150,20 @@ def dropout(
     noise_shape: Any = None,
     is_training: bool = True,
     seed: Tensor | None = None,
+    num_parts: int = 1,
     scope: str | None = None,
 ) -> Tensor:
     """Dropout (Srivastava et al., 2014) whose mask is a function of `seed` and the layer's name alone.
 
+    A part of a batch has its part of the mask that the whole batch would have.
+
     Args:
-        inputs: Any shape.
+        inputs: [B,...].
         keep_prob: Probability that a value is kept; kept ones are scaled by its inverse. 1 or more: nothing is dropped.
         noise_shape: Shape of the mask, where values share their fate; None: the inputs' shape.
         is_training: Outside training nothing is dropped.
-        seed: Integers [2], different at each step; needed in training.
+        seed: Integers [3], as of `layer_modes`; needed in training.
+        num_parts: As of `layer_modes`.
         scope: Name of the layer.
 
     Returns:
@@ -169,7 +173,7 @@ def dropout(
         if not is_training or keep_prob >= 1.0:
             return tf.identity(inputs)
         rate = 1.0 - keep_prob
-        noise = uniform_noise(tf.shape(inputs) if noise_shape is None else noise_shape, fold_in_name(seed, layer.name))
+        noise = noise_of_part(tf.shape(inputs) if noise_shape is None else noise_shape, seed, layer.name, num_parts)
         # In float32, so that the mask is the same whatever the layers compute in.
         kept = tf.where(noise >= rate, tf.cast(inputs, tf.float32) * (1.0 / (1.0 - rate)), 0.0)
         kept.set_shape(inputs.shape)
@@ -207,13 +211,33 @@ def is_frozen_scope(scope: str, is_frozen: Callable[[str], bool] = lambda scope:
 
 @slim.add_arg_scope
 def pass_seed(seed: Tensor | None = None) -> Tensor | None:
-    """Integers [2], different at each step, of the pass that is made; None outside training."""
+    """Integers [3] of the pass that is made, as of `layer_modes`; None outside training."""
     return seed
 
 
 def fold_in_name(seed: Tensor, name: str) -> Tensor:
     """A seed [2] of its own for each name."""
     return tf.random.experimental.stateless_fold_in(seed, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def noise_of_part(shape: Any, seed: Tensor, name: str, num_parts: int) -> Tensor:
+    """A part of the numbers in [0,1) that a layer draws for a whole batch.
+
+    All are drawn, and all but the part's left out: how a generator would be set on to a row is TensorFlow's secret, and
+    a mask takes little time beside the layer that it follows.
+
+    Args:
+        shape: Of the part's.
+        seed: Integers [3], as of `layer_modes`.
+        name: Of the layer.
+        num_parts: As of `layer_modes`.
+    """
+    own = fold_in_name(seed[:2], name)
+    if num_parts == 1:
+        return uniform_noise(shape, own)
+    num_images, *others = tf.unstack(shape)
+    first = tf.stack([seed[2] * num_images, *([0] * len(others))])
+    return tf.slice(uniform_noise(tf.stack([num_parts * num_images, *others]), own), first, shape)
 
 
 def uniform_noise(shape: Any, seed: Tensor) -> Tensor:
@@ -242,19 +266,23 @@ def layer_modes(
     is_frozen: Callable[[str], bool],
     seed: Tensor | None,
     moved_share: MovedShare = lambda scope, decay: 1.0 - decay,
+    num_parts: int = 1,
 ) -> Iterator[None]:
     """Sets the mode of every layer of the networks called inside.
 
     Args:
         is_training: The mode of the pass.
         is_frozen: Tells by a layer's full scope name whether it is frozen; batch norm and drop path ask.
-        seed: Integers [2] for dropout; needed in training.
+        seed: Integers [3] for dropout, needed in training: two that are others at each step, and the number of the part
+            of the step's batch that the pass has.
         moved_share: Tells how far the moving statistics of a batch norm that isn't frozen go in a training pass.
+        num_parts: Equal ones, of which the step's batch has so many.
     """
     modes = (
         slim.arg_scope([batch_norm], is_training=is_training, is_frozen=is_frozen, moved_share=moved_share),
         slim.arg_scope([dropout], is_training=is_training),
         slim.arg_scope([dropout, pass_seed], seed=seed),
+        slim.arg_scope([dropout], num_parts=num_parts),
         slim.arg_scope([drop_path, is_frozen_scope], is_frozen=is_frozen),
     )
     with contextlib.ExitStack() as stack:

@@ -323,7 +323,7 @@ def _scores_of(features: Features, split: SplitModel, batch_size: int) -> Callab
 def _head_of(split: SplitModel) -> Callable[..., Tensor]:
     """From a batch of the frontier's values, of any size, to logits."""
     specs = [tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) for spec in split.frontier]
-    function = tf.function(lambda *values: split.head(list(values), tf.zeros([2], tf.int32)).logits, autograph=False)
+    function = tf.function(lambda *values: split.head(list(values), tf.zeros([3], tf.int32)).logits, autograph=False)
     head: Callable[..., Tensor] = function.get_concrete_function(*specs)
     return head
 

@@ -132,7 +132,7 @@ class TrainingInputs:
     """What feeds a run.
 
     Attributes:
-        forward: The training pass, from a batch's inputs and a dropout seed [2] to outputs.
+        forward: The training pass, from a batch's inputs and a dropout seed [3] to outputs.
         batches: Without end, from a step on: inputs, labels, weights where images have such, and what tells the images
             apart, int64 [B,3]; for all devices a record's number in the split, its fingerprint, and the seed of the
             augmentation or a view.

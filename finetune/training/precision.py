@@ -95,7 +95,7 @@ def measure_step(
     kept_statistics = {variable.name: variable.numpy() for variable in _statistics(model)}
 
     def replica_pass(images: Tensor, labels: Tensor) -> Tensor:
-        outputs = model(images, is_training=True, seed=tf.zeros([2], tf.int32))
+        outputs = model(images, is_training=True, seed=tf.zeros([3], tf.int32))
         loss = ClassificationLoss()(outputs.logits, outputs.auxiliary_logits, labels)
         gradients = [gradient for gradient in tf.gradients(loss, trained) if gradient is not None]
         return tf.stack([loss, tf.add_n([tf.reduce_sum(tf.abs(gradient)) for gradient in gradients])])

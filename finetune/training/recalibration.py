@@ -110,8 +110,8 @@ class Recalibration:
             batch = tf.nest.map_structure(
                 lambda values: tf.reshape(values, [self._num_passes, -1, *values.shape[1:]])[part], inputs
             )
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(self._seed), number]), replica)
-            self._inputs.forward(batch, seed)
+            replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+            seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(self._seed), number]), 0)
+            self._inputs.forward(batch, tf.concat([seed, [replica * self._num_passes + part]], axis=0))
 
         self._strategy.run(run, args=(inputs,))

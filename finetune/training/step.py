@@ -41,7 +41,7 @@ class TrainingStep:
         """Sets up a step; it is traced at the first call, under the current distribution strategy.
 
         Args:
-            forward: The training pass, from inputs, images or features, and a dropout seed [2] to outputs.
+            forward: The training pass, from inputs, images or features, and a dropout seed [3] to outputs.
             loss: Of its outputs.
             optimizer: Of the trained variables.
             averages: Moving averages to update after each step.
@@ -164,11 +164,13 @@ class TrainingStep:
             number: Of the pass, where a step has several.
         """
         inputs, labels, *own_weights = batch
-        weights, seed = self._loss.weights_of(labels, *own_weights), self._dropout_seed(step, *number)
+        weights, replica = self._loss.weights_of(labels, *own_weights), _replica()
         if self._mixing is not None:
-            mixing_seed = tf.random.experimental.stateless_fold_in(seed, OF_MIXING)
-            inputs, labels, weights = self._mixing(inputs, labels, mixing_seed, weights)
-        outputs = self._forward(inputs, seed)
+            inputs, labels, weights = self._mixing(
+                inputs, labels, self._seed_of(step, replica, *number, OF_MIXING), weights
+            )
+        part = replica * self._num_passes + (number[0] if number else 0)
+        outputs = self._forward(inputs, tf.concat([self._seed_of(step, 0), [part]], axis=0))
         # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
         losses = self._loss(outputs, labels, weights) / self._strategy.num_replicas_in_sync
         whole = tf.reduce_sum(losses)
@@ -177,9 +179,10 @@ class TrainingStep:
         by_name = {variable_name(v): g for v, g in zip(self._trained, gradients, strict=True) if g is not None}
         return losses, by_name if self._loss_scale is None else self._loss_scale.unscaled(by_name)
 
-    def _dropout_seed(self, step: Tensor, *number: Tensor) -> Tensor:
+    def _seed_of(self, step: Tensor, *parts: Any) -> Tensor:
+        """Integers [2] of a step, others for each number of what is set apart by it."""
         seed = tf.stack([tf.constant(self._seed, tf.int32), step])
-        for part in (tf.distribute.get_replica_context().replica_id_in_sync_group, *number):
+        for part in parts:
             seed = tf.random.experimental.stateless_fold_in(seed, part)
         return seed
 
@@ -212,3 +215,8 @@ class TrainingStep:
 
         counts = self._strategy.run(num_not_finite, args=(gradients,))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None) == 0
+
+
+def _replica() -> Tensor:
+    """Number of the device that a pass is made on; int32 []."""
+    return tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)

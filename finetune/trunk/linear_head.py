@@ -150,7 +150,7 @@ def _is_linear(head: LinearHead, split: SplitModel) -> bool:
 
 
 def _evaluation_of(split: SplitModel, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    function = tf.function(lambda frontier: split.head([frontier], tf.zeros([2], tf.int32)).logits, autograph=False)
+    function = tf.function(lambda frontier: split.head([frontier], tf.zeros([3], tf.int32)).logits, autograph=False)
     # Traced here: TensorFlow warns of functions that are made anew for each of several runs when they are called.
     traced: Callable[[Tensor], Tensor] = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
     return traced

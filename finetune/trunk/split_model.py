@@ -78,7 +78,7 @@ class SplitModel:
 
         Args:
             features: Values of the frontier, each [B,...].
-            seed: Integers [2] for dropout, different at each step.
+            seed: Integers [3] for dropout, as the model takes them.
         """
         values = [tf.cast(value, dtype) for value, dtype in zip(features, self._dtypes, strict=True)]
         outputs = self._head(*values, seed)

@@ -16,7 +16,7 @@ class TracedPass:
         model: Whose pass it is.
         graph: Where it was traced; it captures the variables.
         images: Placeholder [B,image_size,image_size,channels], float32.
-        seed: Placeholder [2], int32.
+        seed: Placeholder [3], int32.
         outputs: What it gives.
         operations: The graph's, each after those that it reads.
     """
@@ -51,6 +51,6 @@ def trace_pass(model: Model, *, is_training: bool) -> TracedPass:
     with graph.as_default():
         size = [None, model.image_size, model.image_size, model.channels]
         images = tf.compat.v1.placeholder(tf.float32, size)
-        seed = tf.compat.v1.placeholder(tf.int32, [2])
+        seed = tf.compat.v1.placeholder(tf.int32, [3])
         outputs = model(images, is_training=is_training, seed=seed)
     return TracedPass(model, graph, images, seed, outputs, graph.get_operations())

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.applications.convnext import StochasticDepth
 
 from finetune.nets import layers
 from finetune.types import Tensor
@@ -36,6 +37,10 @@ def _replacement(layer: KerasLayer, scope: str, scope_beside: str) -> KerasLayer
         return BatchNorm.from_config(config).in_scope(scope)
     if isinstance(layer, keras.layers.Normalization) and layer.weights:
         return Normalization.from_config(config)
+    if isinstance(layer, StochasticDepth):
+        return DropPath.from_config(config).in_scope(scope_beside)
+    if type(layer) is keras.layers.Dropout:
+        return Dropout.from_config(config).in_scope(scope_beside)
     if seeds_of(layer):
         return _random(type(layer)).from_config(config).in_scope(scope_beside)
     return type(layer).from_config(config)
@@ -117,14 +122,40 @@ def seeds_of(layer: KerasLayer) -> list[Any]:
 class _InScope:
     """A random layer that is random in training while the layers that it belongs to are not frozen, as `drop_path`."""
 
-    def in_scope(self, scope: str) -> "_InScope":
+    def in_scope(self, scope: str) -> Any:
         self._scope_beside = scope
         return self
 
-    def call(self, inputs: Tensor, training: bool = False, **arguments: Any) -> Tensor:
-        is_random = training and not layers.is_frozen_scope(self._scope_beside)
-        return super().call(inputs, training=is_random, **arguments)  # type: ignore[misc]
+    def is_random(self, training: bool | None) -> bool:
+        return bool(training) and not layers.is_frozen_scope(self._scope_beside)
+
+
+class Dropout(_InScope, keras.layers.Dropout):
+    """Dropout whose mask is that of `finetune.nets.layers.dropout`."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """[B,...], the same shape."""
+        shape = self.noise_shape and [length or tf.shape(inputs)[axis] for axis, length in enumerate(self.noise_shape)]
+        random = self.is_random(training)
+        return layers.dropout(inputs, 1.0 - self.rate, noise_shape=shape, is_training=random, scope=self.name)
+
+
+class DropPath(_InScope, StochasticDepth):
+    """ConvNeXt's, which Keras draws from a generator of the whole process: by `finetune.nets.layers.dropout`."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """[B,...], the same shape; all of an image is kept, or nothing."""
+        shape = [tf.shape(inputs)[0], *[1] * (inputs.shape.rank - 1)]
+        random = self.is_random(training)
+        return layers.dropout(inputs, 1.0 - self.drop_path_rate, noise_shape=shape, is_training=random, scope=self.name)
+
+
+class _OfKeras(_InScope):
+    """A random layer of another kind, by its own generator."""
+
+    def call(self, inputs: Tensor, training: bool | None = None, **arguments: Any) -> Tensor:
+        return super().call(inputs, training=self.is_random(training), **arguments)  # type: ignore[misc]
 
 
 def _random(layer_class: type) -> Any:
-    return type(layer_class.__name__, (_InScope, layer_class), {})
+    return type(layer_class.__name__, (_OfKeras, layer_class), {})

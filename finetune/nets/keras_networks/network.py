@@ -374,10 +374,14 @@ class KerasNetwork:
         return keras.Model(ours.inputs, {**outputs, output_layer(self.config): ours.outputs[0]})
 
     def _seeds(self) -> list[tuple[KerasVariable, Tensor]]:
-        """What the layers' random generators hold in this pass: a function of the pass's seed and the layer's name."""
+        """What the layers' random generators hold in this pass: a function of the pass's seed and the layer's name.
+
+        These are of kinds of which nothing is known: what they draw depends on how a batch is parted.
+        """
         seed = layers.pass_seed()
+        of_part = tf.random.experimental.stateless_fold_in(seed[:2], seed[2])
         return [
-            (state, tf.cast(layers.fold_in_name(seed, f"{layer.name}/{number}"), state.dtype))
+            (state, tf.cast(layers.fold_in_name(of_part, f"{layer.name}/{number}"), state.dtype))
             for layer in self._model.layers
             for number, state in enumerate(seeds_of(layer))
         ]
