@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -222,9 +223,9 @@ def test_what_checkpoints_note_on_the_data_is_no_variable_and_has_no_mean(run):
         (["--batch-size=5"], "batch_size", "batch_size is 5, was 4"),
         (["--accumulate-steps=2"], "accumulate_steps", "accumulate_steps is 2, was 1"),
         (
-            ["--batch-size=2", "--num-clones=2"],
-            "batch_size,num_clones",
-            "batch_size is 2, was 4; num_clones is 2, was 1",
+            ["--batch-size=4", "--num-clones=2"],
+            "num_clones",
+            "num_clones is 2, was 1",
         ),
         (["--precision=bfloat16"], "precision", "precision is bfloat16, was float32"),
         (["--preprocessing=cifarnet"], "preprocessing", "preprocessing is cifarnet, was None"),
@@ -244,6 +245,52 @@ def test_what_makes_it_another_run_is_refused_unless_allowed(run, capsys, words,
     first = name.partition(",")[0]
     assert recorded["settings"].get(first) != recorded["before"][0]["settings"].get(first)
     assert verify(run) == 0
+
+
+def test_another_number_of_devices_makes_the_same_steps(data, trained, tmp_path, capsys):
+    """One device, two, passes, and one again, with as many images in a step: against one all the way."""
+    assert begin(data, tmp_path / "whole", max_steps=8) == 0
+    assert begin(data, tmp_path / "parts", max_steps=3) == 0
+    capsys.readouterr()
+    assert resume(tmp_path / "parts", "--max-steps=5", "--num-clones=2") == 2
+    assert "Give --global-batch-size 4, which keeps the images of a step;" in capsys.readouterr().err
+    ways = ([*TWO_DEVICES, "--accumulate-steps=2"], ["--batch-size=2", "--accumulate-steps=2", "--num-clones=1"])
+    for last, words in zip((5, 7, 8), (*ways, ["--global-batch-size=4", "--accumulate-steps=1"]), strict=True):
+        assert resume(tmp_path / "parts", f"--max-steps={last}", *words) == 0
+        assert "Each step has the 4 images that it would have had." in capsys.readouterr().err
+        assert verify(tmp_path / "parts") == 0
+    assert chain_of(tmp_path / "parts")[8] == chain_of(tmp_path / "whole")[8]
+    parts, whole = values_at(tmp_path / "parts", 8), values_at(tmp_path / "whole", 8)
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num-clones=2", "--global-batch-size=5"], "makes 2 parts.\n  Give 4 or 6, or another number of parts."),
+        (["--accumulate-steps=4", "--global-batch-size=3"], "makes 4 parts.\n  Give 4, or another number of parts."),
+        (["--global-batch-size=11"], "a step takes 11 images, but the split train has 10"),
+    ],
+)
+def test_a_global_batch_that_can_not_be_shared_out(data, tmp_path, capsys, words, message):
+    assert begin(data, tmp_path / "run", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_keeps_its_global_batch_on_other_devices(data, tmp_path):
+    """By its own number of passes."""
+    config = tmp_path / "stages.toml"
+    config.write_text(
+        "global_batch_size = 4\n[[stages]]\ntrainable_layers = 'all'\nsteps = 2\n"
+        "[[stages]]\ntrainable_layers = 'all'\nsteps = 2\naccumulate_steps = 2\n"
+    )
+    words = [f"--dataset-dir={data}", f"--config={config}", *NETWORK, "--log-every=2", "--eval-every=0"]
+    assert train.main([*words, f"--train-dir={tmp_path / 'whole'}"]) == 0
+    assert train.main([*words, f"--train-dir={tmp_path / 'parts'}", "--num-clones=2"]) == 0
+    assert chain_of(tmp_path / "parts") == chain_of(tmp_path / "whole")
+    assert tomllib.loads((tmp_path / "parts/config.toml").read_text())["global_batch_size"] == 4
 
 
 def test_a_file_of_settings_that_was_changed_is_noticed(run, capsys):

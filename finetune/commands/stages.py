@@ -31,9 +31,10 @@ def settings_of_stage(settings: TrainSettings, place: StagePlace, num_images: in
         num_images: That the run is trained on, for lengths in epochs.
 
     Raises:
-        UserError: There is no such layer; the settings don't go together.
+        UserError: There is no such layer; the settings don't go together; a step's images can't be shared out.
     """
-    stage = with_scopes(stages_of(settings)[place.index].settings(settings.stage), settings.network)
+    stage = stages_of(settings)[place.index].settings(settings.stage).on_devices(settings.devices.num_clones)
+    stage = with_scopes(stage, settings.network)
     num_steps = _num_steps(stage, num_images, settings.devices.num_clones)
     end = None if num_steps is None else place.first_step + num_steps
     stage = dataclasses.replace(stage, max_steps=end, epochs=None)

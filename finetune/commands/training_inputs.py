@@ -42,7 +42,8 @@ def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:
         make_deterministic(on_cpu=devices.clone_on_cpu)
     strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
     for stage in stages_of(settings):
-        refuse_large_batch(stage.settings(settings.stage), strategy.num_replicas_in_sync, data.training)
+        num_devices = strategy.num_replicas_in_sync
+        refuse_large_batch(stage.settings(settings.stage).on_devices(num_devices), num_devices, data.training)
     return strategy
 
 

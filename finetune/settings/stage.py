@@ -202,6 +202,12 @@ class StageSettings(CommandSettings):
     accumulate_steps: int = flag(
         1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
     )
+    global_batch_size: int | None = flag(
+        None,
+        above=0,
+        metavar="N",
+        help="in place of --batch-size: images in a step, of all devices and passes together",
+    )
     weight_decay: float = flag(
         0.00004, at_least=0, help="L2 on the trained weights; of adamw and lion no part of the loss"
     )
@@ -281,6 +287,25 @@ class StageSettings(CommandSettings):
     def images_per_update(self) -> int:
         """Images in a step, for each device."""
         return self.batch_size * self.accumulate_steps
+
+    def on_devices(self, num_devices: int) -> "StageSettings":
+        """With `batch_size` where it was said by `global_batch_size`.
+
+        Raises:
+            UserError: A step's images can't be shared out evenly.
+        """
+        if self.global_batch_size is None:
+            return self
+        num_parts = num_devices * self.accumulate_steps
+        own, left = divmod(self.global_batch_size, num_parts)
+        if left:
+            nearest = " or ".join(str(number * num_parts) for number in (own, own + 1) if number)
+            raise UserError(
+                f"--global-batch-size {self.global_batch_size} can't be shared out evenly: --num-clones {num_devices} "
+                f"with --accumulate-steps {self.accumulate_steps} makes {num_parts} parts.",
+                f"Give {nearest}, or another number of parts.",
+            )
+        return dataclasses.replace(self, batch_size=own, global_batch_size=None)
 
 
 def _in_words(value: tuple[str, ...] | str) -> str:

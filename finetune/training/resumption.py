@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,20 @@ from finetune.runs.run_folder import ARCHITECTURE_FILE, RunFolder, settings_of_r
 from finetune.settings.flags import dashed, flags_of, flat_values
 from finetune.settings.settings_file import plain_value
 from finetune.settings.stage import StageSettings
-from finetune.settings.train import NetworkSettings
+from finetune.settings.train import NetworkSettings, TrainSettings
 from finetune.training.seen_records import SeenRecords
 
 log = logging.getLogger("finetune")
 
 MOST_NAMED_RECORDS = 3
+# How a step's batch is parted among devices and passes.
+PARTS_OF_BATCH = ("batch_size", "accumulate_steps", "num_clones")
 # What a run is begun from, which doesn't matter where it is resumed.
 RESTORING = ("checkpoint", "checkpoint_prefix", "exclude_scopes", "ignore_missing_vars", "ema", "grayscale_stem")
 
 
 def check_changes(
-    before: Facts, now: Facts, seen: SeenRecords, *, allowed: Collection[str], argument: str
+    before: Facts, now: Facts, seen: SeenRecords, *, allowed: Collection[str], argument: str, parts_matter: bool
 ) -> list[Change]:
     """Refuses what makes the run another one, and says what else has changed.
 
@@ -35,6 +38,7 @@ def check_changes(
         seen: What the run's steps were given.
         allowed: Names of what may have changed.
         argument: What is asked for, for messages.
+        parts_matter: Whether a step does something else where its batch is parted in another way.
 
     Returns:
         All that has changed.
@@ -46,14 +50,20 @@ def check_changes(
     if unknown:
         log.info("Of the run's last step %s can't be compared: provenance.json doesn't say.", " and ".join(unknown))
     changes = _without_equal_records(changes_between(before, now), before, now, seen)
-    decisive = [change for change in changes if change.makes_another_run]
+    same_batch = not parts_matter and _images_per_update(before) == _images_per_update(now)
+    parted = {change.name for change in changes if same_batch and change.name in PARTS_OF_BATCH}
+    decisive = [change for change in changes if change.makes_another_run and change.name not in parted]
     refused = [change for change in decisive if change.name not in allowed]
     if refused:
         names = ",".join(change.name for change in refused)
+        is_parted = not parts_matter and any(change.name in PARTS_OF_BATCH for change in refused)
+        same = (
+            f"--global-batch-size {_images_per_update(before)}, which keeps the images of a step; " if is_parted else ""
+        )
         raise UserError(
             f"{argument}: this would be another run than the one that made the last checkpoint: "
             f"{'; '.join(_in_words(change, before, now, seen) for change in refused)}.",
-            f"Give what it was trained with, or go on all the same by --resume --allow-changed {names}.",
+            f"Give {same}what it was trained with, or go on all the same by --resume --allow-changed {names}.",
         )
     if decisive:
         log.warning("Goes on as another run, since --allow-changed says so: %s.", "; ".join(map(str, decisive)))
@@ -61,16 +71,24 @@ def check_changes(
         seen.accept_other_data()
     elif decisive:
         seen.accept_other_order()
-    others = [change for change in changes if not change.makes_another_run and change.name != "validation"]
+    others = [change for change in changes if change not in decisive and change.name != "validation"]
     settings = [str(change) for change in others if change.is_a_setting]
     if settings:
-        log.info("Changed from here on: %s.", "; ".join(settings))
+        same = f" Each step has the {_images_per_update(now)} images that it would have had." if parted else ""
+        log.info("Changed from here on: %s.%s", "; ".join(settings), same)
     surroundings = [str(change) for change in others if not change.is_a_setting]
     if surroundings:
         log.warning(
             "Weights may come out otherwise in their last bits than they would have: %s.", "; ".join(surroundings)
         )
     return changes
+
+
+def _images_per_update(facts: Facts) -> int:
+    """On all devices together."""
+    defaults = {flag.name: flag.default for flag in flags_of(TrainSettings)}
+    settings = facts.get("settings", {})
+    return math.prod(settings.get(name, defaults[name]) for name in PARTS_OF_BATCH)
 
 
 def _without_equal_records(changes: list[Change], before: Facts, now: Facts, seen: SeenRecords) -> list[Change]:
