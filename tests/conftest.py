@@ -102,6 +102,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def memory_is_given_back() -> Iterator[None]:
     """What a file's networks took, before the next file's need as much: two processes share a machine of 24 GB."""
     yield
+    if "tiny_runs" in sys.modules:
+        sys.modules["tiny_runs"].values_of_network.cache_clear()
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # Another C library.

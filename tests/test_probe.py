@@ -104,11 +104,11 @@ def test_a_probe_alone_is_a_run_of_no_steps(data, probed):
 )
 def test_heads_of_other_kinds(data, tmp_path, capsys, model, size):
     """With an auxiliary head, with paths that are dropped, with dropout farther in front, over several positions."""
-    words = [f"--model={model}", f"--image-size={size}", f"--dataset-dir={data / 'records'}"]
-    run = tmp_path / "run"
-    assert train.main([*words, f"--train-dir={tmp_path / 'begun'}", "--max-steps=1", "--batch-size=2"]) == 0
+    weights, run = tmp_path / "weights", tmp_path / "run"
+    write_run(weights, model, image_size=size)
     scopes = ",".join(get_spec(model).head_scopes)
-    words += [f"--checkpoint={tmp_path / 'begun'}", f"--trainable-scopes={scopes}", "--probe", "--augmentation=none"]
+    words = [f"--model={model}", f"--image-size={size}", f"--dataset-dir={data / 'records'}", "--precision=float32"]
+    words += [f"--checkpoint={weights}", f"--trainable-scopes={scopes}", "--probe", "--augmentation=none"]
     assert train.main([*words, f"--train-dir={run}", "--head-weight-decay=1", "--max-steps=0"]) == 0
     told = float(re.search(r"cross-entropy (\S+) on the training images", capsys.readouterr().err)[1])
     settings = EvalSettings(checkpoint=(run,), dataset_dir=data / "records", split="train")

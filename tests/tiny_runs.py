@@ -32,7 +32,7 @@ def write_run(folder, model="cifarnet", classes=CLASSES, **settings):
     return folder
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=3)  # Of the largest half a gigabyte each.
 def values_of_network(model, num_classes, image_size, channels, head=None):
     """Random weights by name, drawn once for all runs of the same network."""
     spec = with_head(get_spec(model), head)
