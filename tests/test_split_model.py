@@ -151,7 +151,7 @@ def check_split(model, scopes, before):
         assert all(gradient is not None for gradient in gradients)
         return logits, gradients
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *size]), tf.TensorSpec([2], tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *size]), tf.TensorSpec([3], tf.int32)])
     def whole_pass(images, seed):
         outputs = model(images, is_training=True, seed=seed)
         check_cut(model, plan, split, images, seed, outputs)
