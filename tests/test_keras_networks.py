@@ -271,10 +271,7 @@ def test_random_layers_are_functions_of_the_seed_and_still_where_frozen(kind):
 
 
 def test_whole_commands(tmp_path):
-    """A head is trained and its run resumed, evaluated, used and exported, all by what its folder says.
-
-    Of every application it was tried by hand (docs/keras.md).
-    """
+    """A head is trained and its run resumed, evaluated, used and exported, all by what its folder says."""
     name = "keras/mobilenet"
     records = write_records(write_records(tmp_path / "records", num_images=6), num_images=8, split="train")
     values = {
