@@ -46,7 +46,7 @@ class Round:
             *["uv", "pip", "install", "--quiet", "--python", python, "--resolution", self.resolution],
             *["--editable", f"{ROOT}[{EXTRAS}]"],
         ]
-        yield [python, "-m", "pytest", "-n", "2", "--no-loadscope-reorder", *pytest_words]
+        yield [python, "-m", "pytest", "-n", "2", "--no-loadscope-reorder", "--max-worker-restart=0", *pytest_words]
 
 
 def all_rounds() -> list[Round]:

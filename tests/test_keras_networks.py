@@ -239,7 +239,7 @@ def random_network(kind):
         "dropout": keras.layers.Dropout(0.5, name="layer"),
         "dropout of images": keras.layers.Dropout(0.5, noise_shape=(None, 1, 1, 1), name="layer"),
         "drop path": StochasticDepth(0.5, name="layer"),
-        "noise": keras.layers.GaussianNoise(0.5, name="layer"),
+        "channels": keras.layers.SpatialDropout2D(0.5, name="layer"),
     }[kind]
     return KerasNetwork(keras.Model(inputs, layer(inputs)).get_config())
 
@@ -252,19 +252,29 @@ def outputs_of(network, seed, num_parts=1, is_frozen=False):
     return tf.function(run, autograph=False)(tf.ones([8 // num_parts, 4, 4, 8])).numpy()
 
 
-@pytest.mark.parametrize("kind", ["dropout", "dropout of images", "drop path", "noise"])
+@pytest.mark.parametrize("kind", ["dropout", "dropout of images", "drop path", "channels"])
 def test_random_layers_are_functions_of_the_seed_and_still_where_frozen(kind):
     network = random_network(kind)
     first = outputs_of(network, [0, 1, 0])
     assert (outputs_of(network, [0, 1, 0]) == first).all()
     assert (outputs_of(network, [0, 2, 0]) != first).any()
     assert (outputs_of(network, [0, 1, 0], is_frozen=True) == 1.0).all()
-    if kind != "noise":
+    if kind != "channels":
         assert set(np.unique(first)) == {0.0, 2.0}
         parts = [outputs_of(network, [0, 1, part], num_parts=2) for part in range(2)]
         np.testing.assert_array_equal(np.concatenate(parts), first)
     if kind in ("dropout of images", "drop path"):
         assert (first == first[:, :1, :1, :1]).all()
+
+
+def test_a_model_knows_whether_its_layers_draw_by_part(tmp_path):
+    inputs = keras.Input([8, 8, 3])
+    for kind, layer in (("spatial", keras.layers.SpatialDropout2D(0.5)), ("plain", keras.layers.Dropout(0.5))):
+        hidden = layer(keras.layers.Conv2D(4, 3, name="conv")(inputs))
+        outputs = keras.layers.Dense(3, name="logits")(keras.layers.GlobalAveragePooling2D()(hidden))
+        path = tmp_path / f"{kind}.keras"
+        keras.Model(inputs, outputs).save(path)
+        assert Model(get_spec(str(path)), 3, image_size=8).draws_by_part == (kind == "spatial")
 
 
 # Whole commands

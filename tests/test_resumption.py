@@ -265,6 +265,17 @@ def test_another_number_of_devices_makes_the_same_steps(data, trained, tmp_path,
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("words", [["--mixup=0.2"], ["--trainable-scopes=LeNet/fc4", "--cache-features=2"]])
+def test_other_devices_are_refused_where_they_make_other_steps(data, trained, tmp_path, capsys, words):
+    """And nothing is advised that would not mend it."""
+    assert begin(data, tmp_path / "run", f"--checkpoint={trained}", *words) == 0
+    capsys.readouterr()
+    assert resume(tmp_path / "run", "--max-steps=6", "--global-batch-size=4", "--num-clones=2") == 2
+    error = capsys.readouterr().err
+    assert "num_clones is 2, was 1" in error
+    assert "Give what it was trained with" in error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -147,7 +147,7 @@ def prepare(
         state = TrainingState(model, optimizer, averages, _make_loss_scale(settings.devices), seen, labels)
         first_step = _go_on(state, source, history, place) if settings.run.resume and source is not None else 0
         facts = _describe(settings, data, first_step)
-        parts_matter = bool(model.updated_batch_norms()) or bool(stage.objective.mixing_flag)
+        parts_matter = _parts_matter(settings, model)
         changes, recorded = _check_changes(settings, history, facts, seen, place, compared_step, parts_matter)
         were_cached = bool(recorded.get("cached_views"))
         stage = cached_as_before(stage, recorded)
@@ -201,6 +201,15 @@ def prepare(
         )
 
 
+def _parts_matter(settings: TrainSettings, model: Model) -> bool:
+    """Whether a step does something else where its batch is parted in another way among devices and passes.
+
+    Batch norm that is trained, images that are mixed, and pseudo-labels, of which each part has its share, do.
+    """
+    mixes = bool(settings.stage.objective.mixing_flag) or settings.pseudo.unlabeled_dir is not None
+    return mixes or model.draws_by_part or bool(model.updated_batch_norms())
+
+
 def _check_changes(
     settings: TrainSettings,
     history: Facts | None,
@@ -212,8 +221,6 @@ def _check_changes(
 ) -> tuple[list[Change], Facts]:
     """What has changed, where the run goes on; and the facts that those of now are compared with.
 
-    Batch norm that is trained, and images that are mixed, depend on how a batch is parted among devices and passes.
-
     Raises:
         UserError: What has changed makes another run, and isn't allowed.
     """
@@ -224,13 +231,15 @@ def _check_changes(
         at_checkpoint = at_next_stage(at_checkpoint, now)
     recorded = at_checkpoint if compared_step is None else facts_at(history, compared_step)
     argument = "--resume" if compared_step is None else "--verify"
+    # Several devices cache no features, and see other views of the images than were cached.
+    loses_views = bool(recorded.get("cached_views")) and settings.devices.num_clones > 1
     changes = check_changes(
         recorded,
         now,
         seen,
         allowed=settings.run.allow_changed,
         argument=argument,
-        parts_matter=parts_matter,
+        parts_matter=parts_matter or loses_views,
     )
     if any(change.makes_another_run for change in changes_between(at_checkpoint, recorded)):
         seen.accept_other_data()  # With it the run went on from here.

@@ -12,7 +12,7 @@ import tensorflow as tf
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint, count_not_finite, refuse_not_finite
 from finetune.model.scopes import NetworkVariable, VariablePlan, shortest_scopes
-from finetune.nets.layers import DECAYED_VARIABLES, layer_modes
+from finetune.nets.layers import DECAYED_VARIABLES, DRAWN_BY_PART, layer_modes
 from finetune.nets.spec import NetSpec
 from finetune.types import Tensor, Variable
 
@@ -43,6 +43,7 @@ class Model(tf.Module):
             batch's, whatever the decays say. None: there is none, and passes traced now won't look for one.
         num_batch_parts: Equal parts that the batch of a training step has, of which a pass is given one: the devices'
             and, of each, those of gradients that are accumulated. Passes traced before a change keep theirs.
+        draws_by_part: Whether there are random layers that draw otherwise where a batch is parted in another way.
         compute_dtype: Of the layers between images and logits; passes traced before a change keep theirs. Variables,
             statistics of batch norm and logits are float32 in any case.
     """
@@ -85,6 +86,7 @@ class Model(tf.Module):
         self.batch_norm_decay: float | None = None
         self.cumulative_share: Variable | None = None
         self.num_batch_parts = 1
+        self.draws_by_part = False
         self.compute_dtype = tf.float32
         self._seed = seed
         self._initializers: dict[str, Callable[..., Tensor]] = {}
@@ -216,6 +218,7 @@ class Model(tf.Module):
                     "Give a larger --image-size, or leave it out.",
                 ) from error
             decayed.update(variable_name(variable) for variable in tf.compat.v1.get_collection(DECAYED_VARIABLES))
+            self.draws_by_part = bool(tf.compat.v1.get_collection(DRAWN_BY_PART))
         self.decayed_names = frozenset(decayed)
 
     @contextlib.contextmanager

@@ -25,6 +25,8 @@ from tf_slim.layers import layers as slim_layers
 from finetune.types import Tensor
 
 DECAYED_VARIABLES = "decayed_variables"
+# Layers whose random numbers are others where a batch is parted in another way.
+DRAWN_BY_PART = "drawn_by_part"
 
 # From a batch norm's full scope name and its own decay to the share of their way to the batch's statistics that its
 # moving ones go in a pass.

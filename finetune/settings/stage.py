@@ -14,6 +14,7 @@ from finetune.settings.objective import ObjectiveSettings
 ALTERNATIVES = (
     {"max_steps", "epochs"},
     {"trainable_scopes", "trainable_layers", "trainable_from", "freeze_until"},
+    {"batch_size", "global_batch_size"},
 )
 _LAYERS = re.compile(r"head|all|last=[1-9]\d{0,3}|last=[1-9]\d?%|from=.+")
 _NO_LAYER = re.compile(r"|-[0-9]+|[0-9]{7,}")

@@ -66,15 +66,17 @@ def main() -> None:
     results: dict[str, list[Stages]] = {"finetune": [], "Keras": []}
     with temporary_folder(arguments.work_dir) as folder:
         photographs = prepare_photographs(arguments.images_dir, folder)
-        weights = prepare_weights(arguments.model, arguments.checkpoint, folder)
-        config = write_config(arguments, folder)
+        settings = settings_of(arguments)
+        weights = prepare_weights(settings["model"], arguments.checkpoint, folder)
+        config = folder / "settings.toml"
+        config.write_text(tomli_w.dumps(settings), encoding="utf-8")
         for seed in arguments.seeds:
             results["finetune"].append(train_ours(photographs, config, folder, arguments.image_size, seed))
             say(f"seed {seed}, finetune: {results['finetune'][-1]}")
             results["Keras"].append(train_keras(photographs, config, weights, arguments.image_size, seed))
             say(f"seed {seed}, Keras: {results['Keras'][-1]}")
     print_table(
-        f"{arguments.model} at {arguments.image_size} pixels, {arguments.epochs[0]} and {arguments.epochs[1]} epochs",
+        f"{settings['model']} at {arguments.image_size} pixels, {arguments.epochs[0]} and {arguments.epochs[1]} epochs",
         ["stage", "program", *(f"seed {seed}" for seed in arguments.seeds), "mean", "seconds", "time, finetune = 1"],
         rows_of(results),
         "Accuracy on the photographs kept aside at the end of each stage; medians of the seconds.",
@@ -86,9 +88,9 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = make_parser(__doc__)
-    parser.add_argument("--model", default="keras/mobilenet_v2", help="a network of Keras Applications")
-    parser.add_argument("--checkpoint", type=Path, help="prefix of slim's mobilenet_v2 checkpoint; none: random values")
-    parser.add_argument("--trainable-from", type=int, default=100, help="index of the first layer that stage 2 trains")
+    parser.add_argument("--model", help="a network of Keras Applications; none: that of the settings")
+    parser.add_argument("--checkpoint", type=Path, help="slim's, of mobilenet_v2, for that; none: random values")
+    parser.add_argument("--trainable-from", type=int, help="first layer of stage 2; none: that of the settings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of both programs")
     parser.add_argument("--epochs", type=int, nargs=2, default=[20, 20], help="of each stage")
     parser.add_argument("--image-size", type=int, default=224, help="height and width in pixels")
@@ -104,16 +106,15 @@ def prepare_weights(model: str, checkpoint: Path | None, folder: Path) -> Path:
     return path
 
 
-def write_config(arguments: argparse.Namespace, folder: Path) -> Path:
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings of configs/keras_two_stage.toml with another network, first layer or length of the stages."""
     settings = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
-    settings["model"] = arguments.model
-    settings["stages"][1]["trainable_from"] = arguments.trainable_from
+    settings["model"] = arguments.model or settings["model"]
+    if arguments.trainable_from is not None:
+        settings["stages"][1]["trainable_from"] = arguments.trainable_from
     for stage, length in zip(settings["stages"], arguments.epochs, strict=True):
         stage["epochs"] = length
-    path = folder / "settings.toml"
-    path.write_text(tomli_w.dumps(settings), encoding="utf-8")
-    return path
+    return settings
 
 
 def train_ours(photographs: Photographs, config: Path, folder: Path, image_size: int, seed: int) -> Stages:

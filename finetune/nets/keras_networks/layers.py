@@ -154,6 +154,7 @@ class _OfKeras(_InScope):
     """A random layer of another kind, by its own generator."""
 
     def call(self, inputs: Tensor, training: bool | None = None, **arguments: Any) -> Tensor:
+        tf.compat.v1.add_to_collection(layers.DRAWN_BY_PART, self._scope_beside)
         return super().call(inputs, training=self.is_random(training), **arguments)  # type: ignore[misc]
 
 
