@@ -108,8 +108,8 @@ def test_every_flag_of_slim_is_known(settings_class, names):
 
 
 def test_a_flag_without_meaning_here_takes_its_default_alone():
-    with pytest.raises(UserError, match="--worker-replicas can only be 1: one machine"):
-        parse("--dataset_dir=d", "--worker_replicas=4")
+    with pytest.raises(UserError, match="--quantize-delay can only be -1: quantised training left"):
+        parse("--dataset_dir=d", "--quantize_delay=4")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from finetune.runs.stage_record import ONLY_STAGE, StagePlace
 from finetune.settings.settings_file import to_toml_table
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import DeviceSettings, TrainSettings
-from finetune.training.devices import describe_machine, uses_xla
+from finetune.training.devices import Devices, describe_machine, uses_xla
 from finetune.training.divergence import with_cuts_of_run
 from finetune.training.example_weights import weights_of_probe
 from finetune.training.head_decay import decayed_variables
@@ -97,7 +97,7 @@ class PreparedRun:
 def prepare(
     settings: TrainSettings,
     data: TrainingData,
-    strategy: Any,
+    devices: Devices,
     source: Checkpoint | None,
     features: FeatureFolder,
     history: Facts | None,
@@ -110,7 +110,7 @@ def prepare(
     Args:
         settings: Of the run.
         data: Its splits.
-        strategy: Its devices.
+        devices: That make its steps.
         source: Where its weights are; None: it begins from scratch.
         features: Folder of features.
         history: What the run says of itself; None: it begins.
@@ -122,6 +122,7 @@ def prepare(
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data; what has changed and isn't allowed to.
     """
+    strategy = devices.strategy
     with strategy.scope():
         model, plan, data = restored_model(settings, data, source)
         settings = with_batch_norm(settings, model, plan, place)
@@ -140,7 +141,7 @@ def prepare(
             refuse_without_features(stage, model.spec.head_scopes, plan, needed_by)
         head = find_linear_head(model, plan, needed_by) if needed_by else None
         optimizer = _make_optimizer(stage, model, trained, multipliers)
-        settings = with_precision(settings, model, trained, images)
+        settings = with_precision(settings, model, trained, images, devices.team)
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
         labels = PseudoLabels(len(data.unlabelled.records)) if data.unlabelled is not None else None
@@ -232,7 +233,7 @@ def _check_changes(
     recorded = at_checkpoint if compared_step is None else facts_at(history, compared_step)
     argument = "--resume" if compared_step is None else "--verify"
     # Several devices cache no features, and see other views of the images than were cached.
-    loses_views = bool(recorded.get("cached_views")) and settings.devices.num_clones > 1
+    loses_views = bool(recorded.get("cached_views")) and settings.num_devices > 1
     changes = check_changes(
         recorded,
         now,
@@ -360,5 +361,5 @@ def _make_step(
         num_passes=stage.accumulate_steps,
         largest_norm=stage.update.clip_gradients,
         seed=settings.run.seed,
-        use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=devices.num_clones),
+        use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=settings.num_devices),
     )

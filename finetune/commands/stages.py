@@ -33,9 +33,9 @@ def settings_of_stage(settings: TrainSettings, place: StagePlace, num_images: in
     Raises:
         UserError: There is no such layer; the settings don't go together; a step's images can't be shared out.
     """
-    stage = stages_of(settings)[place.index].settings(settings.stage).on_devices(settings.devices.num_clones)
+    stage = stages_of(settings)[place.index].settings(settings.stage).on_devices(settings.num_devices)
     stage = with_scopes(stage, settings.network)
-    num_steps = _num_steps(stage, num_images, settings.devices.num_clones)
+    num_steps = _num_steps(stage, num_images, settings.num_devices)
     end = None if num_steps is None else place.first_step + num_steps
     stage = dataclasses.replace(stage, max_steps=end, epochs=None)
     return dataclasses.replace(settings, stage=stage, course=CourseSettings())

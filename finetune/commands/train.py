@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finetune.commands.train_stage import EndedStage, RunOfSeveral
     from finetune.evaluation.result_files import EvalResult
     from finetune.model.scopes import VariablePlan
+    from finetune.training.devices import Devices
     from finetune.training.loop import EndedBy
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import TrainingData
@@ -51,6 +52,7 @@ class TrainResult:
         ended_by: "steps": the last one was made; "patience": early stopping; "time": the limit; "signal": Ctrl-C or the
             like; "pruned": a sweep gave it up.
         evaluation: Of the best checkpoint on the validation split; None: no report was asked for, or there is no split.
+        is_chief: Whether this process wrote the run's folder, which one of several workers does.
     """
 
     train_dir: Path
@@ -62,6 +64,7 @@ class TrainResult:
     final_loss: float | None = None
     ended_by: "EndedBy" = "steps"
     evaluation: "EvalResult | None" = None
+    is_chief: bool = True
 
     @property
     def report(self) -> Path | None:
@@ -113,26 +116,33 @@ def train(settings: TrainSettings) -> TrainResult:
         raise UserError("--sweep trains several times.", "From Python it is finetune.api.sweep.")
     if settings.data.is_cross_validation:
         raise UserError("--folds makes several runs.", "From Python it is finetune.api.cross_validate.")
+    from finetune.commands.workers import working_together
     from finetune.model.gpus import use_gpus
 
     start = time.monotonic()
     use_gpus(settings.gpus)
-    with run_folder_chosen(settings) as chosen:
+    with working_together(settings) as (told, devices), run_folder_chosen(told) as chosen:
         try:
-            return train_run(on_records(with_published_weights(chosen)), start)
+            return train_run(on_records(with_published_weights(chosen)), start, devices=devices)
         except TrainingInterrupted:
             raise
         except Interrupted as stop:
             raise Interrupted(f"{stop}\n  {how_to_go_on(chosen.run.folder)}", stop.signal_number) from stop
 
 
-def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | None" = None) -> TrainResult:
+def train_run(
+    settings: TrainSettings,
+    start: float,
+    several: "RunOfSeveral | None" = None,
+    devices: "Devices | None" = None,
+) -> TrainResult:
     """Trains by settings that name records, weights and a folder, as `train` finds them.
 
     Args:
         settings: Of the run.
         start: When the command began, by the monotonic clock, for `--time-limit`.
         several: What the run has of a sweep or a cross-validation; None: it is alone.
+        devices: That make its steps; None: those of this process.
 
     Raises:
         UserError: As `train`; TrainingDivergedError where something isn't finite.
@@ -141,12 +151,15 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.objective import check_classes_of_stages
-    from finetune.commands.training_inputs import choose_devices, find_data
+    from finetune.commands.training_inputs import find_data, refuse_large_batches
     from finetune.commands.unlabelled import with_unlabelled
+    from finetune.commands.workers import begun_together, choose_devices
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
 
+    if devices is None:
+        settings, devices = choose_devices(settings)
     time_limit = TimeLimit(settings.stopping.time_limit_seconds, start)
     if not settings.run.resume:
         settings = _of_the_file_now(settings)
@@ -165,14 +178,24 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
             f"--early-stopping-patience counts validations, but {settings.data.dataset_dir} has no split validation.",
             "Name one with --eval-split, make one with finetune-convert --validation-fraction, or leave the flag out.",
         )
-    strategy = choose_devices(settings, data)
-    run = RunFolder(settings.run.folder)
+    refuse_large_batches(settings, data)
+    folder = settings.run.folder
     with (
-        write_errors_told(lambda: f"Make room there. {how_to_go_on(run.path)}"),
-        run.begun(resume=settings.run.resume),
+        write_errors_told(lambda: f"Make room there. {how_to_go_on(folder)}"),
+        begun_together(settings, devices.team) as (run, settings),
     ):
-        result = _train_in(run, settings, data, strategy, time_limit, several)
+        try:
+            result = _in_folder(_train_in(run, settings, data, devices, time_limit, several), folder)
+        except TrainingInterrupted as stop:
+            raise TrainingInterrupted(_in_folder(stop.result, folder), stop.signal_number) from None
+    if not devices.team.is_chief:
+        return dataclasses.replace(result, is_chief=False)
     return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
+
+
+def _in_folder(result: TrainResult, folder: Path) -> TrainResult:
+    """A result as of the run's folder, where a worker that isn't the chief has had one of its own."""
+    return dataclasses.replace(result, train_dir=folder, checkpoint=str(folder / Path(result.checkpoint).name))
 
 
 def _of_the_file_now(settings: TrainSettings) -> TrainSettings:
@@ -206,7 +229,7 @@ def _train_in(
     run: RunFolder,
     settings: TrainSettings,
     data: "TrainingData",
-    strategy: Any,
+    devices: "Devices",
     time_limit: "TimeLimit",
     several: "RunOfSeveral | None",
 ) -> TrainResult:
@@ -214,7 +237,7 @@ def _train_in(
     from finetune.commands.train_stage import train_stage
 
     while True:
-        ended = train_stage(run, settings, data, strategy, time_limit, several)
+        ended = train_stage(run, settings, data, devices, time_limit, several)
         if ended.stopped_by is not None:
             raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
         if ended.is_last or ended.ended_by in ("time", "pruned"):
@@ -281,6 +304,8 @@ def _train_or_verify(settings: TrainSettings) -> None:
         print_verification(verify(settings), settings.run.folder)
         return
     result = train(settings)
+    if not result.is_chief:
+        return
     say(f"step {result.step}: {result.checkpoint}")
     if result.best_accuracy is not None:
         best_by = settings.stopping.best_by

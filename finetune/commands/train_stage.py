@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from finetune.commands.prepared_run import PreparedRun, prepare
 from finetune.commands.stages import (
@@ -15,6 +14,7 @@ from finetune.commands.stages import (
     settings_of_stage,
     stages_of,
 )
+from finetune.commands.workers import check_same_start
 from finetune.datasets.bad_records import reading
 from finetune.files.write_errors import with_room
 from finetune.nets import get_spec
@@ -26,6 +26,7 @@ from finetune.runs.stage_record import StagePlace, StageRecord, read_stage_recor
 from finetune.settings.settings_file import to_toml_table
 from finetune.settings.train import TrainSettings
 from finetune.training.best import Best, find_best, read_validations
+from finetune.training.devices import Devices
 from finetune.training.loop import EndedBy, Occasions, TrainingLoop
 from finetune.training.rate_finder import write_curve
 from finetune.training.resumption import recorded_facts
@@ -82,7 +83,7 @@ def train_stage(
     run: RunFolder,
     settings: TrainSettings,
     data: TrainingData,
-    strategy: Any,
+    devices: Devices,
     time_limit: TimeLimit,
     several: RunOfSeveral | None = None,
 ) -> EndedStage:
@@ -92,7 +93,7 @@ def train_stage(
         run: Its folder.
         settings: Of the run.
         data: Its splits.
-        strategy: Its devices.
+        devices: That make its steps.
         time_limit: When to stop, whatever the step.
         several: What the run has of a sweep or a cross-validation; None: it is alone.
 
@@ -113,8 +114,9 @@ def train_stage(
     history = recorded_facts(run) if settings.run.resume else None
     labels_from = first_pseudo_labels(settings, place, told)
     features = several.features if several is not None else FeatureFolder(run.path / FEATURES_FOLDER)
-    ready = prepare(told, data, strategy, source, features, history, place, labels_from=labels_from)
+    ready = prepare(told, data, devices, source, features, history, place, labels_from=labels_from)
     del source
+    check_same_start(devices.team, ready)
     data, first_step = ready.data, ready.first_step
     if any(change.name == "validation" for change in ready.changes):
         run.forget_best()
@@ -153,6 +155,7 @@ def train_stage(
         ready.loss_gap,
         lambda since: several is not None and several.is_hopeless([*before, *since]),
         ready.labelling,
+        devices.team,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:

@@ -1,7 +1,6 @@
-"""What a training reads, and on which devices."""
+"""What a training reads."""
 
 import logging
-from typing import Any
 
 from finetune.commands.stages import stages_of
 from finetune.datasets.decoding import ReadOptions
@@ -9,7 +8,6 @@ from finetune.datasets.record_index import RecordIndex
 from finetune.nets import spec_of
 from finetune.settings.train import TrainSettings
 from finetune.training import training_data
-from finetune.training.devices import choose_strategy, make_deterministic
 from finetune.training.image_inputs import TrainingImages
 from finetune.training.training_data import TrainingData, refuse_large_batch
 
@@ -31,20 +29,15 @@ def find_data(settings: TrainSettings) -> TrainingData:
     )
 
 
-def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:
-    """The strategy over the devices that the settings ask for, of which each takes a batch of a step.
+def refuse_large_batches(settings: TrainSettings, data: TrainingData) -> None:
+    """Refuses steps, of any stage, that take more images than there are.
 
     Raises:
-        UserError: There are fewer; a step takes more images than there are.
+        UserError: One does.
     """
-    devices = settings.devices
-    if devices.deterministic:
-        make_deterministic(on_cpu=devices.clone_on_cpu)
-    strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
+    num_devices = settings.num_devices
     for stage in stages_of(settings):
-        num_devices = strategy.num_replicas_in_sync
         refuse_large_batch(stage.settings(settings.stage).on_devices(num_devices), num_devices, data.training)
-    return strategy
 
 
 def training_images(

@@ -52,8 +52,9 @@ def verify(settings: TrainSettings) -> Verification:
     """
     from finetune.commands.prepared_run import prepare
     from finetune.commands.stages import find_place_of_run, first_pseudo_labels, settings_of_stage
-    from finetune.commands.training_inputs import choose_devices, find_data
+    from finetune.commands.training_inputs import find_data, refuse_large_batches
     from finetune.commands.unlabelled import with_unlabelled
+    from finetune.commands.workers import choose_devices
     from finetune.datasets.bad_records import reading
     from finetune.model.checkpoint import whole_checkpoints
     from finetune.model.gpus import use_gpus
@@ -64,6 +65,7 @@ def verify(settings: TrainSettings) -> Verification:
     from finetune.trunk.features import FeatureFolder
 
     use_gpus(settings.gpus)
+    settings, devices = choose_devices(settings)
     run = RunFolder(settings.run.folder)
     settings = on_records(settings)
     settings = dataclasses.replace(
@@ -91,11 +93,11 @@ def verify(settings: TrainSettings) -> Verification:
     labels_from = first_pseudo_labels(settings, place, told)
     settings = _as_recorded(told, facts_at(history, last_step))
     data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augment)
-    strategy = choose_devices(settings, data)
+    refuse_large_batches(settings, data)
     with run.lend_features() as path:
         features = FeatureFolder(path)
         ready = prepare(
-            settings, data, strategy, source, features, history, place, compared_step=last_step, labels_from=labels_from
+            settings, data, devices, source, features, history, place, compared_step=last_step, labels_from=labels_from
         )
         steps = range(ready.first_step, last_step)
         lines = run.read_metrics()

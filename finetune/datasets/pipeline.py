@@ -7,6 +7,7 @@ the epoch's number, the augmentation of an image from these two and the image's 
 step sees what it would have seen without the break, to the bit, on any number of threads.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -31,6 +32,21 @@ FINGERPRINT_OF_LABEL = 1_000_003
 FINGERPRINT_OF_WEIGHT = 15_485_863
 FINGERPRINTS_AT_A_TIME = 256
 BITS_OF_ONE = 0x3F800000  # Of float32.
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShare:
+    """The part of each step's images that one of several workers takes: they follow each other, in the workers' order.
+
+    Attributes:
+        worker: Its index, from 0.
+        num_workers: How many there are.
+        size: Images of each worker in a step.
+    """
+
+    worker: int
+    num_workers: int
+    size: int
 
 
 def training_batches(
@@ -62,9 +78,24 @@ def training_batches(
 
 
 def training_examples(
-    dataset: Dataset, options: ReadOptions, *, seed: int, num_before: int = 0, balanced: RecordIndex | None = None
+    dataset: Dataset,
+    options: ReadOptions,
+    *,
+    seed: int,
+    num_before: int = 0,
+    balanced: RecordIndex | None = None,
+    share: BatchShare | None = None,
 ) -> tf.data.Dataset:
-    """What `training_batches` makes batches of, from the example behind the first `num_before` on."""
+    """What `training_batches` makes batches of, from the example behind the first `num_before` on.
+
+    Args:
+        dataset: As of `training_batches`, and so are those that aren't named here.
+        options: Likewise.
+        seed: Likewise.
+        num_before: Examples of whole steps.
+        balanced: Likewise.
+        share: Of them, to decode no other; None: all.
+    """
     first_epoch, offset = divmod(num_before, dataset.num_examples)
 
     def read_epoch(epoch: Tensor) -> tf.data.Dataset:
@@ -79,7 +110,18 @@ def training_examples(
         records = epochs.flat_map(plain(read_epoch))
     else:
         records = drawn_records(balanced, options.num_readers, seed, first_epoch, offset)
+    if share is not None:
+        records = _of_share(records, share)
     return records.map(plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
+
+
+def _of_share(records: tf.data.Dataset, share: BatchShare) -> tf.data.Dataset:
+    """The records of one worker, of those of whole steps."""
+
+    def is_own(place: Tensor, record: Tensor) -> Tensor:
+        return place // share.size % share.num_workers == share.worker
+
+    return records.enumerate().filter(plain(is_own)).map(plain(lambda place, record: record))
 
 
 def in_batches(examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

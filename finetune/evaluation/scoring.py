@@ -16,7 +16,17 @@ from finetune.types import Tensor
 def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
     """The model's evaluation pass, traced here and once: from images [B,H,W,C], any B, to logits [B,num_classes]."""
     shape = [None, model.image_size, model.image_size, model.channels]
-    function = tf.function(lambda images: model(images, is_training=False).logits, autograph=False)
+    strategy = tf.distribute.get_strategy()
+
+    def logits(images: Tensor) -> Tensor:
+        return model(images, is_training=False).logits
+
+    def logits_here(images: Tensor) -> Tensor:
+        """By this worker's own copies of the variables: read as those of all, each would be summed up among them."""
+        return strategy.experimental_local_results(strategy.run(logits, args=(images,)))[0]
+
+    is_one_of_several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    function = tf.function(logits_here if is_one_of_several else logits, autograph=False)
     infer: Callable[[Tensor], Tensor] = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
     return infer
 

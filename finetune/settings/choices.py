@@ -6,6 +6,7 @@ BATCH_NORM_MODES = ("plan", "frozen", "slim")
 LOSSES = ("cross-entropy", "focal")
 PRECISIONS = ("float32", "bfloat16", "float16")
 XLA_MODES = ("auto", "on", "off")
+STRATEGIES = ("auto", "one", "mirrored", "multi-worker")
 GRAYSCALE_STEMS = ("same", "sum")
 AUGMENTATIONS = ("default", "crop", "flip", "none", "inception", "vgg", "keras", "randaugment", "turns")
 RESIZES = ("squash", "crop", "pad")
@@ -59,6 +60,7 @@ DECISIVE_SETTINGS = (
     "batch_size",
     "accumulate_steps",
     "num_clones",
+    "worker_replicas",
     "precision",
     "preprocessing",
     "resize",

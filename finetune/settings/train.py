@@ -39,6 +39,7 @@ from finetune.settings.stages import Stage, names_everywhere
 from finetune.settings.stopping import StoppingSettings
 from finetune.settings.sweep import SweepSettings
 from finetune.settings.trust import TRUST_CODE_HELP
+from finetune.settings.workers import WorkerSettings
 
 DEFAULT_MODEL = "inception_v3"
 DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
@@ -226,7 +227,12 @@ class DeviceSettings(CommandSettings):
 
     title: ClassVar[str] = "Devices and precision"
 
-    num_clones: int = flag(1, above=0, metavar="N", help="devices to train on, each with a batch of its own")
+    num_clones: int = flag(
+        1,
+        above=0,
+        metavar="N",
+        help="devices to train on, each with a batch of its own; of each worker, if several",
+    )
     clone_on_cpu: bool = flag(
         False, help="train on the CPU even where there is a GPU, resumed likewise; --gpu none: this time"
     )
@@ -252,12 +258,17 @@ class SlimTrainSettings(CommandSettings):
 
     title: ClassVar[str] = "slim's"
 
-    master: str = only("", "one process drives all devices")
-    worker_replicas: int = only(1, "one machine trains")
-    num_ps_tasks: int = only(0, "one machine trains")
-    task: int = only(0, "one machine trains")
-    sync_replicas: bool = only(False, "devices are always in step")
-    replicas_to_aggregate: int = only(1, "devices are always in step")
+    master: str = only("", "workers find each other by --workers or by their launcher")
+    num_ps_tasks: int = flag(
+        0, at_least=0, metavar="N", help="slim's parameter servers; there are none: every worker keeps all variables"
+    )
+    sync_replicas: bool = flag(False, help="slim's; workers are always in step")
+    replicas_to_aggregate: int = flag(
+        1,
+        above=0,
+        metavar="N",
+        help="slim's, with --sync-replicas: the number of workers, all of which are in each step",
+    )
     quantize_delay: int = only(-1, "quantised training left TensorFlow with version 1")
 
 
@@ -294,6 +305,7 @@ class TrainSettings(CommandSettings):
     stopping: StoppingSettings = group()
     run: RunSettings = group()
     devices: DeviceSettings = group()
+    cluster: WorkerSettings = group()
     gpus: GpuSettings = group()
     slim: SlimTrainSettings = group()
 
@@ -301,6 +313,11 @@ class TrainSettings(CommandSettings):
         values.pop("_given", None)  # Which is among the `vars` of other settings.
         object.__setattr__(self, "_given", values)
         super().__init__(**with_recipe(values))
+
+    @property
+    def num_devices(self) -> int:
+        """That train in step, of all workers together."""
+        return self.devices.num_clones * self.cluster.worker_replicas
 
     @property
     def given(self) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from finetune.datasets.bad_records import reading
 from finetune.datasets.decoding import ReadOptions
-from finetune.datasets.pipeline import evaluation_batches, in_batches, training_batches, training_examples, view_batches
+from finetune.datasets.pipeline import BatchShare, evaluation_batches, in_batches, training_examples, view_batches
 from finetune.datasets.record_index import RecordIndex
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.datasets.unlabelled_batches import picked_examples, reading_unlabelled, unlabelled_evaluation_batches
@@ -59,19 +59,27 @@ class TrainingImages:
         """For each device."""
         return self.batch_size * self.passes_per_step
 
-    def training_batches(self, first_step: int, num_devices: int) -> tf.data.Dataset:
+    def training_batches(self, first_step: int, num_devices: int, worker: int, num_workers: int) -> tf.data.Dataset:
         """Augmented images, labels, weights where they have such, and what tells them apart, without end.
 
-        They are for steps from `first_step` on.
+        They are for steps from `first_step` on: batches for one device after the other, those of one worker.
+
+        Args:
+            first_step: Number of updates made.
+            num_devices: Of all workers.
+            worker: Its index.
+            num_workers: How many there are, with as many devices each.
         """
-        return training_batches(
+        share = BatchShare(worker, num_workers, self.images_per_step * num_devices // num_workers)
+        examples = training_examples(
             self.data.training,
             self.options,
-            batch_size=self.images_per_step * num_devices,
             seed=self.seed,
-            start_step=first_step,
+            num_before=first_step * self.images_per_step * num_devices,
             balanced=self.balanced,
+            share=share if num_workers > 1 else None,
         )
+        return in_batches(examples, self.images_per_step)
 
     def mixed_batches(self, steps: MixedSteps) -> tf.data.Dataset:
         """As `training_batches`, with pseudo-labelled images among them."""
@@ -173,13 +181,17 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
     model, dataset, unlabelled = state.model, images.data.validation, images.data.unlabelled
 
     def batches(first_step: int) -> Iterator[Any]:
-        return distributed(images.training_batches(first_step, strategy.num_replicas_in_sync))
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            num_devices, num_workers = context.num_replicas_in_sync, context.num_input_pipelines
+            return images.training_batches(first_step, num_devices, context.input_pipeline_id, num_workers)
 
-    def distributed(endless: tf.data.Dataset) -> Iterator[Any]:
-        for *given, records in strategy.experimental_distribute_dataset(endless):
-            of_devices = strategy.experimental_local_results(records)
-            yield *given, np.concatenate([part.numpy() for part in of_devices])
+        return identified(strategy.distribute_datasets_from_function(of_worker))
 
+    def identified(batches: Iterable[Any]) -> Iterator[Any]:
+        for *given, records in batches:
+            yield *given, of_all_devices(records)
+
+    of_all_devices = _joiner(strategy)
     validate = validate_plain = None
     if dataset is not None or unlabelled is not None:
         infer = inference_function(model)
@@ -198,9 +210,23 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         eval_split=images.data.eval_split,
         batch_size=images.batch_size,
         validate_plain=validate_plain,
-        mixed_batches=None if unlabelled is None else lambda steps: distributed(images.mixed_batches(steps)),
+        mixed_batches=None
+        if unlabelled is None
+        else lambda steps: identified(strategy.experimental_distribute_dataset(images.mixed_batches(steps))),
         unlabelled_logits=None if unlabelled is None else lambda: _logits(unlabelled, images, infer),
     )
+
+
+def _joiner(strategy: Any) -> Callable[[Any], Array]:
+    """From what the devices of this worker were given, each [b,...], to what those of all workers were, in order."""
+
+    def of_worker(values: Any) -> Array:
+        return np.concatenate([part.numpy() for part in strategy.experimental_local_results(values)])
+
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return of_worker
+    gather = tf.function(lambda values: strategy.gather(values, axis=0), autograph=False)
+    return lambda values: gather(values).numpy()
 
 
 def _refuse_compressed(images: TrainingImages) -> None:
@@ -237,6 +263,7 @@ def validation(images: TrainingImages, state: TrainingState, run: Callable[[], S
     assert dataset is not None
 
     def validate() -> Scores:
+        state.share_statistics()
         in_place = state.averages.in_place() if state.averages is not None else contextlib.nullcontext()
         with reading(dataset, images.options.labels_offset), in_place:
             return run()

@@ -128,7 +128,7 @@ def refuse_without_features(
         UserError: All that stands in the way, with what mends it.
     """
     mends = {
-        SEVERAL_DEVICES: "--num-clones 1",
+        SEVERAL_DEVICES: "--strategy one --num-clones 1",
         NOTHING_FROZEN: f"--trainable-scopes {','.join(head_scopes)}",
         SLIM_BATCH_NORM: "--batch-norm plan",
         CACHE_OFF: "--cache-features auto",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from finetune.cluster.team import Team
 from finetune.evaluation.metrics import NotFiniteError
 from finetune.model.checkpoint import BEST_FILE, count_not_finite, keep_newest, save_run_checkpoint
 from finetune.model.out_of_memory import out_of_memory_told
@@ -90,6 +91,7 @@ class TrainingLoop:
         loss_gap: LossGap,
         is_hopeless: Callable[[Sequence[Best]], bool],
         labelling: PseudoLabelling | None,
+        team: Team,
     ) -> None:
         """Sets the loop up.
 
@@ -111,6 +113,7 @@ class TrainingLoop:
             loss_gap: What training and validation losses are compared by.
             is_hopeless: Whether to give the run up, after the validations that it has had in this stage.
             labelling: Of unlabelled images; None: there are none.
+            team: The workers, which log, validate, save and end after the same step.
         """
         self.step = occasions.first_step
         self.best = best
@@ -136,6 +139,7 @@ class TrainingLoop:
         self._loss_gap = loss_gap
         self._is_hopeless = is_hopeless
         self._labelling = labelling
+        self._team = team
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -168,7 +172,7 @@ class TrainingLoop:
                     break
                 except DivergedError as diverged:
                     self._step_back(diverged)
-        self.stopped_by = stop.signal_number
+        self.stopped_by = stop.signal_number or self._team.stop_asked
         return newest
 
     def _train(self, stop: StopRequest) -> EndedBy:
@@ -177,7 +181,7 @@ class TrainingLoop:
             self._save()
         why_early = ended_early(self._validations, self._stopping)
         is_hopeless = self._is_hopeless(self._validations)
-        while (ended_by := self._why_to_end(stop, why_early, is_hopeless=is_hopeless)) is None:
+        while (ended_by := self._agreed_end(stop, why_early, is_hopeless=is_hopeless)) is None:
             self._label_if_due()
             with self._time_limit.taking("steps"):
                 self._make_steps(self._batches)
@@ -192,7 +196,7 @@ class TrainingLoop:
                 is_hopeless = self._is_hopeless(self._validations)
             is_save_due = time.monotonic() - self._last_save >= self._when.save_interval_seconds
             is_save_due |= self._guard is not None and self._guard.is_due(self.step)
-            if is_save_due:
+            if self._team.agreed(is_save_due):
                 self._save()
         if self._is_finished():
             self._validate_and_keep_best()
@@ -204,8 +208,17 @@ class TrainingLoop:
             )
         return ended_by
 
-    def _why_to_end(self, stop: StopRequest, why_early: str | None, *, is_hopeless: bool) -> EndedBy | None:
-        if stop.is_made:
+    def _agreed_end(self, stop: StopRequest, why_early: str | None, *, is_hopeless: bool) -> EndedBy | None:
+        """Why all workers end after the same step: a signal to any of them, and the chief's clock, count for all."""
+        if stop.signal_number is not None:
+            self._team.ask_to_stop(stop.signal_number)
+        ended_by, self._team.stop_asked = self._team.agreed(
+            [self._why_to_end(why_early, is_hopeless=is_hopeless), self._team.stop_asked]
+        )
+        return ended_by
+
+    def _why_to_end(self, why_early: str | None, *, is_hopeless: bool) -> EndedBy | None:
+        if self._team.stop_asked is not None:
             return "signal"
         if self._is_finished():
             return "steps"

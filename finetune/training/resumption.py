@@ -22,7 +22,7 @@ log = logging.getLogger("finetune")
 
 MOST_NAMED_RECORDS = 3
 # How a step's batch is parted among devices and passes.
-PARTS_OF_BATCH = ("batch_size", "accumulate_steps", "num_clones")
+PARTS_OF_BATCH = ("batch_size", "accumulate_steps", "num_clones", "worker_replicas")
 # What a run is begun from, which doesn't matter where it is resumed.
 RESTORING = ("checkpoint", "checkpoint_prefix", "exclude_scopes", "ignore_missing_vars", "ema", "grayscale_stem")
 

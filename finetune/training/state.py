@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 
+import tensorflow as tf
+
 from finetune.errors import UserError
 from finetune.model.model import Model
 from finetune.model.scopes import MOVING_AVERAGE_SUFFIX
@@ -116,6 +118,17 @@ class TrainingState:
         if self.seen is not None:
             self.seen.restore(values, source)
             self.seen.accept_other_order()
+
+    def share_statistics(self) -> None:
+        """Gives each of several workers the mean of their moving statistics, by which it then evaluates alone.
+
+        What they come to stays the same: each step moves their mean towards the mean of the batches' statistics.
+        """
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            for layer in self.model.updated_batch_norms():
+                for name in ("moving_mean", "moving_variance"):
+                    statistic = self.model.model_variables[f"{layer}/{name}"]
+                    statistic.assign(statistic.read_value())
 
     def _now(self) -> dict[str, Array]:
         return {name: variable.numpy() for name, variable in self._changing().items()}

@@ -157,7 +157,7 @@ def refuse_large_batch(settings: StageSettings, num_devices: int, dataset: Datas
     images_per_step, num_images = settings.images_per_update * num_devices, dataset.num_examples
     if images_per_step > num_images:
         most = num_images // (settings.accumulate_steps * num_devices)
-        more_of = "--accumulate-steps" if settings.accumulate_steps > 1 else "--num-clones"
+        more_of = "--accumulate-steps" if settings.accumulate_steps > 1 else "--num-clones, or train on fewer workers"
         raise UserError(
             f"--batch-size: a step takes {images_per_step} images, but the split {dataset.split} has {num_images}.",
             f"Give --batch-size {most} or less." if most else f"Give a smaller {more_of}.",

@@ -1,0 +1,74 @@
+"""Which devices train in step, and, where several machines do, which they are."""
+
+import dataclasses
+import re
+from typing import ClassVar
+
+from finetune.errors import UserError
+from finetune.settings.choices import STRATEGIES
+from finetune.settings.flags import CommandSettings, flag
+
+MOST_PORT = 65535
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\s\[\]]+):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerSettings(CommandSettings):
+    """One process for each machine, or for each core; its index in the cluster is no setting of the run."""
+
+    title: ClassVar[str] = "Several devices and machines"
+
+    strategy: str = flag(
+        "auto",
+        choices=STRATEGIES,
+        help="one: a device; mirrored: --num-clones devices, or all GPUs; multi-worker: the processes of a launcher; "
+        "auto: what there is of the three",
+        is_recorded=False,
+    )
+    workers: tuple[str, ...] = flag(
+        (),
+        metavar="HOST:PORT,...",
+        help="addresses of all processes, the chief first; not given: as TF_CONFIG, Slurm, Open MPI, torchrun or "
+        "Kubernetes say",
+        is_recorded=False,
+    )
+    worker_index: int | None = flag(
+        None, at_least=0, slim=["task"], metavar="I", help="which of --workers this is, from 0", is_recorded=False
+    )
+    worker_replicas: int = flag(
+        1, above=0, metavar="N", help="how many processes; with --workers and launchers that say it, found by itself"
+    )
+    worker_timeout: float = flag(
+        300.0, above=0, metavar="SECONDS", help="wait so long at the start for all processes", is_recorded=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for address in self.workers:
+            parse_address(address, "--workers")
+        if len(set(self.workers)) < len(self.workers):
+            twice = next(address for address in self.workers if self.workers.count(address) > 1)
+            raise UserError(f"--workers names {twice} twice.", "Give each process an address of its own.")
+        if self.strategy in ("one", "mirrored") and self.workers:
+            raise UserError(
+                f"--strategy {self.strategy} is of one process, and --workers names several.", "Leave one of them out."
+            )
+
+
+def parse_address(address: str, said_by: str) -> tuple[str, int]:
+    """Host, without the brackets of an IPv6 address, and port of `host:port`.
+
+    Args:
+        address: The text.
+        said_by: Where it comes from, for messages.
+
+    Raises:
+        UserError: It is none.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match["port"]) <= MOST_PORT:
+        raise UserError(
+            f"{said_by}: {address!r} is no HOST:PORT with a port from 1 to {MOST_PORT}.",
+            "Such as node1:12345, or [fd00::1]:12345.",
+        )
+    return match["host"].strip("[]"), int(match["port"])

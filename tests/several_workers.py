@@ -1,0 +1,42 @@
+"""Trainings by several processes of this machine, each with a port of its own."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+
+# Small heaps and few threads: several processes share the cores with other tests.
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def addresses(number):
+    """Of ports that are free now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+def start(words, number, *, module="finetune", environ=None):
+    """Begins a training on so many workers; the processes, the chief's first."""
+    listed = ",".join(addresses(number))
+    environ = {**os.environ, **ENVIRONMENT, **(environ or {})}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, "train", *words, f"--workers={listed}", f"--worker-index={index}"],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(number)
+    ]
+
+
+def finish(processes, seconds=300):
+    """What each of them ends with: its status, and what it says."""
+    results = []
+    for process in processes:
+        out, error = process.communicate(timeout=seconds)
+        results.append((process.returncode, out, error))
+    return results
