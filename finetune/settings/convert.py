@@ -20,6 +20,7 @@ from finetune.settings.choices import (
     ON_CORRUPT,
 )
 from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.shares import ShareSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class SplitSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvertSettings(SplitSettings, ImageSourceSettings):
+class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
     """Settings of `finetune-convert`."""
 
     title: ClassVar[str] = "From and to"
