@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -13,6 +14,8 @@ import sys
 import numpy as np
 import pytest
 from image_files import encode, picture, write_class_folders, write_file
+from pages import PAGES, blocks
+from PIL import Image
 from tiny_runs import write_run
 
 from finetune.commands import convert, evaluate, predict
@@ -21,10 +24,13 @@ from finetune.commands.evaluate import evaluate as evaluate_split
 from finetune.commands.predict import predict as predict_images
 from finetune.datasets.dataset import SkippedRecord, find_dataset, without
 from finetune.datasets.record_ranges import records_within
+from finetune.datasets.records import Record, encode_record
+from finetune.datasets.tfrecord import RecordWriter, read_records
 from finetune.errors import UserError
 from finetune.evaluation.metrics import score_batch
 from finetune.evaluation.score_rows import rows_of, scores_of
 from finetune.files.shares import SHARES_FOLDER, Share, find_shares, whole_share, write_share
+from finetune.model.checkpoint import Checkpoint, write_checkpoint
 from finetune.settings.command_line import parse_flags, words_of
 from finetune.settings.convert import ConvertSettings
 from finetune.settings.evaluate import EvalSettings
@@ -42,8 +48,6 @@ def photographs(tmp_path_factory):
     write_file(root / "green" / "clear.png", encode(picture(77).convert("RGBA").rotate(30), "PNG"))
     deep = np.linspace(0, 4000, 32 * 40).reshape(32, 40).astype(np.uint16)
     for place in ("blue/deep.png", "red/deep.png"):
-        from PIL import Image
-
         write_file(root / place, encode(Image.fromarray(deep + len(place)), "PNG"))
     write_file(root / "blue" / "torn.jpg", encode(picture(5))[:300])
     write_file(root / "notes.txt", b"none")
@@ -291,9 +295,6 @@ def test_a_job_reads_no_file_without_records_of_its_share(run, data, tmp_path):
 
 
 def test_records_that_can_not_be_read_are_left_out_as_by_one_job(run, data, tmp_path, capsys):
-    from finetune.datasets.records import Record, encode_record
-    from finetune.datasets.tfrecord import RecordWriter, read_records
-
     records = list(read_records(sorted(data.glob("*_validation_*"))[0]))
     folder = tmp_path / "records"
     folder.mkdir()
@@ -307,10 +308,15 @@ def test_records_that_can_not_be_read_are_left_out_as_by_one_job(run, data, tmp_
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     words = ["--on-corrupt=skip", "--no-report"]
     assert evaluate.main(eval_words(run, folder, whole, *words)) == 0
-    assert "skipped 4 records" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "skipped 4 records" in told.out
+    (skipped,) = re.findall("4 of .* can't be read and are left out:\n.*", told.err)
     do_shares("eval", eval_words(run, folder, shared, *words), 4)
+    capsys.readouterr()
     assert evaluate.main(eval_words(run, folder, shared, *words, "--merge-shards=4")) == 0
-    assert "skipped 4 records" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "skipped 4 records" in told.out
+    assert skipped in told.err
     assert contents(shared) == contents(whole)
 
 
@@ -331,8 +337,6 @@ def test_what_is_missing_is_made_by_the_command_that_is_told(run, data, tmp_path
 
 def test_shares_of_other_weights_data_or_settings_are_no_whole(run, data, tmp_path, capsys):
     other = write_run(tmp_path / "other")
-    from finetune.model.checkpoint import Checkpoint, write_checkpoint
-
     checkpoint = Checkpoint(str(other / "model.ckpt-7"))
     values = {name: checkpoint.read(name) for name in checkpoint.shapes}
     write_checkpoint(other / "model.ckpt-7", {**values, "CifarNet/logits/biases": np.float32([0, 1, 0])})
@@ -348,10 +352,15 @@ def test_shares_of_other_weights_data_or_settings_are_no_whole(run, data, tmp_pa
     assert "--tta: none (the shares), flip (--merge-shards)" in capsys.readouterr().err
     assert evaluate.main([words[0], f"--dataset-dir={data}", "--split=train", *words[2:], "--merge-shards=2"]) == 2
     assert "--split: validation (the shares), train (--merge-shards)" in capsys.readouterr().err
-    less = shutil.copytree(data, tmp_path / "less")
-    (less / "dataset.json").unlink()
-    sorted(less.glob("*_validation_*"))[0].unlink()
-    assert evaluate.main([words[0], f"--dataset-dir={less}", *words[2:], "--merge-shards=2"]) == 2
+    more = shutil.copytree(data, tmp_path / "more")
+    (more / "dataset.json").unlink()
+    first = sorted(more.glob("*_validation_*"))[0]
+    first.write_bytes(first.read_bytes() * 2)
+    assert evaluate.main([words[0], f"--dataset-dir={more}", *words[2:], "--merge-shards=2"]) == 2
+    told = capsys.readouterr().err
+    assert re.search(r"data set: .* \(the shares\), .* \(--dataset-dir\)\n", told) is None
+    assert re.search(r"records of the files: .* \(the shares\), .* \(--dataset-dir\)\n", told)
+    assert "Give the records that the shares are of." in told
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
@@ -551,3 +560,56 @@ def test_jobs_side_by_side(photographs, tmp_path):
     ]
     assert [job.wait() for job in jobs] == [0] * 4
     assert convert.main([*words, "--merge-shards=4"]) == 0
+
+
+# The page
+
+
+STUB = """#!/bin/bash
+echo "$(basename "$0") $*" >>{calls}
+"""
+SBATCH = """#!/bin/bash
+echo "sbatch $*" >>{calls}
+for last; do true; done
+if [ -f "$last" ]
+then for i in 1 2 8; do SLURM_ARRAY_TASK_ID=$i bash "$last"; done; echo 77
+else bash -c "$last"; fi
+"""
+
+
+def test_launchers_of_the_page_give_each_job_its_share(tmp_path, monkeypatch):
+    """The page's scripts, run with programs that note their words."""
+    calls, programs = tmp_path / "calls", tmp_path / "bin"
+    settings = {"finetune-eval": EvalSettings, "finetune-predict": PredictSettings, "finetune-convert": ConvertSettings}
+    for name in settings:
+        write_file(programs / name, STUB.format(calls=calls).encode()).chmod(0o755)
+    write_file(programs / "sbatch", SBATCH.format(calls=calls).encode()).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "7")
+    script, submission, xargs, indexed = blocks("sh", PAGES["docs/shards.md"])
+    (tmp_path / "eval.sh").write_text(script)
+
+    def called_by(block):
+        """Which shares, or how many, each call of ours asks for; other calls as they are."""
+        calls.write_text("")
+        subprocess.run(["bash", "-euc", block], check=True)
+        for line in calls.read_text().splitlines():
+            program, *words = line.split()
+            if program not in settings:
+                yield line
+                continue
+            given = parse_flags(settings[program], words, prog="", description="")
+            yield f"{program} {given.shard or given.merge_shards}"
+
+    assert list(called_by(submission)) == [
+        "sbatch --parsable eval.sh",
+        *(f"finetune-eval {number}/8" for number in (1, 2, 8)),
+        "sbatch --dependency=afterok:77 --wrap finetune-eval --checkpoint runs/head --dataset-dir records "
+        "--merge-shards 8",
+        "finetune-eval 8",
+    ]
+    *shares, merge = called_by(xargs)
+    assert sorted(shares) == [f"finetune-predict {number}/8" for number in range(1, 9)]
+    assert merge == "finetune-predict 8"
+    assert list(called_by(indexed)) == ["finetune-convert 8/8"]

@@ -1,11 +1,19 @@
 """An evaluation shared out: a share's part of the split, what its job keeps, and all shares as one result."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.commands.shares import command_of_share, facts_of_settings, facts_of_software
-from finetune.datasets.dataset import Dataset, SkippedRecord, content_hash, find_dataset, without
+from finetune.datasets.dataset import (
+    Dataset,
+    SkippedRecord,
+    content_hash,
+    find_dataset,
+    skipped_in_words,
+    without,
+)
 from finetune.datasets.record_ranges import records_within
 from finetune.datasets.tfrecord import hash_content
 from finetune.errors import UserError
@@ -29,6 +37,8 @@ from finetune.settings.evaluate import EvalSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+log = logging.getLogger("finetune")
 
 PROGRAM = "finetune-eval"
 # They decide on how fast it goes, or on what is done with the whole.
@@ -130,8 +140,10 @@ def merged_evaluation(settings: EvalSettings, count: int) -> EvalResult:
         check_shapes(found, FACTS_SHAPE, OWN_SHAPE, mend)
     facts = shares[0].facts
     network = TrainedNetwork(**{name: facts["network"][name] for name in NETWORK_SHAPE})
-    whole = _whole_split(settings, network, facts, mend)
+    whole = _whole_split(settings, network, facts, f"Give the records that the shares are of. {mend}")
     dataset = _as_read(whole, shares, mend)
+    if dataset.num_skipped:
+        log.warning("%s", skipped_in_words(dataset))
     return EvalResult(
         checkpoint=str(run_folder / Path(facts["file"]).name),
         checkpoint_name=facts["checkpoint"],

@@ -45,7 +45,8 @@ class ImageSourceSettings(CommandSettings):
         at_least=LEAST_SAMPLE_BITS,
         at_most=MOST_SAMPLE_BITS,
         metavar="N",
-        help="bits that files of 16 a sample use; not given: as many as their largest value needs",
+        help="bits that files of 16 a sample use; not given: as many as their largest value needs, for which "
+        "each job of --shard looks at all images",
     )
     max_megapixels: float = flag(
         DEFAULT_MAX_MEGAPIXELS, above=0, at_most=MOST_MEGAPIXELS, metavar="N", help="larger images can't be read"
