@@ -467,6 +467,7 @@ def test_a_conversion_in_shares_is_the_conversion(photographs, tmp_path, capsys)
     assert all(word in table for word in ("Left out: 1 file that can't", "Guessed", "Doubtful", "more than one class"))
     do_shares("convert", [f"--dataset-dir={shared}", *words], 4, [4, 2, 1, 3])
     assert "record files, 1 can't be read\n" in capsys.readouterr().out
+    write_file(shared / SHARES_FOLDER / "3-of-4.partial" / "half", b"of a job that was killed")
     assert [path.name for path in shared.iterdir()] == [SHARES_FOLDER]
     assert convert.main([f"--dataset-dir={shared}", *words, "--merge-shards=4"]) == 0
     assert capsys.readouterr().out == table

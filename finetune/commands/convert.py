@@ -79,7 +79,7 @@ def convert(settings: ConvertSettings) -> Conversion:
     """
     given_rules = ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
     name = settings.dataset_name or name_of_folder(settings.dataset_dir)
-    if settings.share is None:
+    if settings.share is None:  # A job leaves alone what others may be at work on.
         complete_conversion(settings.dataset_dir)
     files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)  # What is refused is refused at once.
     start = time.monotonic()
@@ -190,16 +190,15 @@ def _images_dir(settings: ConvertSettings) -> Iterator[Path]:
 
     folder, name = settings.dataset_dir, settings.dataset_name
     has_folders = folder.is_dir() and bool(list_folder(found_folder(folder)).folders)
-    is_shared = settings.shard is not None or settings.merge_shards is not None
     if settings.images_dir is not None:
         yield settings.images_dir
     elif has_folders or name is None or name not in PUBLISHED_DATASETS:
         yield folder
     elif files := find_published_files(name, folder):
-        if is_shared:
+        if settings.shard is not None or settings.merge_shards is not None:
             raise UserError(
                 f"{'--shard' if settings.shard else '--merge-shards'}: each job would unpack {few(files)} once more.",
-                f"Unpack {'it' if len(files) == 1 else 'them'} once, and give --images-dir.",
+                "Convert without shares, or name a folder of images with --images-dir.",
             )
         log.info("Images from %s.", ", ".join(map(str, files)))
         with unpacked_for_now(name, files, folder) as unpacked:
