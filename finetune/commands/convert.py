@@ -14,8 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.commands.command import run_command
+from finetune.commands.command import run_command, say
 from finetune.commands.conversion import BACKGROUND, Conversion, print_summary, remarks_of
+from finetune.commands.conversion_shares import (
+    PROGRAM,
+    ConversionPlan,
+    ConversionWork,
+    merged_work,
+    write_conversion_share,
+)
 from finetune.commands.verbs import VERBS
 from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_labels
 from finetune.datasets.duplicates import find_duplicates
@@ -31,7 +38,9 @@ from finetune.datasets.split_words import SPLITS
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import complete_conversion, files_to_replace, whole_dataset
 from finetune.errors import UserError
+from finetune.files.shares import SHARES_FOLDER, Share, remove_shares, whole_share
 from finetune.files.whole_files import write_json
+from finetune.notices import few
 from finetune.published.known_datasets import KNOWN_DATASETS
 from finetune.settings.choices import (
     DEFAULT_VALIDATION_FRACTION,
@@ -49,7 +58,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-convert") -> i
     """Runs `finetune-convert`; returns its exit status."""
     return run_command(
         ConvertSettings,
-        lambda settings: print_summary(convert(settings)),
+        _convert_and_print,
         prog=prog,
         description=f"{VERBS['convert'].summary} finetune-train and finetune-eval read them.",
         argv=argv,
@@ -59,43 +68,86 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-convert") -> i
 def convert(settings: ConvertSettings) -> Conversion:
     """Converts a folder of images. All of it is written, or nothing.
 
+    Returns:
+        Of a share, with `settings.shard`, what is in its record files, without what only all of them together tell:
+        duplicates, contradictions, and the remarks.
+
     Raises:
         UserError: A setting out of its range; no images, a class without images; files that can't be read (with
             `on_corrupt="fail"`); anything to remark (with `strict`); a data set that exists (without `overwrite`); a
-            folder that can't be written.
+            folder that can't be written; shares that are missing, or not of one piece.
     """
-    from finetune.progress import progress
-
     given_rules = ImageRules(settings.background, settings.sample_bits, settings.max_megapixels)
     name = settings.dataset_name or name_of_folder(settings.dataset_dir)
-    complete_conversion(settings.dataset_dir)
+    if settings.share is None:  # A job leaves alone what others may be at work on.
+        complete_conversion(settings.dataset_dir)
     files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)  # What is refused is refused at once.
+    start = time.monotonic()
     with _images_dir(settings) as images_dir:
-        found = find_images(images_dir, settings)
-        splits = _divide(found, settings)
-        known = KNOWN_DATASETS.get(name)
-        classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
-        tasks = _plan_shards(splits, classes, found.weights, name, settings)
-        num_images = sum(len(task.files) for task in tasks)
-        rules, guessed = _find_rules(
-            given_rules, settings.workers, [found.root / file for task in tasks for file in task.files]
-        )
-        start = time.monotonic()
-        with whole_dataset(settings.dataset_dir, name, overwrite=settings.overwrite) as staging:
-            with progress("Converting", num_images) as advance:
-                reports = write_shards(
-                    tasks, found.root, staging, rules, num_workers=settings.workers, on_progress=advance
-                )
-            _refuse_corrupt(reports, num_images, settings.on_corrupt)
-            conversion = _summarise(settings, name, classes, found, reports, rules, guessed)
-            if settings.strict and conversion.remarks:
-                _refuse_remarks(conversion.remarks)
-            _describe(staging, conversion, reports, settings.seed)
+        plan = _plan(images_dir, name, settings)
+        if settings.share is None:
+            conversion = _convert_all(settings, plan, given_rules)
+        else:
+            conversion = _convert_share(settings, settings.share, plan, given_rules)
     seconds = time.monotonic() - start
-    rate = num_images / seconds
-    num_written = num_images - len(conversion.corrupt)
+    num_written = sum(map(sum, conversion.counts.values()))
+    rate = num_written / seconds
     log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_written, settings.dataset_dir, seconds, rate)
     return conversion
+
+
+def _convert_all(settings: ConvertSettings, plan: ConversionPlan, given_rules: ImageRules) -> Conversion:
+    """Writes the data set, of record files that are written now or of those of shares."""
+    with whole_dataset(settings.dataset_dir, plan.name, overwrite=settings.overwrite) as staging:
+        if settings.merge_shards is not None:
+            work = merged_work(settings, settings.merge_shards, plan, staging)
+        else:
+            work = _write_records(settings, plan, plan.tasks, given_rules, staging)
+        _refuse_corrupt(work.reports, plan.num_images, settings.on_corrupt)
+        conversion = _summarise(settings, plan, work)
+        if settings.strict and conversion.remarks:
+            _refuse_remarks(conversion.remarks)
+        _describe(staging, conversion, work.reports, settings.seed)
+    if settings.merge_shards is not None:
+        remove_shares(settings.dataset_dir / SHARES_FOLDER, settings.merge_shards, program=PROGRAM)
+    return conversion
+
+
+def _convert_share(
+    settings: ConvertSettings, share: Share, plan: ConversionPlan, given_rules: ImageRules
+) -> Conversion:
+    """Writes the record files of one share, and keeps what the whole must know of them."""
+    share.refuse_too_many(len(plan.tasks), "record files to write", ", or a larger --num-shards")
+    place, tasks = settings.dataset_dir / SHARES_FOLDER, share.turns(plan.tasks)
+    with whole_share(place, share, flag="--dataset-dir", program=PROGRAM) as folder:
+        work = _write_records(settings, plan, tasks, given_rules, folder)
+        _refuse_corrupt(work.reports, sum(len(task.files) for task in tasks), settings.on_corrupt)
+        write_conversion_share(folder, share, plan, work, settings)
+    return _found_in(work, settings, plan)
+
+
+def _write_records(
+    settings: ConvertSettings, plan: ConversionPlan, tasks: Sequence[ShardTask], given_rules: ImageRules, folder: Path
+) -> ConversionWork:
+    """Writes record files by rules that all images decide on, whichever of them these files hold."""
+    from finetune.progress import progress
+
+    paths = [plan.found.root / file for task in plan.tasks for file in task.files]
+    rules, guessed = _find_rules(given_rules, settings.workers, paths)
+    with progress("Converting", sum(len(task.files) for task in tasks)) as advance:
+        reports = write_shards(tasks, plan.found.root, folder, rules, num_workers=settings.workers, on_progress=advance)
+    return ConversionWork(tuple(reports), rules, guessed)
+
+
+def _convert_and_print(settings: ConvertSettings) -> None:
+    conversion, share = convert(settings), settings.share
+    if share is None:
+        print_summary(conversion)
+        return
+    num_images, num_files = sum(map(sum, conversion.counts.values())), sum(conversion.num_shards.values())
+    say(f"share {share}: {num_images} images in {num_files} record files, {len(conversion.corrupt)} can't be read")
+    kept = settings.dataset_dir / SHARES_FOLDER / share.folder_name
+    say(f"kept in {kept}; when all are there: --merge-shards {share.count}")
 
 
 def _find_rules(
@@ -143,6 +195,11 @@ def _images_dir(settings: ConvertSettings) -> Iterator[Path]:
     elif has_folders or name is None or name not in PUBLISHED_DATASETS:
         yield folder
     elif files := find_published_files(name, folder):
+        if settings.shard is not None or settings.merge_shards is not None:
+            raise UserError(
+                f"{'--shard' if settings.shard else '--merge-shards'}: each job would unpack {few(files)} once more.",
+                "Convert without shares, or name a folder of images with --images-dir.",
+            )
         log.info("Images from %s.", ", ".join(map(str, files)))
         with unpacked_for_now(name, files, folder) as unpacked:
             yield unpacked
@@ -205,6 +262,16 @@ def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFil
     return {**found.splits, **divided}
 
 
+def _plan(images_dir: Path, name: str, settings: ConvertSettings) -> ConversionPlan:
+    """Which image goes where: a function of the folder and the settings alone."""
+    found = find_images(images_dir, settings)
+    splits = _divide(found, settings)
+    known = KNOWN_DATASETS.get(name)
+    classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
+    tasks = _plan_shards(splits, classes, found.weights, name, settings)
+    return ConversionPlan(name, classes, found, tuple(tasks))
+
+
 def _plan_shards(
     splits: Mapping[str, ClassFiles],
     classes: Sequence[str],
@@ -245,45 +312,49 @@ def _refuse_remarks(remarks: Sequence[Remark]) -> None:
     )
 
 
-def _summarise(
-    settings: ConvertSettings,
-    name: str,
-    classes: tuple[str, ...],
-    found: ImageFolder,
-    reports: Sequence[ShardReport],
-    rules: ImageRules,
-    guessed: tuple[str, ...],
-) -> Conversion:
-    counts: dict[str, list[int]] = {}
+def _summarise(settings: ConvertSettings, plan: ConversionPlan, work: ConversionWork) -> Conversion:
     of_splits: dict[str, dict[str, bytes]] = defaultdict(dict)
     of_classes: dict[str, dict[str, bytes]] = defaultdict(dict)
-    for report in reports:
-        of_split = counts.setdefault(report.task.split, [0] * len(classes))
+    for report in work.reports:
         for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
             label, file = report.task.labels[index], report.task.files[index]
-            of_split[label] += 1
-            of_splits[report.task.split][file] = of_classes[classes[label]][file] = fingerprint
-    for class_name, number in zip(classes, counts["train"], strict=True):
+            of_splits[report.task.split][file] = of_classes[plan.classes[label]][file] = fingerprint
+    conversion = _found_in(work, settings, plan)
+    for class_name, number in zip(plan.classes, conversion.counts["train"], strict=True):
         if not number and class_name != BACKGROUND:
             raise UserError(f"No image of class {class_name} can be read, of those to train on.", "Mend its files.")
-    conversion = Conversion(
+    conversion = dataclasses.replace(
+        conversion,
+        duplicates=find_duplicates(of_splits, plan.found.root, work.rules),
+        contradictions=find_duplicates(of_classes, plan.found.root, work.rules),
+    )
+    remarks = remarks_of(conversion, plan.found, validation=_validation_asked(plan.found, settings))
+    return dataclasses.replace(conversion, remarks=remarks)
+
+
+def _found_in(work: ConversionWork, settings: ConvertSettings, plan: ConversionPlan) -> Conversion:
+    """What record files hold, without duplicates, contradictions and remarks."""
+    counts: dict[str, list[int]] = {}
+    for report in work.reports:
+        of_split = counts.setdefault(report.task.split, [0] * len(plan.classes))
+        for index in report.written:
+            of_split[report.task.labels[index]] += 1
+    return Conversion(
         dataset_dir=settings.dataset_dir,
-        name=name,
-        classes=classes,
+        name=plan.name,
+        classes=plan.classes,
         counts={split: tuple(of_split) for split, of_split in counts.items()},
-        num_shards=dict(Counter(report.task.split for report in reports)),
-        reencoded=_total(report.reencoded for report in reports),
-        changed=_total(report.changed for report in reports),
-        guessed=guessed,
-        image_rules=rules,
-        corrupt=tuple(_all_corrupt(reports)),
-        ignored=found.ignored,
-        duplicates=find_duplicates(of_splits, found.root, rules),
-        contradictions=find_duplicates(of_classes, found.root, rules),
+        num_shards=dict(Counter(report.task.split for report in work.reports)),
+        reencoded=_total(report.reencoded for report in work.reports),
+        changed=_total(report.changed for report in work.reports),
+        guessed=work.guessed,
+        image_rules=work.rules,
+        corrupt=tuple(_all_corrupt(work.reports)),
+        ignored=plan.found.ignored,
+        duplicates=(),
+        contradictions=(),
         remarks=(),
     )
-    remarks = remarks_of(conversion, found, validation=_validation_asked(found, settings))
-    return dataclasses.replace(conversion, remarks=remarks)
 
 
 def _validation_asked(found: ImageFolder, settings: ConvertSettings) -> bool | None:

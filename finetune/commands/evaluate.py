@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.commands.command import EXIT_DONE, run_command, say
+from finetune.commands.evaluation_shares import PROGRAM, merged_evaluation, part_of_split, write_evaluation_share
+from finetune.commands.shares import weights_sha256
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
@@ -30,6 +33,7 @@ from finetune.evaluation.result_files import (
     write_predictions,
 )
 from finetune.files.folder_lock import sole_writer
+from finetune.files.shares import SHARES_FOLDER, Share, remove_shares, whole_share
 from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
 from finetune.files.write_errors import write_errors_told
 from finetune.nets import spec_of
@@ -71,13 +75,33 @@ def evaluate(settings: EvalSettings, *, part: "Callable[[Dataset], Dataset] | No
         settings: What is scored, and by what.
         part: Gives the part of the split that counts; None: all of it does.
 
+    Returns:
+        Of a share, with `settings.shard`, what its own images came to.
+
     Raises:
-        UserError: What the user can mend: the checkpoint, the data, a network that doesn't fit them.
+        UserError: What the user can mend: the checkpoint, the data, a network that doesn't fit them; shares that are
+            missing, or not of one piece.
     """
     from finetune.model.gpus import use_gpus
 
+    if settings.merge_shards is not None:
+        return _merge(settings, settings.merge_shards)
     use_gpus(settings)
+    share = settings.share
+    if share is not None:
+        of_share = _Evaluator(settings, _open(settings), part=lambda dataset: part_of_split(dataset, share))
+        return of_share.evaluate_share(share)
     return _Evaluator(settings, _open(settings), part=part).evaluate()
+
+
+def _merge(settings: EvalSettings, count: int) -> EvalResult:
+    """Writes the files of an evaluation whose shares are there, and removes these."""
+    result = merged_evaluation(settings, count)
+    with write_errors_told():
+        _make_writable(result.output_dir)
+        write_results(result, with_report=settings.report)
+    remove_shares(result.output_dir / SHARES_FOLDER, count, program=PROGRAM)
+    return result
 
 
 def watch(settings: EvalSettings) -> Iterator[EvalResult]:
@@ -154,7 +178,7 @@ class _Evaluator:
     ) -> None:
         from finetune.datasets.bad_records import without_undecodable
         from finetune.datasets.class_matching import match_labels, output_order
-        from finetune.datasets.dataset import content_hash, find_dataset
+        from finetune.datasets.dataset import find_dataset
         from finetune.evaluation.scoring import inference_function, with_outputs_in_order
         from finetune.preprocessing import get_preprocessing
 
@@ -188,7 +212,6 @@ class _Evaluator:
         )
         if settings.on_corrupt == "skip":
             self._dataset = without_undecodable(self._dataset, offset)
-        self._data_sha256 = content_hash(self._dataset)
         warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
         self._model = restore_network(self._network, len(own_names), checkpoint)
         order = output_order(own_names, self.class_names, checkpoint.prefix, how)
@@ -199,26 +222,45 @@ class _Evaluator:
         restore_weights(self._model, self._network, checkpoint)
         self.checkpoint = checkpoint
 
+    @functools.cached_property
+    def _data_sha256(self) -> str:
+        from finetune.datasets.dataset import content_hash
+
+        return content_hash(self._dataset)
+
     def evaluate(self) -> EvalResult:
         """Scores the split and writes the files."""
-        prefix = self.checkpoint.prefix
-        output_dir = self._settings.output_dir or Path(prefix).parent / f"eval_{self._settings.split}"
+        output_dir = self._output_dir()
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
-            result = EvalResult(
-                checkpoint=prefix,
-                checkpoint_name=_name(self.checkpoint),
-                step=self.checkpoint.step(),
-                network=self._network,
-                tta=self._settings.tta,
-                dataset=self._dataset,
-                data_sha256=self._data_sha256,
-                scores=self.score(),
-                class_names=self.class_names,
-                output_dir=output_dir,
-            )
+            result = self._result(output_dir)
             write_results(result, with_report=self._settings.report)
         return result
+
+    def evaluate_share(self, share: Share) -> EvalResult:
+        """Scores one share of the split, and keeps what its images came to."""
+        output_dir = self._output_dir()
+        with whole_share(output_dir / SHARES_FOLDER, share, flag="--output-dir", program=PROGRAM) as folder:
+            result = self._result(output_dir)
+            write_evaluation_share(folder, share, result, weights_sha256(self._model), self._settings)
+        return result
+
+    def _output_dir(self) -> Path:
+        return self._settings.output_dir or Path(self.checkpoint.prefix).parent / f"eval_{self._settings.split}"
+
+    def _result(self, output_dir: Path) -> EvalResult:
+        return EvalResult(
+            checkpoint=self.checkpoint.prefix,
+            checkpoint_name=_name(self.checkpoint),
+            step=self.checkpoint.step(),
+            network=self._network,
+            tta=self._settings.tta,
+            dataset=self._dataset,
+            data_sha256=self._data_sha256,
+            scores=self.score(),
+            class_names=self.class_names,
+            output_dir=output_dir,
+        )
 
     def score(self) -> Scores:
         """One pass over the split."""
@@ -252,6 +294,9 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
     if settings.compare:
         _print_comparison(settings, *compare(settings))
         return EXIT_DONE
+    if settings.share is not None:
+        _print_share(evaluate(settings), settings.share)
+        return EXIT_DONE
     for result in watch(settings) if settings.watch else [evaluate(settings)]:
         print_result(result, with_report=settings.report)
     least = settings.assert_accuracy_at_least
@@ -259,6 +304,14 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
         log.error("The accuracy %.6g is below --assert-accuracy-at-least %g.", result.scores.accuracy, least)
         return EXIT_BELOW_ACCURACY
     return EXIT_DONE
+
+
+def _print_share(result: EvalResult, share: Share) -> None:
+    """What a job tells of its share."""
+    scores = result.scores
+    say(f"share {share} of {result.dataset.split}: {scores.num_right} of {scores.num_examples} images right")
+    kept = result.output_dir / SHARES_FOLDER / share.folder_name
+    say(f"kept in {kept}; when all are there: --merge-shards {share.count}")
 
 
 def print_result(result: EvalResult, *, with_report: bool) -> None:
@@ -352,7 +405,7 @@ def _whole_results(output_dir: Path, *, last: str) -> Iterator[Path]:
     """A folder for files that appear together, and after those of an evaluation that is just writing its own there."""
     name = Path(last).stem
     with (
-        sole_writer(output_dir / name, flag="--output-dir", program="finetune-eval", wait=True),
+        sole_writer(output_dir / name, flag="--output-dir", program=PROGRAM, wait=True),
         whole_set(output_dir, name, last=last) as staging,
     ):
         yield staging

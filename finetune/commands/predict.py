@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from finetune.commands.command import EXIT_DONE, run_command, standard_output
+from finetune.commands.prediction_shares import (
+    PROGRAM,
+    images_of,
+    merged_predictions,
+    place_of_shares,
+    write_prediction_share,
+)
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
 from finetune.errors import UserError, visible
 from finetune.files.folder_lock import sole_writer
+from finetune.files.shares import Share, remove_shares, whole_share
 from finetune.files.whole_files import whole_file
 from finetune.files.write_errors import write_errors_told
-from finetune.prediction.classifier import restore_classifier
+from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.writers import WRITERS, Prediction
 from finetune.progress import progress
@@ -46,15 +54,25 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-predict") -> i
 
 
 def predict(settings: PredictSettings) -> Iterator[Prediction]:
-    """Predicts the classes of image files, in their order, as they are asked for. `output` and `format` are not used.
+    """Predicts the classes of image files, in their order, as they are asked for. `format` is not used.
+
+    With `settings.shard` the images are those of the share; with `settings.merge_shards` the predictions are those that
+    the command has kept of the shares, beside `output`, which is not used otherwise.
 
     Raises:
-        UserError: No images, or nothing of a given name; what `restore_classifier` refuses.
+        UserError: No images, or nothing of a given name; what `restore_classifier` refuses; shares that are missing, or
+            not of one piece.
     """
+    if settings.merge_shards is not None:
+        return merged_predictions(settings, settings.merge_shards)
+    share = settings.share
+    filenames = find_images(settings.images) if share is None else images_of(settings, share)[1]
+    return _classified(restore_classifier(settings), filenames, settings)
+
+
+def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
     from finetune.prediction.stream import classify
 
-    filenames = find_images(settings.images)
-    classifier = restore_classifier(settings)
     return classify(
         classifier,
         filenames,
@@ -68,16 +86,39 @@ def _predict_and_write(settings: PredictSettings) -> int:
     write = WRITERS[_choose_format(settings)]
     if settings.output is not None:
         _refuse_no_file(settings.output)
-    find_images(settings.images)  # What isn't there is told before TensorFlow has started.
-    start_tensorflow()
+    if settings.share is not None and settings.output is not None:
+        return _predict_share(settings, settings.share, settings.output)
+    if settings.merge_shards is None:
+        find_images(settings.images)  # What isn't there is told before TensorFlow has started.
+        start_tensorflow()
     predictions = predict(settings)
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
         write(tally.count(predictions, advance), file, settings.top_k)
+    if settings.merge_shards is not None and settings.output is not None:
+        remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
         log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
+
+
+def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int:
+    """Keeps the predictions of one share. The exit status for files that can't be read is that of the whole."""
+    filenames, own = images_of(settings, share)
+    start_tensorflow()
+    tally, place = _Tally(), place_of_shares(output)
+    with (
+        whole_share(place, share, flag="--output", program=PROGRAM) as folder,
+        progress(f"Predicting share {share}", len(own)) as advance,
+    ):
+        classifier = restore_classifier(settings)
+        predictions = tally.count(_classified(classifier, own, settings), advance)
+        write_prediction_share(folder, share, filenames, predictions, classifier, settings)
+    counts = f"{tally.num_predicted} images predicted, {tally.num_unreadable} could not be read"
+    log.info("Share %s of %d images: %s.", share, len(filenames), counts)
+    log.info("Kept in %s; when all are there: --merge-shards %d", place / share.folder_name, share.count)
+    return EXIT_DONE
 
 
 def _refuse_no_file(output: Path) -> None:
@@ -139,7 +180,7 @@ def _open_output(path: Path | None) -> Iterator[TextIO]:
         return
     try:
         with (
-            sole_writer(path, flag="--output", program="finetune-predict"),
+            sole_writer(path, flag="--output", program=PROGRAM),
             write_errors_told(),
             whole_file(path, newline="") as file,
         ):
@@ -151,7 +192,11 @@ def _open_output(path: Path | None) -> Iterator[TextIO]:
 @contextlib.contextmanager
 def _progress(settings: PredictSettings) -> Iterator[Callable[[int], None]]:
     """A bar, unless the end isn't known or the predictions themselves run over the screen."""
-    if STANDARD_INPUT in settings.images or (settings.output is None and sys.stdout.isatty()):
+    if (
+        STANDARD_INPUT in settings.images
+        or settings.merge_shards is not None
+        or (settings.output is None and sys.stdout.isatty())
+    ):
         yield lambda num_images: None
         return
     with progress("Predicting", sum(1 for _ in find_images(settings.images))) as advance:

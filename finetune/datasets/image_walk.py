@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from finetune.datasets.images import SUFFIXES, is_image
 from finetune.errors import UserError
+from finetune.files.shares import SHARES_FOLDER
 
 # What file managers, cameras' programs, network drives and notebooks put beside images: thumbnails, mostly.
 SYSTEM_NAMES = frozenset({
@@ -140,7 +141,9 @@ def _scan(folder: Found) -> Iterator[Found]:
     """What lies directly in a folder, sorted by name, a little at a time: a folder may hold a million images."""
     try:
         with os.scandir(folder.path) as scanned:
-            entries = sorted(scanned, key=lambda entry: entry.name)
+            # What jobs of an array keep for each other comes and goes while they look.
+            known = (entry for entry in scanned if not entry.name.startswith(SHARES_FOLDER))
+            entries = sorted(known, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"The folder {folder.path} can't be read: {error.strerror}.") from error
     return (_find(folder, entry) for entry in entries)

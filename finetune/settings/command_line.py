@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from finetune import __version__
 from finetune.errors import UserError, did_you_mean
 from finetune.settings import absl_flags
-from finetune.settings.flags import Flag, check_path, checked, dashed, expand_home, flags_of
+from finetune.settings.flags import Flag, check_path, checked, dashed, expand_home, flags_of, flat_values
 from finetune.settings.settings_file import read_toml
 from finetune.settings.trust import TRUST_CODE, refuse_modules
 from finetune.settings.words import FALSE_WORDS, TRUE_WORDS, item_of_words, value_of_words
@@ -67,6 +67,23 @@ def parse_flags(
     if missing:
         raise UserError(f"{prog} needs {' and '.join(missing)}.", f"See {prog} --help.")
     return settings_class(**given)
+
+
+def words_of(settings: Any) -> list[str]:
+    """A command line, without the program's name, that stands for settings: what isn't as it is by default."""
+    values = flat_values(settings)
+    given = [flag for flag in flags_of(type(settings)) if values[flag.name] != flag.default]
+    words = [word for flag in given if not flag.positional for word in _words(flag, values[flag.name])]
+    return [*words, *(word for flag in given if flag.positional for word in values[flag.name])]
+
+
+def _words(flag: Flag, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag.option if value else f"{flag.option}=false"]
+    if flag.num_values is not None:
+        return [flag.option, *map(str, value)]
+    items = map(str, value) if isinstance(value, tuple) else [str(value)]
+    return [word for item in items for word in ([f"{flag.option}={item}"] if item[:1] == "-" else [flag.option, item])]
 
 
 def _config_path(text: str) -> Path:

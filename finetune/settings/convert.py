@@ -20,6 +20,7 @@ from finetune.settings.choices import (
     ON_CORRUPT,
 )
 from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.shares import ShareSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class ImageSourceSettings(CommandSettings):
         at_least=LEAST_SAMPLE_BITS,
         at_most=MOST_SAMPLE_BITS,
         metavar="N",
-        help="bits that files of 16 a sample use; not given: as many as their largest value needs",
+        help="bits that files of 16 a sample use; not given: as many as their largest value needs, for which "
+        "each job of --shard looks at all images",
     )
     max_megapixels: float = flag(
         DEFAULT_MAX_MEGAPIXELS, above=0, at_most=MOST_MEGAPIXELS, metavar="N", help="larger images can't be read"
@@ -92,7 +94,7 @@ class SplitSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvertSettings(SplitSettings, ImageSourceSettings):
+class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
     """Settings of `finetune-convert`."""
 
     title: ClassVar[str] = "From and to"

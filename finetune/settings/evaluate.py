@@ -19,6 +19,7 @@ from finetune.settings.choices import (
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.gpus import GpuSettings
 from finetune.settings.head import TrainedHeadSettings
+from finetune.settings.shares import ShareSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
 from finetune.settings.trust import TRUST_CODE_HELP
 
@@ -74,7 +75,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings, GpuSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, ShareSettings, GpuSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"
@@ -125,3 +126,12 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, GpuSettings):
                 "--compare goes neither with --assert-accuracy-at-least nor with --write-logits.",
                 "Evaluate the runs one by one for these.",
             )
+        flag = "--shard" if self.shard is not None else "--merge-shards"
+        unshared = {
+            "--watch": self.watch,
+            "--compare": bool(self.compare),
+            "--max-num-batches": self.max_num_batches is not None,
+        }
+        for name, is_given in unshared.items():
+            if is_given and (self.shard is not None or self.merge_shards is not None):
+                raise UserError(f"{flag} and {name} don't go together: shares are of all images.", "Leave one out.")

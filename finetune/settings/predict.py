@@ -4,13 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
+from finetune.errors import UserError
 from finetune.settings.choices import DEFAULT_MAX_MEGAPIXELS, MOST_MEGAPIXELS, PREDICTION_FORMATS
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import flag
+from finetune.settings.shares import ShareSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictSettings(ClassifierSettings):
+class PredictSettings(ClassifierSettings, ShareSettings):
     """Settings of `finetune-predict`."""
 
     title: ClassVar[str] = "Images and predictions"
@@ -30,3 +32,9 @@ class PredictSettings(ClassifierSettings):
     num_preprocessing_threads: int | None = flag(
         None, above=0, metavar="N", help="that read and decode images; not given: a few more than there are cores"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is None and (self.shard is not None or self.merge_shards is not None):
+            flag = "--shard" if self.shard is not None else "--merge-shards"
+            raise UserError(f"{flag} needs --output: shares are kept beside it.", "Give --output predictions.csv")

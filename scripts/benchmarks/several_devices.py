@@ -3,9 +3,9 @@
 python scripts/benchmarks/several_devices.py --images-dir PHOTOGRAPHS --checkpoint mobilenet_v2_1.0_224.ckpt
 
 Each training makes the same steps of MobileNet V2, a new head alone and all of it, batch norm frozen, with weight
-decay, moving averages and, on several devices, two passes a step. Compared with one device: the records of each step, by the
-chain of hashes in metrics.jsonl, and the losses, by the largest difference relative to the one device's. With --speed
-instead: processes pinned to a core each, beside one on a core alone.
+decay, moving averages and, on several devices, two passes a step. Compared with one device: the records of each step,
+by the chain of hashes in metrics.jsonl, and the losses, by the largest difference relative to the one device's. With
+--speed instead: processes pinned to a core each, beside one on a core alone.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS, help="to compare with")
     parser.add_argument("--devices", nargs="+", type=int, default=[2, 4], help="how many")
     parser.add_argument(
-        "--learning-rate", type=float, default=0.00001, help="of all trainings; a large one makes the last bits grow"
+        "--learning-rate", type=float, default=0.000001, help="of all trainings; larger ones make last bits grow"
     )
     parser.add_argument("--speed", action="store_true", help="measure images a second of pinned processes instead")
     add_repeats(parser)
