@@ -1,5 +1,7 @@
 """From record shards to batches."""
 
+import dataclasses
+import gzip
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -14,7 +16,15 @@ from finetune.datasets import record_streams
 from finetune.datasets.bad_records import reading
 from finetune.datasets.dataset import Dataset, find_dataset
 from finetune.datasets.decoding import ReadOptions, decode_image, decode_training_window
-from finetune.datasets.pipeline import evaluation_batches, training_batches, view_batches
+from finetune.datasets.pipeline import (
+    BatchShare,
+    evaluation_batches,
+    in_batches,
+    training_batches,
+    training_examples,
+    view_batches,
+)
+from finetune.datasets.record_index import RecordPlaces
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter, read_records
 from finetune.errors import UserError
@@ -301,3 +311,65 @@ def test_real_photographs(shared_dir, tmp_path):
     dataset = find_dataset(tmp_path / "flowers12", None, "validation")
     batches = train_on(dataset, 6, batch_size=30, image_size=32)
     assert Counter(labels_of(batches)) == dict.fromkeys(range(12), 15)
+
+
+# Several workers
+
+
+def share_of(dataset, worker, num_workers, *, start_step=0, num_steps=9):
+    """The labels and identities of a worker's part of the steps, 4 images for each worker in a step."""
+    options = ReadOptions(get_preprocessing("inception"), SIZE, 3)
+    share = BatchShare(worker, num_workers, 4) if num_workers > 1 else None
+    num_before = start_step * 4 * num_workers
+    with reading(dataset, 0):
+        examples = training_examples(dataset, options, seed=1, num_before=num_before, share=share)
+        batches = in_batches(examples, 4).take(num_steps)
+        return [np.column_stack([labels.numpy(), identities.numpy()]) for _, labels, identities in batches]
+
+
+def chosen_of(dataset, numbers):
+    """The split with some of the records of each of its files."""
+    shards = []
+    for shard in dataset.shards:
+        chosen = bytes(number in numbers for number in range(shard.num_records))
+        shards.append(dataclasses.replace(shard, chosen=chosen, num_records=sum(chosen)))
+    return dataclasses.replace(dataset, shards=tuple(shards), whole=dataset)
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "part"])
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_workers_together_have_what_one_has(dataset, tmp_path, kind, num_workers):
+    """In its order, from any step on, however the records are read."""
+    if kind == "compressed":
+        for shard in dataset.shards:
+            shard.path.write_bytes(gzip.compress(shard.path.read_bytes()))
+        dataset = find_dataset(tmp_path, "set", "train")
+    elif kind == "part":
+        dataset = chosen_of(dataset, (0, 2, 3, 5))
+    whole = share_of(dataset, 0, 1, num_steps=27)
+    in_steps = [np.concatenate(whole[first : first + num_workers]) for first in range(0, 18, num_workers)]
+    for start_step in (0, 4):
+        shares = [
+            share_of(dataset, worker, num_workers, start_step=start_step, num_steps=5) for worker in range(num_workers)
+        ]
+        for step, of_workers in enumerate(zip(*shares, strict=True), start=start_step):
+            if step < len(in_steps):
+                np.testing.assert_array_equal(np.concatenate(of_workers), in_steps[step])
+
+
+def test_a_worker_reads_no_other_records(dataset, monkeypatch):
+    read, really = [], RecordPlaces.read
+    monkeypatch.setattr(RecordPlaces, "read", lambda self, number: read.append(number) or really(self, number))
+    own = np.concatenate(share_of(dataset, 1, 2, num_steps=3))[:, 1]
+    others = np.concatenate(share_of(dataset, 0, 2, num_steps=3))[:, 1]
+    assert set(own.tolist()) <= set(read)
+    assert len(read) < 60  # A few batches ahead, not two epochs for each.
+    assert not set(own.tolist()) & set(others.tolist())
+
+
+def test_files_that_hold_less_than_they_are_said_to(dataset):
+    shard = dataset.shards[0]
+    said = dataclasses.replace(shard, num_records=shard.num_records + 1)
+    dataset = dataclasses.replace(dataset, shards=(said, *dataset.shards[1:]))
+    with pytest.raises(UserError, match=f"{shard.path.name} holds {shard.num_records} records, but"):
+        share_of(dataset, 0, 2, num_steps=9)

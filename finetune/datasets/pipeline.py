@@ -14,14 +14,16 @@ import tensorflow as tf
 
 from finetune.datasets.dataset import Dataset
 from finetune.datasets.decoding import ReadOptions, decode_image, hash_of_image, training_image
-from finetune.datasets.record_index import RecordIndex
+from finetune.datasets.record_index import RecordIndex, RecordPlaces
 from finetune.datasets.record_streams import (
     AUTOTUNE,
     drawn_records,
     in_order,
     plain,
+    read_each,
     records_in_order,
     seed_of_epoch,
+    shuffled_numbers,
     shuffled_records,
 )
 from finetune.datasets.schema import ParsedRecord, parse_record
@@ -94,29 +96,40 @@ def training_examples(
         seed: Likewise.
         num_before: Examples of whole steps.
         balanced: Likewise.
-        share: Of them, to decode no other; None: all.
+        share: Of them, to decode no other, and to read no other where each can be read from its place; None: all.
     """
     first_epoch, offset = divmod(num_before, dataset.num_examples)
 
-    def read_epoch(epoch: Tensor) -> tf.data.Dataset:
-        epoch_seed = seed_of_epoch(seed, epoch)
-        num_left_out = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
-        records = shuffled_records(dataset, epoch_seed, options.num_readers).skip(num_left_out)
-        return records.map(lambda number, serialized: (number, serialized, epoch_seed[0]))
+    def of_epochs(epoch_of: Callable[[Tensor], tf.data.Dataset]) -> tf.data.Dataset:
+        """What a data set for each epoch's seed has, one after the other, with the seed's first integer."""
+
+        def of_epoch(epoch: Tensor) -> tf.data.Dataset:
+            epoch_seed = seed_of_epoch(seed, epoch)
+            num_left_out = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
+            return epoch_of(epoch_seed).skip(num_left_out).map(lambda *found: (*found, epoch_seed[0]))
+
+        return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(plain(of_epoch))
 
     prepare = _training_example(dataset, options)
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    if balanced is None:
-        records = epochs.flat_map(plain(read_epoch))
-    else:
+    if balanced is not None:
         records = drawn_records(balanced, options.num_readers, seed, first_epoch, offset)
-    if share is not None:
-        records = _of_share(records, share)
+        records = records if share is None else _of_share(records, share)
+    elif share is not None and RecordPlaces.can_be_found(dataset):
+        places = RecordPlaces(dataset)
+        numbers = _of_share(of_epochs(lambda epoch_seed: shuffled_numbers(dataset, epoch_seed)), share)
+        records = numbers.map(
+            plain(lambda number, epoch_seed: (number, read_each(places.read, number), epoch_seed)),
+            num_parallel_calls=options.num_readers or AUTOTUNE,
+            deterministic=True,
+        )
+    else:
+        records = of_epochs(lambda epoch_seed: shuffled_records(dataset, epoch_seed, options.num_readers))
+        records = records if share is None else _of_share(records, share)
     return records.map(plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
 
 
 def _of_share(records: tf.data.Dataset, share: BatchShare) -> tf.data.Dataset:
-    """The records of one worker, of those of whole steps."""
+    """Those of one worker, of the records, or their numbers, of whole steps."""
 
     def is_own(place: Tensor, record: Tensor) -> Tensor:
         return place // share.size % share.num_workers == share.worker

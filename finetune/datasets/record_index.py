@@ -1,19 +1,72 @@
-"""What has to be known of all records of a split before the first step: their classes, weights, and where they lie.
+"""Where the records of a split lie, and what has to be known of all of them before the first step: classes, weights.
 
 20 bytes for a record, so that an index of millions is small beside one batch of images. No TensorFlow.
 """
 
 import functools
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 
 from finetune.datasets.dataset import OR_SKIP, Dataset, bad_record, check_label, usable_records
 from finetune.datasets.schema import LabelError
-from finetune.datasets.tfrecord import RecordFileError, read_record_at
+from finetune.datasets.tfrecord import RecordFileError, read_record_at, record_offsets
 from finetune.errors import UserError
 from finetune.progress import progress
 from finetune.types import Array
+
+
+class RecordPlaces:
+    """Where each record of a split lies, found file by file when one of its records is first read.
+
+    Attributes:
+        dataset: The split, of files that are neither compressed nor have damaged records that are left out.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Finds nothing yet."""
+        self.dataset = dataset
+        self._firsts = _firsts(dataset)
+        self._offsets: dict[int, Array] = {}
+        self._finding = threading.Lock()
+
+    @staticmethod
+    def can_be_found(dataset: Dataset) -> bool:
+        """Whether records can be read without those in front of them."""
+        return not any(shard.compression for shard in dataset.shards) and not dataset.num_skipped
+
+    def read(self, number: int) -> bytes:
+        """A record, read from its place.
+
+        Raises:
+            RecordFileError: The file is damaged.
+        """
+        shard, within = _shard_of(self._firsts, number)
+        with self._finding:
+            if shard not in self._offsets:
+                self._offsets[shard] = self._find(shard)
+        offsets = self._offsets[shard]
+        path = self.dataset.shards[shard].path
+        if within >= len(offsets):
+            raise RecordFileError(f"{path} holds {len(offsets)} records, and is said to hold more", within)
+        return read_record_at(path, within, int(offsets[within]))
+
+    def _find(self, shard: int) -> Array:
+        offsets = np.fromiter(record_offsets(self.dataset.shards[shard].path), np.int64)
+        chosen = self.dataset.shards[shard].chosen
+        return offsets if chosen is None else offsets[np.frombuffer(chosen, np.uint8) != 0]
+
+
+def _firsts(dataset: Dataset) -> Array:
+    """The number of each shard's first record."""
+    return np.cumsum([0, *(shard.num_records for shard in dataset.shards[:-1])])
+
+
+def _shard_of(firsts: Array, number: int) -> tuple[int, int]:
+    """The shard that a record is in, and its number there."""
+    shard = int(np.searchsorted(firsts, number, side="right")) - 1
+    return shard, number - int(firsts[shard])
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +88,7 @@ class RecordIndex:
     @functools.cached_property
     def firsts(self) -> Array:
         """The number of each shard's first record."""
-        return np.cumsum([0, *(shard.num_records for shard in self.dataset.shards[:-1])])
+        return _firsts(self.dataset)
 
     def read(self, number: int) -> bytes:
         """A record, read from its place.
@@ -43,8 +96,7 @@ class RecordIndex:
         Raises:
             RecordFileError: It isn't there any more, or is damaged.
         """
-        shard = int(np.searchsorted(self.firsts, number, side="right")) - 1
-        within = number - int(self.firsts[shard])
+        shard, within = _shard_of(self.firsts, number)
         return read_record_at(self.dataset.shards[shard].path, within, int(self.offsets[number]))
 
 

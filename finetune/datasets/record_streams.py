@@ -34,16 +34,43 @@ def shuffled_records(dataset: Dataset, epoch_seed: Tensor, num_readers: int | No
 
     Shards come in random order, some are read in turns, records are shuffled in a buffer of bounded size.
     """
+    open_shard = _shard_opener(dataset)
+    return _shuffled(
+        dataset,
+        epoch_seed,
+        lambda shard: open_shard(shard).enumerate(tf.strings.to_number(shard[2], tf.int64)),
+        num_readers,
+    )
+
+
+def shuffled_numbers(dataset: Dataset, epoch_seed: Tensor) -> tf.data.Dataset:
+    """The numbers of all records once, in the order of `shuffled_records`; no file is read."""
+
+    def numbers(shard: Tensor) -> tf.data.Dataset:
+        first, number = (tf.strings.to_number(text, tf.int64) for text in (shard[2], shard[4]))
+        return tf.data.Dataset.range(first, first + number)
+
+    return _shuffled(dataset, epoch_seed, numbers, num_readers=1)
+
+
+def read_each(read: Callable[[int], bytes], number: Tensor) -> Tensor:
+    """The record of a number, a scalar string, read by Python."""
+    serialized = tf.numpy_function(lambda each: read(int(each)), [number], tf.string, stateful=False)
+    return tf.ensure_shape(serialized, [])
+
+
+def _shuffled(
+    dataset: Dataset, epoch_seed: Tensor, of_shard: Callable[[Tensor], tf.data.Dataset], num_readers: int | None
+) -> tf.data.Dataset:
     # tf.data mixes the graph's seed into its own; without this, tf.random.set_seed would change the order.
     tf.compat.v1.set_random_seed(GRAPH_SEED)
     shards = tf.random.experimental.stateless_shuffle(_shard_rows(dataset.shards), epoch_seed)
     mean_bytes = dataset.num_bytes / dataset.num_examples
     buffer_size = min(dataset.num_examples, max(1, int(SHUFFLE_BUFFER_BYTES / mean_bytes)))
-    open_shard = _shard_opener(dataset)
     return (
         tf.data.Dataset.from_tensor_slices(shards)
         .interleave(
-            plain(lambda shard: open_shard(shard).enumerate(tf.strings.to_number(shard[2], tf.int64))),
+            plain(of_shard),
             cycle_length=NUM_INTERLEAVED_SHARDS,
             block_length=1,
             num_parallel_calls=min(num_readers, NUM_INTERLEAVED_SHARDS) if num_readers else AUTOTUNE,
@@ -72,8 +99,7 @@ def drawn_records(
             yield from zip(numbers[start:], rounds[start:], strict=True)
 
     def read(number: Tensor, drawn_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        serialized = tf.numpy_function(lambda each: index.read(int(each)), [number], tf.string, stateful=False)
-        return number, tf.ensure_shape(serialized, []), seed_of_epoch(seed, drawn_before)[0]
+        return number, read_each(index.read, number), seed_of_epoch(seed, drawn_before)[0]
 
     scalar = tf.TensorSpec([], tf.int64)
     return tf.data.Dataset.from_generator(draw, output_signature=(scalar, scalar)).map(
@@ -121,11 +147,17 @@ def _shard_opener(dataset: Dataset) -> Callable[[Tensor], tf.data.Dataset]:
 
 
 def _shard_rows(shards: tuple[Shard, ...]) -> Tensor:
-    """Paths, compressions, numbers of the first records, and which records are of the data set, strings [N,4]."""
+    """Path, compression, number of the first record, which records are of the data set, and how many; strings [N,5]."""
     firsts = itertools.accumulate((shard.num_records for shard in shards), initial=0)
     return tf.constant(
         [
-            [os.fsencode(shard.path), shard.compression.encode(), str(first).encode(), shard.chosen or b""]
+            [
+                os.fsencode(shard.path),
+                shard.compression.encode(),
+                str(first).encode(),
+                shard.chosen or b"",
+                str(shard.num_records).encode(),
+            ]
             for shard, first in zip(shards, firsts, strict=False)
         ]
     )

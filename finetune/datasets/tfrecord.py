@@ -140,19 +140,26 @@ def count_records(path: Path) -> int:
     Raises:
         RecordFileError: The file is truncated or no TFRecord file.
     """
-    if find_compression(path):
-        return sum(1 for _ in stored_records(path))
-    num_records = offset = 0
+    return sum(1 for _ in (stored_records(path) if find_compression(path) else record_offsets(path)))
+
+
+def record_offsets(path: Path) -> Iterator[int]:
+    """The byte at which each record of a file begins that isn't compressed; only the 12 bytes in front of it are read.
+
+    Raises:
+        RecordFileError: The file is truncated or no TFRecord file.
+    """
+    number = offset = 0
     size_bytes = path.stat().st_size
     with path.open("rb", buffering=0) as file:
         while offset < size_bytes:
             file.seek(offset)
-            length = _checked_length(file.read(HEADER.size), path, num_records, offset)
-            offset += HEADER.size + length + FOOTER.size
-            if offset > size_bytes:
-                raise _truncated(path, num_records, offset - HEADER.size - length - FOOTER.size)
-            num_records += 1
-    return num_records
+            length = _checked_length(file.read(HEADER.size), path, number, offset)
+            end = offset + HEADER.size + length + FOOTER.size
+            if end > size_bytes:
+                raise _truncated(path, number, offset)
+            yield offset
+            number, offset = number + 1, end
 
 
 def read_records(path: Path) -> Iterator[bytes]:
