@@ -41,6 +41,18 @@ def settings_of_stage(settings: TrainSettings, place: StagePlace, num_images: in
     return dataclasses.replace(settings, stage=stage, course=CourseSettings())
 
 
+def with_images_of_rates(settings: TrainSettings) -> TrainSettings:
+    """The settings of a run with how many images the rates of each stage are for, where they scale."""
+    if not settings.course.stages:
+        return dataclasses.replace(settings, stage=settings.stage.with_images_of_rates())
+    stages = []
+    for stage in settings.course.stages:
+        told = stage.settings(settings.stage)
+        found = _differences(told, told.with_images_of_rates())
+        stages.append(dataclasses.replace(stage, own={**stage.own, **found}))
+    return dataclasses.replace(settings, course=dataclasses.replace(settings.course, stages=tuple(stages)))
+
+
 def with_scopes(stage: StageSettings, network: NetworkSettings) -> StageSettings:
     """What is trained, said by scopes where it was said by layers.
 

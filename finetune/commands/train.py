@@ -141,6 +141,7 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.objective import check_classes_of_stages
+    from finetune.commands.stages import with_images_of_rates
     from finetune.commands.training_inputs import choose_devices, find_data
     from finetune.commands.unlabelled import with_unlabelled
     from finetune.training.resumption import as_begun
@@ -157,6 +158,7 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
             raise _of_a_beginning("--head-weight-decay auto")
         network = as_begun(settings.network, settings.run.folder)
         settings = dataclasses.replace(settings, network=network)
+    settings = with_images_of_rates(settings)
     data = without_corrupt(settings.data, find_data(settings))
     check_classes_of_stages(settings, data)
     settings, data = with_unlabelled(settings, data)

@@ -299,9 +299,10 @@ class TrainingLoop:
         kept_step = self._saved_step if self._saved_step is not None else self._when.first_step or None
         is_kept = kept_step is not None
         newest = f"step {kept_step} is kept" if is_kept else "no checkpoint was written yet, so nothing is kept"
+        rate = self._schedule.before_scaling(self.step - 1)
         return TrainingDivergedError(
             f"{diverged.why} Training diverged and was stopped; {newest}.",
-            f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images; "
+            f"Lower --learning-rate (now {rate:g}), or look for unsound labels or images; "
             "--on-divergence halve goes back, and on at half the rate.",
         )
 
