@@ -104,7 +104,7 @@ def test_rates_scale_by_the_images_of_a_step(settings, num_devices, scale):
 
 
 def test_a_rate_that_is_found_with_a_steps_images_is_not_scaled():
-    with pytest.raises(UserError, match="would scale it once more.*\\n.*--scale-learning-rate none"):
+    with pytest.raises(UserError, match=r"would scale it once more.*\n.*--scale-learning-rate none"):
         ScheduleSettings(learning_rate="auto", scale_learning_rate="sqrt")
 
 

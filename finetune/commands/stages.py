@@ -120,6 +120,23 @@ def find_place_of_run(run: RunFolder, settings: TrainSettings, step: int) -> Sta
     return place if place.index < num_stages else StagePlace(num_stages - 1, records[num_stages - 1].first_step)
 
 
+def last_step(settings: TrainSettings, place: StagePlace, num_images: int) -> int | None:
+    """Number of updates at the end of a run; None: without end.
+
+    Args:
+        settings: Of the run.
+        place: Where it is.
+        num_images: That it is trained on.
+    """
+    num_devices, last = settings.devices.num_clones, place.first_step
+    for stage in stages_of(settings)[place.index :]:
+        num_steps = _num_steps(stage.settings(settings.stage).on_devices(num_devices), num_images, num_devices)
+        if num_steps is None:
+            return None
+        last += num_steps
+    return last
+
+
 def first_pseudo_labels(settings: TrainSettings, place: StagePlace, told: TrainSettings) -> int | None:
     """Number of updates made when a stage's first pseudo-labels are; None: it has none.
 

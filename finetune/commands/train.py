@@ -214,14 +214,16 @@ def _train_in(
 ) -> TrainResult:
     """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
     from finetune.commands.train_stage import train_stage
+    from finetune.training.profile import Profile
 
-    while True:
-        ended = train_stage(run, settings, data, strategy, time_limit, several)
-        if ended.stopped_by is not None:
-            raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
-        if ended.is_last or ended.ended_by in ("time", "pruned"):
-            return _result(run, ended)
-        settings, data = ended.settings, ended.data
+    with Profile(settings.run.profiled_steps, run.path) as profile:
+        while True:
+            ended = train_stage(run, settings, data, strategy, time_limit, profile, several)
+            if ended.stopped_by is not None:
+                raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
+            if ended.is_last or ended.ended_by in ("time", "pruned"):
+                return _result(run, ended)
+            settings, data = ended.settings, ended.data
 
 
 def _result(run: RunFolder, ended: "EndedStage") -> TrainResult:

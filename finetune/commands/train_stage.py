@@ -10,6 +10,7 @@ from finetune.commands.prepared_run import PreparedRun, prepare
 from finetune.commands.stages import (
     find_place_of_run,
     first_pseudo_labels,
+    last_step,
     name_of,
     recorded_settings,
     settings_of_stage,
@@ -27,6 +28,7 @@ from finetune.settings.settings_file import to_toml_table
 from finetune.settings.train import TrainSettings
 from finetune.training.best import Best, find_best, read_validations
 from finetune.training.loop import EndedBy, Occasions, TrainingLoop
+from finetune.training.profile import Profile
 from finetune.training.rate_finder import write_curve
 from finetune.training.resumption import recorded_facts
 from finetune.training.run_log import RunLog
@@ -84,6 +86,7 @@ def train_stage(
     data: TrainingData,
     strategy: Any,
     time_limit: TimeLimit,
+    profile: Profile,
     several: RunOfSeveral | None = None,
 ) -> EndedStage:
     """Trains from where the run is to the end of the stage that it is in, or until something else ends it.
@@ -94,6 +97,7 @@ def train_stage(
         data: Its splits.
         strategy: Its devices.
         time_limit: When to stop, whatever the step.
+        profile: Traces some steps.
         several: What the run has of a sweep or a cross-validation; None: it is alone.
 
     Raises:
@@ -108,6 +112,7 @@ def train_stage(
     step = step_of(source) if settings.run.resume and source is not None else 0
     place = find_place_of_run(run, settings, step)
     told = settings_of_stage(settings, place, data.training.num_examples)
+    profile.check(step, last_step(settings, place, data.training.num_examples))
     data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augment)
     _say_stage(settings, place, told)
     history = recorded_facts(run) if settings.run.resume else None
@@ -153,6 +158,7 @@ def train_stage(
         ready.loss_gap,
         lambda since: several is not None and several.is_hopeless([*before, *since]),
         ready.labelling,
+        profile,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:

@@ -20,6 +20,7 @@ from finetune.training.early_stopping import ended_early
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
 from finetune.training.loss_gap import LossGap
+from finetune.training.profile import Profile
 from finetune.training.pseudo_labelling import PseudoLabelling
 from finetune.training.recalibration import Recalibration
 from finetune.training.run_log import RunLog
@@ -90,6 +91,7 @@ class TrainingLoop:
         loss_gap: LossGap,
         is_hopeless: Callable[[Sequence[Best]], bool],
         labelling: PseudoLabelling | None,
+        profile: Profile,
     ) -> None:
         """Sets the loop up.
 
@@ -111,6 +113,7 @@ class TrainingLoop:
             loss_gap: What training and validation losses are compared by.
             is_hopeless: Whether to give the run up, after the validations that it has had in this stage.
             labelling: Of unlabelled images; None: there are none.
+            profile: Traces some steps.
         """
         self.step = occasions.first_step
         self.best = best
@@ -136,6 +139,7 @@ class TrainingLoop:
         self._loss_gap = loss_gap
         self._is_hopeless = is_hopeless
         self._labelling = labelling
+        self._profile = profile
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -179,8 +183,10 @@ class TrainingLoop:
         is_hopeless = self._is_hopeless(self._validations)
         while (ended_by := self._why_to_end(stop, why_early, is_hopeless=is_hopeless)) is None:
             self._label_if_due()
-            with self._time_limit.taking("steps"):
+            with self._time_limit.taking("steps"), self._profile.steps_after(self.step):
                 self._make_steps(self._batches)
+            if self._profile.ends_after(self.step):
+                self._restart_clocks()
             are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
             if are_figures_due or self._run_log.is_line_due():
                 self._log_training(to_files=are_figures_due)
@@ -263,6 +269,10 @@ class TrainingLoop:
         except NotFiniteError:
             why = f"After step {self.step} the network's logits for the unlabelled images are not finite."
             raise DivergedError(self.step, why) from None
+        self._restart_clocks()
+
+    def _restart_clocks(self) -> None:
+        """After what is no part of the steps."""
         self._watch.restart()
         self._run_log.restart_clock(self.step)
 
@@ -270,6 +280,7 @@ class TrainingLoop:
         """Up to the next step after which something is due."""
         periods = (self._when.log_every, self._when.eval_every, self._when.guard_every)
         due = [period - self.step % period for period in periods if period]
+        due += self._profile.limits_after(self.step)
         if self._labelling is not None:
             due.append(self._labelling.num_steps_to_next(self.step))
         if self._when.max_steps is not None:
