@@ -302,7 +302,7 @@ def _make_labelling(
         names=[record.name for record in data.unlabelled.records],
         classes=_class_names_of_outputs(settings, data),
         mixture=Mixture.of(
-            stage.batch_size,
+            stage.images_per_pass,
             state.model.num_batch_parts,
             pseudo.pseudo_label_fraction,
         ),

@@ -41,6 +41,21 @@ def settings_of_stage(settings: TrainSettings, place: StagePlace, num_images: in
     return dataclasses.replace(settings, stage=stage, course=CourseSettings())
 
 
+def with_size_of_batches(settings: TrainSettings, size: int) -> TrainSettings:
+    """The settings of a run with so many images in place of each --batch-size auto."""
+    sized = {"batch_size": size}
+    course, around = settings.course, settings.stage
+    stages = tuple(
+        dataclasses.replace(stage, own={**stage.own, **sized}) if stage.own.get("batch_size") == "auto" else stage
+        for stage in course.stages
+    )
+    return dataclasses.replace(
+        settings,
+        course=dataclasses.replace(course, stages=stages),
+        stage=dataclasses.replace(around, batch_size=size if around.batch_size == "auto" else around.batch_size),
+    )
+
+
 def with_images_of_rates(settings: TrainSettings) -> TrainSettings:
     """The settings of a run with how many images the rates of each stage are for, where they scale."""
     if not settings.course.stages:

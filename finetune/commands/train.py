@@ -23,6 +23,7 @@ from finetune.nets.keras_networks.model_file import is_model_file, keep_to
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.recipes import RECIPES
 from finetune.settings.settings_file import CONFIG_FILE, SWEEP_FILE
+from finetune.settings.stage import DEFAULT_BATCH_SIZE
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
     """
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
+    from finetune.commands.batch_size import with_batch_size
     from finetune.commands.objective import check_classes_of_stages
     from finetune.commands.stages import with_images_of_rates
     from finetune.commands.training_inputs import choose_devices, find_data
@@ -158,7 +160,6 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
             raise _of_a_beginning("--head-weight-decay auto")
         network = as_begun(settings.network, settings.run.folder)
         settings = dataclasses.replace(settings, network=network)
-    settings = with_images_of_rates(settings)
     data = without_corrupt(settings.data, find_data(settings))
     check_classes_of_stages(settings, data)
     settings, data = with_unlabelled(settings, data)
@@ -173,6 +174,9 @@ def train_run(settings: TrainSettings, start: float, several: "RunOfSeveral | No
         write_errors_told(lambda: f"Make room there. {how_to_go_on(run.path)}"),
         run.begun(resume=settings.run.resume),
     ):
+        if not settings.run.resume:
+            settings = with_batch_size(settings, data, strategy)
+        settings = with_images_of_rates(settings)
         result = _train_in(run, settings, data, strategy, time_limit, several)
     return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
 
@@ -248,7 +252,7 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     import tensorflow as tf
 
     from finetune.commands.network import make_model, make_plan
-    from finetune.commands.stages import find_place_of_run, settings_of_stage
+    from finetune.commands.stages import find_place_of_run, settings_of_stage, with_size_of_batches
     from finetune.commands.training_inputs import find_data
     from finetune.model.gpus import use_gpus
     from finetune.training.classes import match_to_restored_head
@@ -260,6 +264,7 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     source = open_weights(settings.network, resumed=settings.run.resumed)
     step = step_of(source) if settings.run.resume and source is not None else 0
     place = find_place_of_run(RunFolder(settings.run.folder), settings, step)
+    settings = with_size_of_batches(settings, DEFAULT_BATCH_SIZE)  # Which the plan doesn't hang on.
     settings = settings_of_stage(settings, place, data.training.num_examples)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
         model = make_model(settings, data)

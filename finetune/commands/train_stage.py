@@ -183,7 +183,7 @@ def _say_stage(settings: TrainSettings, place: StagePlace, told: TrainSettings) 
     stages, end = stages_of(settings), told.stage.max_steps
     on_all = stages[place.index].settings(settings.stage).global_batch_size
     if on_all is not None:
-        log.info("Batch: --global-batch-size %d, which makes --batch-size %d.", on_all, told.stage.batch_size)
+        log.info("Batch: --global-batch-size %d, which makes --batch-size %d.", on_all, told.stage.images_per_pass)
     if len(stages) > 1:
         steps = f"from step {place.first_step + 1} on" if end is None else f"steps {place.first_step + 1} to {end}"
         steps = "no steps" if end == place.first_step else steps

@@ -42,8 +42,9 @@ def choose_devices(settings: TrainSettings, data: TrainingData) -> Any:
         make_deterministic(on_cpu=devices.clone_on_cpu)
     strategy = choose_strategy(devices.num_clones, on_cpu=devices.clone_on_cpu)
     for stage in stages_of(settings):
-        num_devices = strategy.num_replicas_in_sync
-        refuse_large_batch(stage.settings(settings.stage).on_devices(num_devices), num_devices, data.training)
+        num_devices, told = strategy.num_replicas_in_sync, stage.settings(settings.stage)
+        if told.batch_size != "auto":
+            refuse_large_batch(told.on_devices(num_devices), num_devices, data.training)
     return strategy
 
 
@@ -71,7 +72,7 @@ def training_images(
     return TrainingImages(
         data,
         options,
-        stage.batch_size,
+        stage.images_per_pass,
         settings.run.seed,
         passes_per_step=stage.accumulate_steps,
         balanced=index if stage.objective.balanced_sampling else None,

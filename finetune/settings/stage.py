@@ -17,6 +17,7 @@ ALTERNATIVES = (
     {"trainable_scopes", "trainable_layers", "trainable_from", "freeze_until"},
     {"batch_size", "global_batch_size"},
 )
+DEFAULT_BATCH_SIZE = 32  # Slim's; learning rates of slim and of the recipes are meant for it.
 _LAYERS = re.compile(r"head|all|last=[1-9]\d{0,3}|last=[1-9]\d?%|from=.+")
 _NO_LAYER = re.compile(r"|-[0-9]+|[0-9]{7,}")
 
@@ -218,7 +219,12 @@ class StageSettings(CommandSettings):
         None, at_least=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
     )
     epochs: float | None = flag(None, above=0, help="instead of --max-steps: so many times each image")
-    batch_size: int = flag(32, above=0, help="images in a step, or in a pass of it, for each device")
+    batch_size: int | Literal["auto"] = flag(
+        DEFAULT_BATCH_SIZE,
+        above=0,
+        metavar="N|auto",
+        help="images in a step, or in a pass of it, for each device; auto: 32, halved until memory suffices",
+    )
     accumulate_steps: int = flag(
         1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
     )
@@ -267,6 +273,12 @@ class StageSettings(CommandSettings):
                 f"The length is said twice: --max-steps {self.max_steps} and --epochs {self.epochs:g}.",
                 "Give one of them; a run that is resumed has --max-steps.",
             )
+        if self.batch_size == "auto" and self.global_batch_size is not None:
+            raise UserError(
+                f"--batch-size auto looks for the images of a step that fit, and --global-batch-size "
+                f"{self.global_batch_size} says how many they are.",
+                "Give one of them.",
+            )
         if self.max_steps == 0 and not self.probe:
             raise UserError("--max-steps is 0, but must be above 0.", "Give a number of steps, or --probe with it.")
         self._check_objective()
@@ -304,9 +316,15 @@ class StageSettings(CommandSettings):
         return self.head_weight_decay
 
     @property
+    def images_per_pass(self) -> int:
+        """Images in a pass of the network, for each device, once it is known."""
+        assert self.batch_size != "auto", "is yet to be found"
+        return self.batch_size
+
+    @property
     def images_per_update(self) -> int:
         """Images in a step, for each device."""
-        return self.batch_size * self.accumulate_steps
+        return self.images_per_pass * self.accumulate_steps
 
     def with_images_of_rates(self) -> "StageSettings":
         """With `learning_rate_batch_size` where rates scale and it isn't given.
@@ -317,7 +335,7 @@ class StageSettings(CommandSettings):
         """
         if self.schedule.scale_learning_rate == "none" or self.schedule.learning_rate_batch_size is not None:
             return self
-        schedule = dataclasses.replace(self.schedule, learning_rate_batch_size=self.batch_size)
+        schedule = dataclasses.replace(self.schedule, learning_rate_batch_size=self.images_per_pass)
         return dataclasses.replace(self, schedule=schedule)
 
     def rate_scale(self, num_devices: int) -> float:

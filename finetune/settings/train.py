@@ -333,6 +333,8 @@ class TrainSettings(CommandSettings):
         for stage in [stage.settings(self.stage) for stage in self.course.stages] or [self.stage]:
             _refuse_of_steps(stage)
             _refuse_of_hidden_layers(self.network, stage)
+            if stage.batch_size == "auto" and self.run.resume:
+                raise UserError("--batch-size auto is of a run that begins, not of one that goes on.", "Give a number.")
         if self.course.stages:
             _refuse_without_effect(self.stage, self.course.stages)
         if self.devices.clone_on_cpu and self.gpus.gpu not in (None, "none"):

@@ -247,7 +247,12 @@ class TrainingLoop:
         rates = [self._schedule(step) for step in range(self.step, self.step + self._num_steps_at_once())]
         with self._watch.waiting():
             inputs = [next(batches) for _ in rates]
-        with self._watch.working(len(rates)), out_of_memory_told(self._inputs.batch_size):
+        size = self._inputs.batch_size
+
+        def try_with(num_images: int) -> None:
+            self._training_step.with_fewer(inputs[0], num_images / size, self.step)
+
+        with self._watch.working(len(rates)), out_of_memory_told(size, try_with):
             if len(rates) == 1:
                 self._unchecked.append(self._training_step(inputs[0], self.step, rates[0])[np.newaxis])
             else:
