@@ -1,8 +1,9 @@
 """Lines that say what was guessed, left out or changed: each of them once, however many splits it holds for."""
 
+import contextlib
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 log = logging.getLogger("finetune")
 
@@ -17,6 +18,18 @@ def tell_once(notice: str, *, level: int = logging.INFO) -> None:
     if notice not in _told:
         _told.add(notice)
         log.log(level, "%s", notice)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Within, nothing is logged below an error, and what is said once is still to be said."""
+    told, level = set(_told), log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        _told.intersection_update(told)
 
 
 def has_control(text: str) -> bool:

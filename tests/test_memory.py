@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tiny_runs import write_records
 from finetune.commands import tensorflow_start, train
 from finetune.errors import UserError
 from finetune.evaluation.scoring import score
+from finetune.training.step import TrainingStep
 
 NUM_STEPS = 2000
 STEPS_BETWEEN_VALIDATIONS = 100
@@ -43,6 +45,18 @@ def too_large(*_, **__):
     raise tf.errors.ResourceExhaustedError(None, None, "{{function_node a}} OOM when allocating tensor with shape[9]")
 
 
+WEIGHTS = "WEIGHTS"
+
+
+def only_up_to(most, make_pass):
+    """A pass that finds no memory for more images."""
+
+    def checked(self, batch, *rest):
+        return make_pass(self, batch, *rest) if batch[1].shape[0] <= most else too_large()
+
+    return checked
+
+
 @pytest.mark.parametrize(
     ("more", "num_images"),
     [
@@ -53,12 +67,35 @@ def too_large(*_, **__):
 )
 def test_a_step_that_finds_no_memory_says_what_mends_it(tmp_path, monkeypatch, capsys, more, num_images):
     data = write_records(tmp_path / "data", num_images=4, split="train")
-    monkeypatch.setattr("finetune.training.step.TrainingStep.__call__", too_large)
+    monkeypatch.setattr("finetune.training.step.TrainingStep._step", too_large)
     words = [f"--dataset-dir={data}", f"--train-dir={tmp_path / 'run'}", "--model=lenet", "--image-size=8"]
     assert train.main([*words, *more, "--max-steps=1"]) == 2
     error = capsys.readouterr().err
     assert f"There is not enough memory for {num_images} images at once: OOM when allocating tensor" in error
     assert f"--batch-size below {num_images}" in error
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--batch-size=8"],
+        ["--batch-size=4", "--accumulate-steps=2"],
+        ["--batch-size=4", "--num-clones=2"],
+        ["--batch-size=8", f"--checkpoint={WEIGHTS}", "--trainable-scopes=LeNet/fc4", "--cache-features=2"],
+    ],
+)
+def test_the_advice_is_a_batch_that_fits(tmp_path, monkeypatch, capsys, more):
+    data = write_records(tmp_path / "data", num_images=8, split="train")
+    words = [f"--dataset-dir={data}", "--model=lenet", "--image-size=8", "--max-steps=2"]
+    if WEIGHTS in " ".join(more):
+        assert train.main([*words, "--batch-size=8", f"--train-dir={tmp_path / 'weights'}"]) == 0
+        more = [word.replace(WEIGHTS, str(tmp_path / "weights")) for word in more]
+    monkeypatch.setattr(TrainingStep, "_pass", only_up_to(3, TrainingStep._pass))
+    words.append(f"--train-dir={tmp_path / 'run'}")
+    assert train.main([*words, *more]) == 2
+    (size,) = re.findall(r"Give --batch-size (\d+), which fits .*, or leave more memory free", capsys.readouterr().err)
+    assert size == "2"
+    assert train.main([*words, *more, f"--batch-size={size}"]) == 0
 
 
 def test_scoring_that_finds_no_memory_says_what_mends_it():

@@ -22,7 +22,7 @@ BENCHMARKS = ROOT / "scripts" / "benchmarks"
 ALL_TEXT = "\n".join(PAGES.values())
 COMMANDS = [words for block in blocks("bash") for words in simple_commands(block)]
 # Programs of others that the pages call, but for `pip`, `python` and `bash`, whose words are looked at.
-OTHER_PROGRAMS = {"eval", "find", "mkdocs", "pre-commit", "source"}
+OTHER_PROGRAMS = {"eval", "find", "mkdocs", "pre-commit", "source", "tensorboard"}
 OTHER_FLAGS = {"--logdir", "--matrix"}
 FOLDERS, FILES_AT_THE_TOP = (
     r"(?:finetune|scripts|configs|tests|docs|\.ci)/",

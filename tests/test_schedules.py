@@ -5,13 +5,15 @@ import math
 import pytest
 
 from finetune.errors import UserError
-from finetune.settings.stage import ScheduleSettings
+from finetune.settings.stage import ScheduleSettings, StageSettings
 from finetune.training.schedules import make_schedule
+
+PIECES = {"learning_rate_boundaries": (50,), "learning_rate_values": (0.01,)}
 
 
 def make(decay_type, **options):
     length = {"steps_per_epoch": 10.0, "max_steps": 100}
-    length |= {name: options.pop(name) for name in length if name in options}
+    length |= {name: options.pop(name) for name in (*length, "scale") if name in options}
     settings = ScheduleSettings(**{"learning_rate": 0.1, "learning_rate_decay_type": decay_type, **options})
     return make_schedule(settings, **length)
 
@@ -67,10 +69,43 @@ def test_piecewise_changes_after_each_boundary():
 
 @pytest.mark.parametrize("decay_type", ["fixed", "exponential", "polynomial", "cosine", "piecewise"])
 def test_warmup_goes_with_each_decay(decay_type):
-    pieces = {"learning_rate_boundaries": (50,), "learning_rate_values": (0.01,)} if decay_type == "piecewise" else {}
+    pieces = PIECES if decay_type == "piecewise" else {}
     warm, plain = make(decay_type, warmup_epochs=2.0, **pieces), make(decay_type, **pieces)
     assert [warm(step) for step in (0, 5, 10)] == pytest.approx([0.0, 0.025, 0.05])
     assert [warm(step) for step in range(20, 100)] == [plain(step) for step in range(20, 100)]
+
+
+@pytest.mark.parametrize("decay_type", ["fixed", "exponential", "polynomial", "cosine", "one-cycle", "piecewise"])
+def test_a_scale_is_of_the_whole_schedule(decay_type):
+    pieces = PIECES if decay_type == "piecewise" else {}
+    plain = make(decay_type, warmup_epochs=2.0, **pieces)
+    scaled = make(decay_type, warmup_epochs=2.0, scale=4.0, **pieces)
+    assert [scaled(step) for step in range(120)] == [4 * plain(step) for step in range(120)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_devices", "scale"),
+    [
+        ({"batch_size": 8}, 1, 1.0),
+        ({"batch_size": 8}, 4, 4.0),
+        ({"batch_size": 8, "accumulate_steps": 2}, 2, 4.0),
+        ({"batch_size": 8, "scale_learning_rate": "sqrt"}, 4, 2.0),
+        ({"batch_size": 8, "scale_learning_rate": "none"}, 4, 1.0),
+        ({"batch_size": 8, "learning_rate_batch_size": 256}, 4, 0.125),
+        # As many images make the same rate, whatever takes part in them.
+        ({"global_batch_size": 128}, 1, 4.0),
+        ({"global_batch_size": 128}, 4, 4.0),
+        ({"global_batch_size": 128, "accumulate_steps": 2}, 2, 4.0),
+    ],
+)
+def test_rates_scale_by_the_images_of_a_step(settings, num_devices, scale):
+    stage = StageSettings(**{"scale_learning_rate": "linear", **settings})
+    assert stage.with_images_of_rates().on_devices(num_devices).rate_scale(num_devices) == scale
+
+
+def test_a_rate_that_is_found_with_a_steps_images_is_not_scaled():
+    with pytest.raises(UserError, match=r"would scale it once more.*\n.*--scale-learning-rate none"):
+        ScheduleSettings(learning_rate="auto", scale_learning_rate="sqrt")
 
 
 @pytest.mark.parametrize(("end", "is_told"), [(0.2, True), (0.1, False), (0.0, False)])

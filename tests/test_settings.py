@@ -75,6 +75,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "head_dropout": 0.0,
         "deterministic": False,
         "early_stopping_min_delta": 0.0,
+        "scale_learning_rate": "none",
         "on_divergence": "stop",
         "probe": False,
         "on_corrupt": "fail",

@@ -121,6 +121,8 @@ def with_found_rate(
         curve = find_rate(state, training_step, inputs)
     log.info("%s", curve)
     if not is_auto:
+        if settings.stage.schedule.scale_learning_rate != "none":
+            log.info("It is of a whole step's images: train at it with --scale-learning-rate none.")
         return settings, curve
     if curve.suggestion is None:
         raise UserError(f"--learning-rate auto: {curve}", "Give a number.")

@@ -188,7 +188,7 @@ def prepare(
             inputs=inputs,
             batches=batches,
             training_step=training_step,
-            schedule=_make_schedule(settings, place, data.training.num_examples / images_per_step),
+            schedule=_make_schedule(settings, place, data.training.num_examples, strategy.num_replicas_in_sync),
             recalibration=recalibration,
             loss_gap=LossGap(
                 has_stale_statistics=recalibration is None and bool(model.updated_batch_norms()),
@@ -247,10 +247,28 @@ def _check_changes(
     return changes, recorded
 
 
-def _make_schedule(settings: TrainSettings, place: StagePlace, steps_per_epoch: float) -> CutSchedule:
+def _make_schedule(settings: TrainSettings, place: StagePlace, num_images: int, num_devices: int) -> CutSchedule:
     stage = settings.stage
+    images_per_step, scale = stage.images_per_update * num_devices, stage.rate_scale(num_devices)
+    if stage.schedule.scale_learning_rate != "none" and steps_of_stage(stage, place) != 0:
+        log.info(
+            "Learning rate: %g, which is --learning-rate %g times %.4g by --scale-learning-rate %s: a step has %d "
+            "images, and the rate is for %d (--learning-rate-batch-size).",
+            scale * stage.schedule.rate,
+            stage.schedule.rate,
+            scale,
+            stage.schedule.scale_learning_rate,
+            images_per_step,
+            stage.schedule.learning_rate_batch_size,
+        )
+    elif stage.schedule.learning_rate_batch_size is not None:
+        log.warning("--learning-rate-batch-size has no effect without --scale-learning-rate.")
     schedule = make_schedule(
-        stage.schedule, steps_per_epoch=steps_per_epoch, max_steps=stage.max_steps, first_step=place.first_step
+        stage.schedule,
+        steps_per_epoch=num_images / images_per_step,
+        max_steps=stage.max_steps,
+        first_step=place.first_step,
+        scale=scale,
     )
     return with_cuts_of_run(schedule, RunFolder(settings.run.folder))
 
@@ -285,7 +303,7 @@ def _make_labelling(
         names=[record.name for record in data.unlabelled.records],
         classes=_class_names_of_outputs(settings, data),
         mixture=Mixture.of(
-            stage.batch_size,
+            stage.images_per_pass,
             state.model.num_batch_parts,
             pseudo.pseudo_label_fraction,
         ),

@@ -41,6 +41,33 @@ def settings_of_stage(settings: TrainSettings, place: StagePlace, num_images: in
     return dataclasses.replace(settings, stage=stage, course=CourseSettings())
 
 
+def with_size_of_batches(settings: TrainSettings, size: int) -> TrainSettings:
+    """The settings of a run with so many images in place of each --batch-size auto."""
+    sized = {"batch_size": size}
+    course, around = settings.course, settings.stage
+    stages = tuple(
+        dataclasses.replace(stage, own={**stage.own, **sized}) if stage.own.get("batch_size") == "auto" else stage
+        for stage in course.stages
+    )
+    return dataclasses.replace(
+        settings,
+        course=dataclasses.replace(course, stages=stages),
+        stage=dataclasses.replace(around, batch_size=size if around.batch_size == "auto" else around.batch_size),
+    )
+
+
+def with_images_of_rates(settings: TrainSettings) -> TrainSettings:
+    """The settings of a run with how many images the rates of each stage are for, where they scale."""
+    if not settings.course.stages:
+        return dataclasses.replace(settings, stage=settings.stage.with_images_of_rates())
+    stages = []
+    for stage in settings.course.stages:
+        told = stage.settings(settings.stage)
+        found = _differences(told, told.with_images_of_rates())
+        stages.append(dataclasses.replace(stage, own={**stage.own, **found}))
+    return dataclasses.replace(settings, course=dataclasses.replace(settings.course, stages=tuple(stages)))
+
+
 def with_scopes(stage: StageSettings, network: NetworkSettings) -> StageSettings:
     """What is trained, said by scopes where it was said by layers.
 
@@ -106,6 +133,23 @@ def find_place_of_run(run: RunFolder, settings: TrainSettings, step: int) -> Sta
     place = find_place(records, step)
     num_stages = len(settings.course.stages)
     return place if place.index < num_stages else StagePlace(num_stages - 1, records[num_stages - 1].first_step)
+
+
+def last_step(settings: TrainSettings, place: StagePlace, num_images: int) -> int | None:
+    """Number of updates at the end of a run; None: without end.
+
+    Args:
+        settings: Of the run.
+        place: Where it is.
+        num_images: That it is trained on.
+    """
+    num_devices, last = settings.devices.num_clones, place.first_step
+    for stage in stages_of(settings)[place.index :]:
+        num_steps = _num_steps(stage.settings(settings.stage).on_devices(num_devices), num_images, num_devices)
+        if num_steps is None:
+            return None
+        last += num_steps
+    return last
 
 
 def first_pseudo_labels(settings: TrainSettings, place: StagePlace, told: TrainSettings) -> int | None:

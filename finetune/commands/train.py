@@ -23,6 +23,7 @@ from finetune.nets.keras_networks.model_file import is_model_file, keep_to
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.recipes import RECIPES
 from finetune.settings.settings_file import CONFIG_FILE, SWEEP_FILE
+from finetune.settings.stage import DEFAULT_BATCH_SIZE
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ def train_run(
     """
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
+    from finetune.commands.batch_size import with_batch_size
     from finetune.commands.objective import check_classes_of_stages
+    from finetune.commands.stages import with_images_of_rates
     from finetune.commands.training_inputs import find_data, refuse_large_batches
     from finetune.commands.unlabelled import with_unlabelled
     from finetune.commands.workers import begun_together, choose_devices
@@ -182,8 +185,9 @@ def train_run(
     folder = settings.run.folder
     with (
         write_errors_told(lambda: f"Make room there. {how_to_go_on(folder)}"),
-        begun_together(settings, devices.team) as (run, settings),
+        begun_together(settings, devices.team) as (run, begun),
     ):
+        settings = with_images_of_rates(begun if begun.run.resume else with_batch_size(begun, data, devices))
         try:
             result = _in_folder(_train_in(run, settings, data, devices, time_limit, several), folder)
         except TrainingInterrupted as stop:
@@ -235,14 +239,16 @@ def _train_in(
 ) -> TrainResult:
     """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
     from finetune.commands.train_stage import train_stage
+    from finetune.training.profile import Profile
 
-    while True:
-        ended = train_stage(run, settings, data, devices, time_limit, several)
-        if ended.stopped_by is not None:
-            raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
-        if ended.is_last or ended.ended_by in ("time", "pruned"):
-            return _result(run, ended)
-        settings, data = ended.settings, ended.data
+    with Profile(settings.run.profiled_steps, run.path) as profile:
+        while True:
+            ended = train_stage(run, settings, data, devices, time_limit, profile, several)
+            if ended.stopped_by is not None:
+                raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
+            if ended.is_last or ended.ended_by in ("time", "pruned"):
+                return _result(run, ended)
+            settings, data = ended.settings, ended.data
 
 
 def _result(run: RunFolder, ended: "EndedStage") -> TrainResult:
@@ -267,7 +273,7 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     import tensorflow as tf
 
     from finetune.commands.network import make_model, make_plan
-    from finetune.commands.stages import find_place_of_run, settings_of_stage
+    from finetune.commands.stages import find_place_of_run, settings_of_stage, with_size_of_batches
     from finetune.commands.training_inputs import find_data
     from finetune.model.gpus import use_gpus
     from finetune.training.classes import match_to_restored_head
@@ -279,6 +285,7 @@ def plan(settings: TrainSettings) -> "VariablePlan":
     source = open_weights(settings.network, resumed=settings.run.resumed)
     step = step_of(source) if settings.run.resume and source is not None else 0
     place = find_place_of_run(RunFolder(settings.run.folder), settings, step)
+    settings = with_size_of_batches(settings, DEFAULT_BATCH_SIZE)  # Which the plan doesn't hang on.
     settings = settings_of_stage(settings, place, data.training.num_examples)
     with tf.Graph().as_default():  # Where initial values are planned and never computed.
         model = make_model(settings, data)

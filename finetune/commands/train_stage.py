@@ -9,6 +9,7 @@ from finetune.commands.prepared_run import PreparedRun, prepare
 from finetune.commands.stages import (
     find_place_of_run,
     first_pseudo_labels,
+    last_step,
     name_of,
     recorded_settings,
     settings_of_stage,
@@ -28,6 +29,7 @@ from finetune.settings.train import TrainSettings
 from finetune.training.best import Best, find_best, read_validations
 from finetune.training.devices import Devices
 from finetune.training.loop import EndedBy, Occasions, TrainingLoop
+from finetune.training.profile import Profile
 from finetune.training.rate_finder import write_curve
 from finetune.training.resumption import recorded_facts
 from finetune.training.run_log import RunLog
@@ -85,6 +87,7 @@ def train_stage(
     data: TrainingData,
     devices: Devices,
     time_limit: TimeLimit,
+    profile: Profile,
     several: RunOfSeveral | None = None,
 ) -> EndedStage:
     """Trains from where the run is to the end of the stage that it is in, or until something else ends it.
@@ -95,6 +98,7 @@ def train_stage(
         data: Its splits.
         devices: That make its steps.
         time_limit: When to stop, whatever the step.
+        profile: Traces some steps.
         several: What the run has of a sweep or a cross-validation; None: it is alone.
 
     Raises:
@@ -109,6 +113,7 @@ def train_stage(
     step = step_of(source) if settings.run.resume and source is not None else 0
     place = find_place_of_run(run, settings, step)
     told = settings_of_stage(settings, place, data.training.num_examples)
+    profile.check(step, last_step(settings, place, data.training.num_examples))
     data = with_augmentation(data, told.data, get_spec(told.network.model), told.stage.augment)
     _say_stage(settings, place, told)
     history = recorded_facts(run) if settings.run.resume else None
@@ -156,6 +161,7 @@ def train_stage(
         lambda since: several is not None and several.is_hopeless([*before, *since]),
         ready.labelling,
         devices.team,
+        profile,
     )
     with contextlib.closing(run_log), reading(data.training, settings.data.labels_offset):
         if first_step == 0:
@@ -180,7 +186,7 @@ def _say_stage(settings: TrainSettings, place: StagePlace, told: TrainSettings) 
     stages, end = stages_of(settings), told.stage.max_steps
     on_all = stages[place.index].settings(settings.stage).global_batch_size
     if on_all is not None:
-        log.info("Batch: --global-batch-size %d, which makes --batch-size %d.", on_all, told.stage.batch_size)
+        log.info("Batch: --global-batch-size %d, which makes --batch-size %d.", on_all, told.stage.images_per_pass)
     if len(stages) > 1:
         steps = f"from step {place.first_step + 1} on" if end is None else f"steps {place.first_step + 1} to {end}"
         steps = "no steps" if end == place.first_step else steps

@@ -37,7 +37,9 @@ def refuse_large_batches(settings: TrainSettings, data: TrainingData) -> None:
     """
     num_devices = settings.num_devices
     for stage in stages_of(settings):
-        refuse_large_batch(stage.settings(settings.stage).on_devices(num_devices), num_devices, data.training)
+        told = stage.settings(settings.stage)
+        if told.batch_size != "auto":
+            refuse_large_batch(told.on_devices(num_devices), num_devices, data.training)
 
 
 def training_images(
@@ -64,7 +66,7 @@ def training_images(
     return TrainingImages(
         data,
         options,
-        stage.batch_size,
+        stage.images_per_pass,
         settings.run.seed,
         passes_per_step=stage.accumulate_steps,
         balanced=index if stage.objective.balanced_sampling else None,

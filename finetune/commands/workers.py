@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from finetune.cluster.discovery import find_workers
 from finetune.cluster.meeting import meet
 from finetune.cluster.team import Team
+from finetune.commands.stages import stages_of
 from finetune.errors import UserError
 from finetune.runs.provenance import software_versions
 from finetune.runs.run_folder import RunFolder
@@ -185,6 +186,7 @@ def _refuse_of_one_worker(settings: TrainSettings) -> None:
         "--sweep": bool(settings.search.sweep),
         "--folds": settings.data.is_cross_validation,
         "--verify": settings.run.verify,
+        "--batch-size auto": any(stage.settings(settings.stage).batch_size == "auto" for stage in stages_of(settings)),
     }
     found = [option for option, is_given in alone.items() if is_given]
     if found:

@@ -2,6 +2,7 @@
 
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "lion", "momentum", "rmsprop", "sgd")
 DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine", "one-cycle", "piecewise")
+RATE_SCALINGS = ("none", "linear", "sqrt")
 BATCH_NORM_MODES = ("plan", "frozen", "slim")
 LOSSES = ("cross-entropy", "focal")
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -1,12 +1,13 @@
 """What is trained and how, in groups: all that may change from one stage of a training to the next."""
 
 import dataclasses
+import math
 import re
 from typing import ClassVar, Literal
 
 from finetune.errors import UserError
 from finetune.settings.augmentation import AugmentationSettings
-from finetune.settings.choices import BATCH_NORM_MODES, DECAY_TYPES, OPTIMIZERS
+from finetune.settings.choices import BATCH_NORM_MODES, DECAY_TYPES, OPTIMIZERS, RATE_SCALINGS
 from finetune.settings.flags import CommandSettings, dashed, flag, group
 from finetune.settings.objective import ObjectiveSettings
 
@@ -16,6 +17,7 @@ ALTERNATIVES = (
     {"trainable_scopes", "trainable_layers", "trainable_from", "freeze_until"},
     {"batch_size", "global_batch_size"},
 )
+DEFAULT_BATCH_SIZE = 32  # Slim's; learning rates of slim and of the recipes are meant for it.
 _LAYERS = re.compile(r"head|all|last=[1-9]\d{0,3}|last=[1-9]\d?%|from=.+")
 _NO_LAYER = re.compile(r"|-[0-9]+|[0-9]{7,}")
 
@@ -70,6 +72,18 @@ class ScheduleSettings(CommandSettings):
     learning_rate: float | Literal["auto"] = flag(
         0.01, above=0, metavar="RATE|auto", help="before decay; auto: what --find-learning-rate suggests"
     )
+    scale_learning_rate: str = flag(
+        "none",
+        choices=RATE_SCALINGS,
+        help="all rates times the images in a step / --learning-rate-batch-size, or the root of that",
+    )
+    learning_rate_batch_size: int | None = flag(
+        None,
+        above=0,
+        metavar="N",
+        help="of --scale-learning-rate: images in a step that the rates are for; not given: --batch-size as a run "
+        "begins, 32 where --global-batch-size takes its place",
+    )
     learning_rate_decay_type: str = flag("exponential", choices=DECAY_TYPES, help="schedule")
     end_learning_rate: float = flag(0.0001, at_least=0, help="where polynomial, cosine and one-cycle end")
     learning_rate_decay_factor: float = flag(0.94, above=0, help="of exponential decay, in stairs")
@@ -102,6 +116,12 @@ class ScheduleSettings(CommandSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_multipliers(self.learning_rate_multipliers)
+        if self.learning_rate == "auto" and self.scale_learning_rate != "none":
+            raise UserError(
+                f"--learning-rate auto is found with as many images as a step has, and --scale-learning-rate "
+                f"{self.scale_learning_rate} would scale it once more.",
+                "Give a number, or --scale-learning-rate none.",
+            )
         if self.learning_rate_decay_type == "piecewise":
             self._check_pieces()
         elif self.learning_rate_boundaries or self.learning_rate_values:
@@ -199,7 +219,12 @@ class StageSettings(CommandSettings):
         None, at_least=0, slim=["max_number_of_steps"], help="global step to stop at; not given: never"
     )
     epochs: float | None = flag(None, above=0, help="instead of --max-steps: so many times each image")
-    batch_size: int = flag(32, above=0, help="images in a step, or in a pass of it, for each device")
+    batch_size: int | Literal["auto"] = flag(
+        DEFAULT_BATCH_SIZE,
+        above=0,
+        metavar="N|auto",
+        help="images in a step, or in a pass of it, for each device; auto: 32, halved until memory suffices",
+    )
     accumulate_steps: int = flag(
         1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
     )
@@ -248,6 +273,12 @@ class StageSettings(CommandSettings):
                 f"The length is said twice: --max-steps {self.max_steps} and --epochs {self.epochs:g}.",
                 "Give one of them; a run that is resumed has --max-steps.",
             )
+        if self.batch_size == "auto" and self.global_batch_size is not None:
+            raise UserError(
+                f"--batch-size auto looks for the images of a step that fit, and --global-batch-size "
+                f"{self.global_batch_size} says how many they are.",
+                "Give one of them.",
+            )
         if self.max_steps == 0 and not self.probe:
             raise UserError("--max-steps is 0, but must be above 0.", "Give a number of steps, or --probe with it.")
         self._check_objective()
@@ -285,9 +316,35 @@ class StageSettings(CommandSettings):
         return self.head_weight_decay
 
     @property
+    def images_per_pass(self) -> int:
+        """Images in a pass of the network, for each device, once it is known."""
+        assert self.batch_size != "auto", "is yet to be found"
+        return self.batch_size
+
+    @property
     def images_per_update(self) -> int:
         """Images in a step, for each device."""
-        return self.batch_size * self.accumulate_steps
+        return self.images_per_pass * self.accumulate_steps
+
+    def with_images_of_rates(self) -> "StageSettings":
+        """With `learning_rate_batch_size` where rates scale and it isn't given.
+
+        It is `batch_size` as it stands before devices have part of it: a run keeps the number, so that its rates are
+        the same where its steps are parted among other devices and passes. Where `global_batch_size` is said instead,
+        `batch_size` has its default: the same batch then makes the same rates on however many devices a run begins.
+        """
+        if self.schedule.scale_learning_rate == "none" or self.schedule.learning_rate_batch_size is not None:
+            return self
+        schedule = dataclasses.replace(self.schedule, learning_rate_batch_size=self.images_per_pass)
+        return dataclasses.replace(self, schedule=schedule)
+
+    def rate_scale(self, num_devices: int) -> float:
+        """What all rates are multiplied by, once it is known for how many images they are."""
+        if self.schedule.scale_learning_rate == "none":
+            return 1.0
+        assert self.schedule.learning_rate_batch_size is not None, "is yet to be set"
+        ratio = self.images_per_update * num_devices / self.schedule.learning_rate_batch_size
+        return ratio if self.schedule.scale_learning_rate == "linear" else math.sqrt(ratio)
 
     def on_devices(self, num_devices: int) -> "StageSettings":
         """With `batch_size` where it was said by `global_batch_size`.

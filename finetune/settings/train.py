@@ -6,6 +6,7 @@ sets lack.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,6 +44,7 @@ from finetune.settings.workers import WorkerSettings
 
 DEFAULT_MODEL = "inception_v3"
 DEFAULT_RUN_DIR = Path("/tmp/tfmodel")
+_STEPS = re.compile(r"([1-9]\d{0,9}):([1-9]\d{0,9})", re.ASCII)
 # A fold's number takes two bytes.
 MOST_FOLDS = 65535
 
@@ -196,6 +198,12 @@ class RunSettings(CommandSettings):
         help="TensorBoard scalars at most so often; 0: every --log-every steps",
     )
     max_to_keep: int = flag(5, above=0, metavar="N", help="newest checkpoints kept, beside the best")
+    profile: str | None = flag(
+        None,
+        metavar="FIRST:LAST",
+        help="a trace of these steps for TensorBoard's profiler, in --train-dir; 100:120",
+        is_recorded=False,
+    )
     report: bool | None = flag(
         None,
         help="at the end, evaluate the best checkpoint as finetune-eval does, with its report; not given: with PHOTOS",
@@ -209,6 +217,16 @@ class RunSettings(CommandSettings):
 
         if self.find_learning_rate and self.resume:
             raise UserError("--find-learning-rate is of a run that begins, not of one that goes on.", "Leave it out.")
+        if self.profile is not None and not self.profiled_steps:
+            raise UserError(f"--profile is {self.profile!r}, but must be two steps FIRST:LAST, such as 100:120.")
+        if self.profile is not None and self.verify:
+            raise UserError("--profile is of a training, and --verify makes none.", "Leave one of them out.")
+
+    @property
+    def profiled_steps(self) -> range:
+        """The steps to trace, counted from 1; empty: none, or the text names none."""
+        match = _STEPS.fullmatch(self.profile or "")
+        return range(int(match[1]), int(match[2]) + 1) if match else range(0)
 
     @property
     def folder(self) -> Path:
@@ -332,6 +350,8 @@ class TrainSettings(CommandSettings):
         for stage in [stage.settings(self.stage) for stage in self.course.stages] or [self.stage]:
             _refuse_of_steps(stage)
             _refuse_of_hidden_layers(self.network, stage)
+            if stage.batch_size == "auto" and self.run.resume:
+                raise UserError("--batch-size auto is of a run that begins, not of one that goes on.", "Give a number.")
         if self.course.stages:
             _refuse_without_effect(self.stage, self.course.stages)
         if self.devices.clone_on_cpu and self.gpus.gpu not in (None, "none"):
@@ -344,6 +364,8 @@ class TrainSettings(CommandSettings):
                 "--sweep and --folds are both given, but each trial of a sweep is one run.",
                 "Give one of them, or say with --fold which part all trials leave out.",
             )
+        if self.run.profile is not None and (self.search.sweep or self.data.is_cross_validation):
+            raise UserError("--profile is of one run, and --sweep and --folds make several.", "Leave one of them out.")
         if self.stopping.early_stopping_patience is not None and self.run.eval_every == 0:
             raise UserError(
                 "--early-stopping-patience counts validations, and --eval-every 0 makes none before the last step.",

@@ -21,6 +21,7 @@ from finetune.training.early_stopping import ended_early
 from finetune.training.image_inputs import TrainingInputs
 from finetune.training.input_watch import InputWatch
 from finetune.training.loss_gap import LossGap
+from finetune.training.profile import Profile
 from finetune.training.pseudo_labelling import PseudoLabelling
 from finetune.training.recalibration import Recalibration
 from finetune.training.run_log import RunLog
@@ -92,6 +93,7 @@ class TrainingLoop:
         is_hopeless: Callable[[Sequence[Best]], bool],
         labelling: PseudoLabelling | None,
         team: Team,
+        profile: Profile,
     ) -> None:
         """Sets the loop up.
 
@@ -114,6 +116,7 @@ class TrainingLoop:
             is_hopeless: Whether to give the run up, after the validations that it has had in this stage.
             labelling: Of unlabelled images; None: there are none.
             team: The workers, which log, validate, save and end after the same step.
+            profile: Traces some steps.
         """
         self.step = occasions.first_step
         self.best = best
@@ -140,6 +143,7 @@ class TrainingLoop:
         self._is_hopeless = is_hopeless
         self._labelling = labelling
         self._team = team
+        self._profile = profile
         self._writer = BackgroundWriter()
         self._watch = InputWatch(run_log.images_per_step)
         self._is_traced = False
@@ -183,8 +187,10 @@ class TrainingLoop:
         is_hopeless = self._is_hopeless(self._validations)
         while (ended_by := self._agreed_end(stop, why_early, is_hopeless=is_hopeless)) is None:
             self._label_if_due()
-            with self._time_limit.taking("steps"):
+            with self._time_limit.taking("steps"), self._profile.steps_after(self.step):
                 self._make_steps(self._batches)
+            if self._profile.ends_after(self.step):
+                self._restart_clocks()
             are_figures_due = self.step % self._when.log_every == 0 or self._is_finished()
             if are_figures_due or self._run_log.is_line_due():
                 self._log_training(to_files=are_figures_due)
@@ -254,7 +260,12 @@ class TrainingLoop:
         rates = [self._schedule(step) for step in range(self.step, self.step + self._num_steps_at_once())]
         with self._watch.waiting():
             inputs = [next(batches) for _ in rates]
-        with self._watch.working(len(rates)), out_of_memory_told(self._inputs.batch_size):
+        size = self._inputs.batch_size
+
+        def try_with(num_images: int) -> None:
+            self._training_step.with_fewer(inputs[0], num_images / size, self.step)
+
+        with self._watch.working(len(rates)), out_of_memory_told(size, try_with):
             if len(rates) == 1:
                 self._unchecked.append(self._training_step(inputs[0], self.step, rates[0])[np.newaxis])
             else:
@@ -276,6 +287,10 @@ class TrainingLoop:
         except NotFiniteError:
             why = f"After step {self.step} the network's logits for the unlabelled images are not finite."
             raise DivergedError(self.step, why) from None
+        self._restart_clocks()
+
+    def _restart_clocks(self) -> None:
+        """After what is no part of the steps."""
         self._watch.restart()
         self._run_log.restart_clock(self.step)
 
@@ -283,6 +298,7 @@ class TrainingLoop:
         """Up to the next step after which something is due."""
         periods = (self._when.log_every, self._when.eval_every, self._when.guard_every)
         due = [period - self.step % period for period in periods if period]
+        due += self._profile.limits_after(self.step)
         if self._labelling is not None:
             due.append(self._labelling.num_steps_to_next(self.step))
         if self._when.max_steps is not None:
@@ -312,9 +328,10 @@ class TrainingLoop:
         kept_step = self._saved_step if self._saved_step is not None else self._when.first_step or None
         is_kept = kept_step is not None
         newest = f"step {kept_step} is kept" if is_kept else "no checkpoint was written yet, so nothing is kept"
+        rate = self._schedule.before_scaling(self.step - 1)
         return TrainingDivergedError(
             f"{diverged.why} Training diverged and was stopped; {newest}.",
-            f"Lower --learning-rate (now {self._schedule(self.step - 1):g}), or look for unsound labels or images; "
+            f"Lower --learning-rate (now {rate:g}), or look for unsound labels or images; "
             "--on-divergence halve goes back, and on at half the rate.",
         )
 

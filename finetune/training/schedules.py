@@ -33,6 +33,7 @@ class Schedule:
         boundaries: Of piecewise: numbers of updates after which the rate is another.
         values: Of piecewise: the rate after each of them.
         first_step: Number of updates made before its own first one.
+        scale: What each of its rates is multiplied by, as more images in a step allow.
     """
 
     decay_type: str
@@ -44,10 +45,13 @@ class Schedule:
     boundaries: Sequence[int] = ()
     values: Sequence[float] = ()
     first_step: int = 0
+    scale: float = 1.0
 
     def __call__(self, step: int) -> float:
         """The rate of the update that makes step `step` + 1 of the run."""
-        step -= self.first_step
+        return self.scale * self._unscaled(step - self.first_step)
+
+    def _unscaled(self, step: int) -> float:
         if self.decay_type == "one-cycle":
             return self._of_cycle(step)
         rate = self._decayed(step)
@@ -108,6 +112,10 @@ class CutSchedule:
         begin = self.schedule.first_step
         return self.schedule(step) * math.prod(cut.factor for cut in self.cuts if begin <= cut.step <= step)
 
+    def before_scaling(self, step: int) -> float:
+        """The same as --learning-rate counts it."""
+        return self(step) / self.schedule.scale
+
 
 def _half_wave(progress: float) -> float:
     """From 1 to 0, flat at both ends."""
@@ -115,7 +123,12 @@ def _half_wave(progress: float) -> float:
 
 
 def make_schedule(
-    settings: ScheduleSettings, *, steps_per_epoch: float, max_steps: int | None, first_step: int = 0
+    settings: ScheduleSettings,
+    *,
+    steps_per_epoch: float,
+    max_steps: int | None,
+    first_step: int = 0,
+    scale: float = 1.0,
 ) -> Schedule:
     """A schedule in steps from settings in epochs.
 
@@ -127,6 +140,8 @@ def make_schedule(
         steps_per_epoch: Examples divided by the images of a step; may be below 1.
         max_steps: Number of updates at its end; None: without end.
         first_step: Number of updates made before: those of other stages, which it doesn't count.
+        scale: What each rate is multiplied by: the whole schedule, also where it ends, for each of its steps is of so
+            many more images.
 
     Raises:
         UserError: A decay over a run without end; a cycle that is shorter than its rise.
@@ -167,4 +182,5 @@ def make_schedule(
         boundaries=settings.learning_rate_boundaries,
         values=settings.learning_rate_values,
         first_step=first_step,
+        scale=scale,
     )

@@ -83,6 +83,30 @@ class TrainingStep:
         self._optimizer.set_learning_rate(learning_rate)
         return self._run_one(batch, tf.constant(step, tf.int32))
 
+    def trace(self, batch: tuple[Tensor, ...], step: int) -> None:
+        """Builds the graph of an update beforehand, where the steps of several trainings follow each other.
+
+        TensorFlow warns of calls that trace, wherever five of the last ten do, and doesn't count this one.
+        """
+        self._run_one.get_concrete_function(batch, tf.constant(step, tf.int32))
+
+    def with_fewer(self, batch: tuple[Tensor, ...], share: float, step: int) -> None:
+        """Makes an update with the first images of a batch, to see whether memory suffices; nothing of it is of use.
+
+        Args:
+            batch: As for one update.
+            share: Of each replica's images, that gives a whole number for each pass.
+            step: How many updates were made before.
+        """
+
+        def first_images(values: Any) -> Any:
+            of_devices = self._strategy.experimental_local_results(values)
+            return self._strategy.experimental_distribute_values_from_function(
+                lambda context: (part := of_devices[context.replica_id_in_sync_group])[: round(share * len(part))]
+            )
+
+        self._run_one(tf.nest.map_structure(first_images, batch), tf.constant(step, tf.int32)).numpy()
+
     def several(self, batches: Sequence[Any], first_step: int, learning_rates: Sequence[float]) -> Tensor:
         """Makes an update with each of the batches in one call: for steps that take less time than a call.
 
