@@ -278,14 +278,19 @@ class SlimTrainSettings(CommandSettings):
 
     master: str = only("", "workers find each other by --workers or by their launcher")
     num_ps_tasks: int = flag(
-        0, at_least=0, metavar="N", help="slim's parameter servers; there are none: every worker keeps all variables"
+        0,
+        at_least=0,
+        metavar="N",
+        help="slim's parameter servers; there are none: every worker keeps all variables",
+        is_recorded=False,
     )
-    sync_replicas: bool = flag(False, help="slim's; workers are always in step")
+    sync_replicas: bool = flag(False, help="slim's; workers are always in step", is_recorded=False)
     replicas_to_aggregate: int = flag(
         1,
         above=0,
         metavar="N",
         help="slim's, with --sync-replicas: the number of workers, all of which are in each step",
+        is_recorded=False,
     )
     quantize_delay: int = only(-1, "quantised training left TensorFlow with version 1")
 
