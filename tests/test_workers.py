@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from finetune.cluster import meeting
 from finetune.cluster.discovery import Workers, find_workers, first_host
 from finetune.cluster.meeting import meet
 from finetune.cluster.team import Team, WorkerLostError
@@ -271,6 +272,33 @@ def test_a_port_that_is_taken_is_told():
     workers = workers_of(2)
     with socket.create_server(("", workers[0].chief[1])), pytest.raises(UserError, match="is taken by another program"):
         meet(workers[0], {}, 5.0)
+
+
+@pytest.mark.parametrize("words", [b"", b'{"kind": "unreached"'])
+def test_one_that_ends_while_they_meet_is_named(words, monkeypatch):
+    """Whether it is gone or its message breaks off."""
+    monkeypatch.setattr(meeting, "SECONDS_FOR_A_PORT", 1.0)
+    workers = workers_of(2, are_known=False)
+    errors = []
+
+    def host():
+        with pytest.raises(UserError) as error:
+            meet(workers[0], {}, 20.0)
+        errors.append(str(error.value))
+
+    chief = threading.Thread(target=host)
+    chief.start()
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        greeting = {"index": 1, "number": 2, "port": own.getsockname()[1], "facts": {}}
+        for _ in range(100):
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(workers[0].chief) as worker:
+                worker.sendall(json.dumps({"kind": "greeting", "value": greeting}).encode() + b"\n")
+                worker.recv(1)
+                worker.sendall(words)
+                break
+            threading.Event().wait(0.05)
+    chief.join()
+    assert "Worker 1 ended, or fell silent, before all had met." in errors[0]
 
 
 # Afterwards

@@ -82,15 +82,12 @@ def _host(workers: Workers, listener: socket.socket, facts: Mapping[str, str], d
         for connection, index, address in _greetings(workers, listener, facts, deadline, arrived):
             arrived[index], addresses[index] = connection, address
         in_order = [addresses[index] for index in range(workers.number)]
-        for connection in arrived.values():
-            connection.send("addresses", in_order)
+        _send_all(arrived, "addresses", in_order)
         unreached = {0: _unreached(in_order, 0)}
         for index, connection in arrived.items():
-            answer = connection.receive(SECONDS_FOR_A_PORT * workers.number)
-            unreached[index] = answer[1] if answer else "it is gone"
+            unreached[index] = _answer_of(connection, index, SECONDS_FOR_A_PORT * workers.number)
         _refuse_unreached(unreached, in_order)
-        for connection in arrived.values():
-            connection.send("begin")
+        _send_all(arrived, "begin")
     except BaseException as error:
         for connection in arrived.values():
             with contextlib.suppress(OSError):
@@ -98,6 +95,32 @@ def _host(workers: Workers, listener: socket.socket, facts: Mapping[str, str], d
             connection.close()
         raise
     return Team(0, tuple(in_order), arrived)
+
+
+def _send_all(arrived: Mapping[int, Connection], kind: str, value: Any = None) -> None:
+    for index, connection in arrived.items():
+        try:
+            connection.send(kind, value)
+        except OSError as error:
+            raise _ended_early(index) from error
+
+
+def _answer_of(connection: Connection, index: int, seconds: float) -> str:
+    """Which ports a process doesn't reach, in words; empty: none."""
+    try:
+        answer = connection.receive(seconds)
+    except TimeoutError:
+        answer = None
+    if answer is None:
+        raise _ended_early(index)
+    return str(answer[1])
+
+
+def _ended_early(index: int) -> UserError:
+    return UserError(
+        f"Worker {index} ended, or fell silent, before all had met.",
+        "What it says is the reason; then start all again.",
+    )
 
 
 def _greetings(
@@ -128,7 +151,8 @@ def _greetings(
         try:
             _check(greeting, workers, facts, arrived)
         except UserError as error:
-            connection.send("refused", str(error))
+            with contextlib.suppress(OSError):
+                connection.send("refused", str(error))
             connection.close()
             raise
         yield connection, greeting["index"], _address_of(greeting, peer[0], workers)
@@ -182,9 +206,12 @@ def _address_of(greeting: Mapping[str, Any], peer: str, workers: Workers) -> str
 def _join(workers: Workers, port: int, facts: Mapping[str, str], deadline: float) -> Team:
     """The part of all but the chief."""
     connection = Connection(_connected(workers, deadline))
-    connection.send("greeting", {"index": workers.index, "number": workers.number, "port": port, "facts": facts})
+    who = {"index": workers.index, "number": workers.number, "port": port, "facts": facts}
+    with contextlib.suppress(OSError):  # What the chief has said before it ended can still be read.
+        connection.send("greeting", who)
     addresses = tuple(_answer(connection, "addresses", deadline))
-    connection.send("unreached", _unreached(addresses, workers.index))
+    with contextlib.suppress(OSError):
+        connection.send("unreached", _unreached(addresses, workers.index))
     _answer(connection, "begin", deadline + SECONDS_FOR_A_PORT * workers.number)
     return Team(workers.index, addresses, {0: connection})
 

@@ -56,16 +56,27 @@ def working_together(settings: TrainSettings) -> Iterator[tuple[TrainSettings, "
             make_deterministic(on_cpu=on_cpu)
         strategy = multi_worker_strategy(team, settings.devices.num_clones, on_cpu=on_cpu)
         found = dataclasses.replace(settings.cluster, worker_replicas=team.number)
-        if not team.is_chief:
-            log.info("Worker 0 tells of the training, and writes the run's folder.")
-            log.setLevel(logging.WARNING)
         try:
-            yield dataclasses.replace(settings, cluster=found), Devices(strategy, team)
+            with _quiet_but_for_warnings(team):
+                yield dataclasses.replace(settings, cluster=found), Devices(strategy, team)
         except errors.OpError as error:
             loss = team.loss(SECONDS_FOR_THE_NAME)
             if loss is None:
                 raise
             raise loss from error
+
+
+@contextlib.contextmanager
+def _quiet_but_for_warnings(team: Team) -> Iterator[None]:
+    """Within it one worker tells of the training, and the others of what is wrong with theirs."""
+    before = log.level
+    if not team.is_chief:
+        log.info("Worker 0 tells of the training, and writes the run's folder.")
+        log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def choose_devices(settings: TrainSettings) -> tuple[TrainSettings, "Devices"]:
