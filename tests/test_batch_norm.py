@@ -302,6 +302,31 @@ def test_several_devices_average_over_the_batches_of_all():
 # Runs
 
 
+def test_synced_statistics_are_those_of_one_device_with_all_images(data, pretrained, tmp_path, capsys):
+    """Gradients through them, too; each device's own make other steps."""
+    ways = {
+        "one": ["--batch-size=8", "--sync-batch-norm"],
+        "synced": ["--batch-size=4", "--num-clones=2", "--sync-batch-norm"],
+        "own": ["--batch-size=4", "--num-clones=2"],
+        "passes": ["--batch-size=2", "--num-clones=2", "--accumulate-steps=2", "--sync-batch-norm"],
+    }
+    steps = ["--max-steps=2", "--eval-every=0", "--optimizer=momentum", "--learning-rate=0.001"]
+    for name, words in ways.items():
+        assert start(data, tmp_path / name, f"--checkpoint={pretrained}", *steps, *words) == 0
+    found = {name: arrays_of(tmp_path / name, 2) for name in ways}
+    distances = {name: _distance(found["one"], found[name]) for name in ways}
+    assert distances["synced"] < 1e-4
+    assert distances["own"] > 100 * distances["synced"]
+    assert distances["passes"] > 100 * distances["synced"]  # Each pass has its own images.
+    assert "--sync-batch-norm: there is nothing to do for it, since one device trains." in capsys.readouterr().err
+
+
+def _distance(these, others):
+    """The largest difference of a statistic or a kernel, relative to its spread."""
+    names = [name for name in these if name.endswith(("moving_mean", "moving_variance", "weights"))]
+    return max(np.abs(these[name] - others[name]).max() / (np.ptp(these[name]) + 1e-6) for name in names)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = write_records(tmp_path_factory.mktemp("batch_norm") / "records", num_images=6)

@@ -71,6 +71,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
     newer = {name: written[name] for name in written.keys() - values.keys()}
     assert newer == {
         "worker_replicas": 1,
+        "sync_batch_norm": False,
         "best_by": "accuracy",
         "head": "linear",
         "head_dropout": 0.0,

@@ -1,7 +1,9 @@
 """A training on two processes: what one makes of the same images, whatever befalls the two on the way."""
 
 import json
+import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -124,3 +126,21 @@ def test_one_two_one_by_resume(data, alone, tmp_path):
     for step in range(1, 10):
         assert rows[step]["data_chain"] == rows_alone[step]["data_chain"]
         assert rows[step]["loss"] == pytest.approx(rows_alone[step]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_synced_batch_norm_on_two_workers(tmp_path):
+    """By the statistics of the images of both, as of one process with all of them."""
+    data = write_records(tmp_path / "records", num_images=6)
+    write_records(data, num_images=12, split="train")
+    network = ["--model=normed_network:SPEC", "--learning-rate=0.001", "--optimizer=momentum", "--precision=float32"]
+    steps = ["--global-batch-size=8", "--max-steps=3", "--log-every=1", "--eval-every=0", "--sync-batch-norm"]
+    words = [f"--dataset-dir={data}", *network, *steps]
+    environ = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    results = finish(start([*words, f"--train-dir={tmp_path / 'two'}"], 2, environ=environ))
+    assert [status for status, *_ in results] == [0, 0], results
+    assert train.main([*words, f"--train-dir={tmp_path / 'one'}"]) == 0
+    two, one = values_of(tmp_path / "two", 3), values_of(tmp_path / "one", 3)
+    assert any(name.endswith("moving_variance") for name in one)
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-3, atol=1e-5, err_msg=name)

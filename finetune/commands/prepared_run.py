@@ -127,6 +127,7 @@ def prepare(
         model, plan, data = restored_model(settings, data, source)
         settings = with_batch_norm(settings, model, plan, place)
         stage = settings.stage
+        model.syncs_batch_norm = _syncs_batch_norm(stage, model, strategy.num_replicas_in_sync)
         model.num_batch_parts = stage.accumulate_steps * strategy.num_replicas_in_sync
         index = find_index(settings, data)
         of_classes, has_weights = find_class_weights(settings, data, index), data.training.schema.has_weights
@@ -200,6 +201,15 @@ def prepare(
             first_step=first_step,
             images_per_step=images_per_step,
         )
+
+
+def _syncs_batch_norm(stage: StageSettings, model: Model, num_devices: int) -> bool:
+    """Whether there is something to sync; says where it is asked for and there isn't."""
+    is_needed = num_devices > 1 and bool(model.updated_batch_norms())
+    if stage.sync_batch_norm and not is_needed:
+        why = "one device trains" if num_devices == 1 else "no batch norm is trained"
+        log.info("--sync-batch-norm: there is nothing to do for it, since %s.", why)
+    return stage.sync_batch_norm and is_needed
 
 
 def _parts_matter(settings: TrainSettings, model: Model) -> bool:

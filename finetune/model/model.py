@@ -43,6 +43,8 @@ class Model(tf.Module):
             batch's, whatever the decays say. None: there is none, and passes traced now won't look for one.
         num_batch_parts: Equal parts that the batch of a training step has, of which a pass is given one: the devices'
             and, of each, those of gradients that are accumulated. Passes traced before a change keep theirs.
+        syncs_batch_norm: Whether batch norm that is trained takes the statistics of all devices' images, not of each
+            device's. Passes traced before a change keep theirs.
         draws_by_part: Whether there are random layers that draw otherwise where a batch is parted in another way.
         compute_dtype: Of the layers between images and logits; passes traced before a change keep theirs. Variables,
             statistics of batch norm and logits are float32 in any case.
@@ -86,6 +88,7 @@ class Model(tf.Module):
         self.batch_norm_decay: float | None = None
         self.cumulative_share: Variable | None = None
         self.num_batch_parts = 1
+        self.syncs_batch_norm = False
         self.draws_by_part = False
         self.compute_dtype = tf.float32
         self._seed = seed
@@ -105,7 +108,9 @@ class Model(tf.Module):
             seed: Integers [3] for dropout, needed in training: two that are others at each step, and the number of the
                 part of the step's batch that the images are.
         """
-        modes = layer_modes(is_training, self.is_frozen, seed, self._moved_share, self.num_batch_parts)
+        modes = layer_modes(
+            is_training, self.is_frozen, seed, self._moved_share, self.num_batch_parts, self.syncs_batch_norm
+        )
         with self._variable_scope(), modes:
             logits, end_points = self._network(
                 tf.cast(images, self.compute_dtype),

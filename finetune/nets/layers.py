@@ -8,11 +8,12 @@ Two of tf-slim's layers are replaced by ours, under slim's argument and variable
   place of the image in the step's batch), so that a resumed run repeats an unbroken one, on any number of devices.
 
 tf-slim's networks look both up in `tf_slim.layers.layers` when they are called, so replacing them there reaches those.
-What tells these layers how to behave (`is_training`, `is_frozen`, `moved_share`, `seed`, `num_parts`) comes through
-slim's `arg_scope`, set by `layer_modes`. Everything else of tf-slim works as it is.
+What tells these layers how to behave (`is_training`, `is_frozen`, `moved_share`, `is_synced`, `seed`, `num_parts`)
+comes through slim's `arg_scope`, set by `layer_modes`. Everything else of tf-slim works as it is.
 """
 
 import contextlib
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ def batch_norm(
     is_training: bool = True,
     is_frozen: Callable[[str], bool] = lambda scope: False,
     moved_share: MovedShare = lambda scope, decay: 1.0 - decay,
+    is_synced: bool = False,
     scope: str | None = None,
 ) -> Tensor:
     """Batch normalisation over all but the last axis (Ioffe and Szegedy, arXiv:1502.03167) in slim's arithmetic.
@@ -74,6 +76,7 @@ def batch_norm(
         is_training: The mode of the pass.
         is_frozen: Tells by a layer's full scope name whether it is frozen.
         moved_share: Tells how far the moving statistics go, in place of what `decay` says.
+        is_synced: Whether the batch's statistics are those of all devices' images, not of each device's.
         scope: Name of the layer.
 
     Returns:
@@ -102,9 +105,8 @@ def batch_norm(
         mean = statistic("moving_mean", tf.zeros_initializer())
         variance = statistic("moving_variance", tf.ones_initializer())
         if is_training and not is_frozen(layer.name):
-            outputs, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
-                inputs, factor, offset, epsilon=epsilon, is_training=True
-            )
+            by_batch = _normalise_by_all_batches if is_synced else _normalise_by_batch
+            outputs, batch_mean, batch_variance = by_batch(inputs, factor, offset, epsilon)
             share = moved_share(layer.name, decay)
             _move_towards(mean, batch_mean, share)
             _move_towards(variance, batch_variance, share)
@@ -139,6 +141,34 @@ def _normalise(
         **{name: convolution.get_attr(name) for name in CONVOLUTION_ATTRIBUTES},
     )
     return tf.nn.bias_add(scaled, tf.cast(offset - mean * scale, images.dtype))
+
+
+def _normalise_by_batch(inputs: Tensor, factor: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, ...]:
+    """By the statistics of the inputs; gives these, too, the variance as of a sample."""
+    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+        inputs, factor, offset, epsilon=epsilon, is_training=True
+    )
+    return outputs, mean, variance
+
+
+def _normalise_by_all_batches(inputs: Tensor, factor: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, ...]:
+    """As `_normalise_by_batch`, by the statistics of the inputs of all devices, of which each has as many.
+
+    The variance is summed up around the mean of all: from the mean of squares small ones would be lost to rounding.
+    """
+    replica = tf.distribute.get_replica_context()  # None where a pass is traced for its shapes alone.
+    num_replicas = replica.num_replicas_in_sync if replica is not None else 1
+
+    def mean_of_all(values: Tensor) -> Tensor:
+        own = tf.reduce_mean(values, axis=[0, 1, 2])
+        return replica.all_reduce(tf.distribute.ReduceOp.MEAN, own) if num_replicas > 1 else own
+
+    wide = tf.cast(inputs, tf.float32)
+    mean = mean_of_all(wide)
+    variance = mean_of_all(tf.math.squared_difference(wide, mean))
+    outputs = tf.nn.batch_normalization(wide, mean, variance, offset, factor, epsilon)
+    number = tf.cast(num_replicas * tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+    return tf.cast(outputs, inputs.dtype), mean, variance * number / tf.maximum(number - 1.0, 1.0)
 
 
 def _move_towards(statistic: Tensor, batch_statistic: Tensor, share: Any) -> None:
@@ -258,6 +288,35 @@ def uniform_noise(shape: Any, seed: Tensor) -> Tensor:
     return tf.raw_ops.StatelessRandomUniformV2(shape=shape, key=key, counter=counter, alg=algorithm)
 
 
+class _WithoutAdviceOnKeras:
+    """Within it nobody is advised to call Keras layers otherwise than slim does, which calls their `apply`.
+
+    Python's own way to hold a warning back is of the whole process, and devices that wait for each other in a pass, for
+    synced batch norm, build theirs in threads that take turns: the last to leave puts back what the first one found.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_within = 0
+        self._held_back = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._num_within:
+                self._held_back = warnings.catch_warnings()
+                self._held_back.__enter__()
+                warnings.filterwarnings("ignore", category=UserWarning, module="tensorflow.python.keras")
+            self._num_within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._num_within -= 1
+            if not self._num_within:
+                self._held_back.__exit__(None, None, None)
+
+
+_without_advice_on_keras = _WithoutAdviceOnKeras()
+
 slim_layers.batch_norm = slim.layers.batch_norm = slim.batch_norm = batch_norm
 slim_layers.dropout = slim.layers.dropout = slim.dropout = dropout
 
@@ -269,6 +328,7 @@ def layer_modes(
     seed: Tensor | None,
     moved_share: MovedShare = lambda scope, decay: 1.0 - decay,
     num_parts: int = 1,
+    is_synced: bool = False,
 ) -> Iterator[None]:
     """Sets the mode of every layer of the networks called inside.
 
@@ -279,18 +339,18 @@ def layer_modes(
             of the step's batch that the pass has.
         moved_share: Tells how far the moving statistics of a batch norm that isn't frozen go in a training pass.
         num_parts: Equal ones, of which the step's batch has so many.
+        is_synced: Whether batch norm that is trained takes the statistics of all devices' images.
     """
     modes = (
         slim.arg_scope([batch_norm], is_training=is_training, is_frozen=is_frozen, moved_share=moved_share),
+        slim.arg_scope([batch_norm], is_synced=is_synced),
         slim.arg_scope([dropout], is_training=is_training),
         slim.arg_scope([dropout, pass_seed], seed=seed),
         slim.arg_scope([dropout], num_parts=num_parts),
         slim.arg_scope([drop_path, is_frozen_scope], is_frozen=is_frozen),
     )
     with contextlib.ExitStack() as stack:
-        # slim's layers call their own `apply`; the advice to call Keras layers otherwise is not for us.
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", category=UserWarning, module="tensorflow.python.keras")
+        stack.enter_context(_without_advice_on_keras)
         for mode in modes:
             stack.enter_context(mode)
         yield

@@ -76,6 +76,7 @@ DECISIVE_SETTINGS = (
     "label_key",
     "trainable_scopes",
     "batch_norm",
+    "sync_batch_norm",
     "balanced_sampling",
     "mixup",
     "cutmix",

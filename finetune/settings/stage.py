@@ -202,6 +202,10 @@ class StageSettings(CommandSettings):
         choices=BATCH_NORM_MODES,
         help="plan: frozen layers keep their statistics; frozen: all do; slim: none does, as in old runs",
     )
+    sync_batch_norm: bool = flag(
+        False,
+        help="batch norm that is trained: statistics of the images of all devices together, not of each, as slim's",
+    )
     batch_norm_decay: float | Literal["auto"] | None = flag(
         None,
         at_least=0,

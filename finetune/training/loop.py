@@ -265,7 +265,9 @@ class TrainingLoop:
         def try_with(num_images: int) -> None:
             self._training_step.with_fewer(inputs[0], num_images / size, self.step)
 
-        with self._watch.working(len(rates)), out_of_memory_told(size, try_with):
+        # Others of a team would wait for the trials: one alone is in the middle of a step of all.
+        alone = self._team.number == 1
+        with self._watch.working(len(rates)), out_of_memory_told(size, try_with if alone else None):
             if len(rates) == 1:
                 self._unchecked.append(self._training_step(inputs[0], self.step, rates[0])[np.newaxis])
             else:
