@@ -103,6 +103,7 @@ def test_the_command_line_comes_before_the_environment():
         (MPI, {}, "mpirun -x MASTER_ADDR=HOST"),
         ({}, {"workers": ("a:1", "b:2")}, "Give each its --worker-index"),
         ({}, {"workers": ("a:1", "b:2"), "worker_index": 5}, "this is process 5 of 2"),
+        ({}, {"worker_index": 3}, "--worker-index 3: of which processes this is one isn't said"),
         ({}, {"worker_replicas": 4}, "--worker-replicas 4: where the other processes are isn't said"),
     ],
 )

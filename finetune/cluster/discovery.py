@@ -81,6 +81,11 @@ def find_workers(settings: WorkerSettings, environ: Mapping[str, str], *, is_res
             f"Give --workers HOST:PORT,... with {settings.worker_replicas} addresses and --worker-index, start by a "
             "launcher, or leave it out.",
         )
+    if settings.worker_index:
+        raise UserError(
+            f"--worker-index {settings.worker_index}: of which processes this is one isn't said.",
+            "Give --workers HOST:PORT,... with it, or leave it out.",
+        )
     return None
 
 
