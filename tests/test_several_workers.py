@@ -117,11 +117,12 @@ def test_one_two_one_by_resume(data, alone, tmp_path):
     """A run goes from machine to machine."""
     run = tmp_path / "run"
     assert train.main([*words_of(data, run), "--max-steps=3"]) == 0
-    results = finish(start(["--resume", f"--train-dir={run}", "--max-steps=6"], 2))
+    go_on = ["--resume", f"--train-dir={run}", "--global-batch-size=4"]
+    results = finish(start([*go_on, "--max-steps=6"], 2))
     assert [status for status, *_ in results] == [0, 0], results
     assert "Each step has the 4 images that it would have had." in results[0][2]
-    assert train.main(["--resume", f"--train-dir={run}", f"--max-steps={NUM_STEPS}"]) == 0
-    assert train.main(["--resume", f"--train-dir={run}", "--verify"]) == 0
+    assert train.main([*go_on, f"--max-steps={NUM_STEPS}"]) == 0
+    assert train.main([*go_on, "--verify"]) == 0
     (rows, _), (rows_alone, _) = lines_of(run), lines_of(alone)
     for step in range(1, 10):
         assert rows[step]["data_chain"] == rows_alone[step]["data_chain"]

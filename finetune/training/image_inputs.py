@@ -23,6 +23,7 @@ from finetune.model.out_of_memory import out_of_memory_told
 from finetune.progress import progress
 from finetune.training.mixed_batches import MixedSteps
 from finetune.training.run_log import NUM_SAMPLE_IMAGES
+from finetune.training.shared_validation import scorer
 from finetune.training.state import TrainingState
 from finetune.training.training_data import TrainingData
 from finetune.trunk.features import Features
@@ -196,10 +197,11 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
     if dataset is not None or unlabelled is not None:
         infer = inference_function(model)
     if dataset is not None:
-        whole = evaluation_batches(dataset, images.options, batch_size=images.batch_size)
+        run = scorer(
+            infer, dataset, images.options, strategy, batch_size=images.batch_size, num_classes=model.num_classes
+        )
         rehearsal = evaluation_batches(dataset, images.options, batch_size=REHEARSAL_BATCH_SIZE)
-        validate = validation(images, state, lambda: score(infer, whole))
-        validate_plain = plain_validation(images, state, lambda: score(infer, whole))
+        validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
         with reading(dataset, images.options.labels_offset):
             # What fails in a validation should do so before hours of training, not after.
             score(infer, rehearsal.take(REHEARSAL_BATCHES))
