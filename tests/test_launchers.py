@@ -139,7 +139,13 @@ def test_ray(tmp_path):
     ]
     process = subprocess.run(
         [*ray, "--", f"--train-dir={tmp_path / 'two'}", *words],
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_memory_monitor_refresh_ms": "0",
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONPATH": str(ROOT),
+        },
         capture_output=True,
         text=True,
         check=False,
