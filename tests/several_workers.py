@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -10,11 +11,20 @@ import sys
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
 
+# Below those that systems give to connections: a port that is free now is free when a process has started.
+PORTS = range(20_000, 32_000)
+
+
 def addresses(number):
-    """Of ports that are free now."""
+    """Of ports that are free."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        ports = []
+        while len(ports) < number:
+            port = random.choice(PORTS)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+        return [f"127.0.0.1:{port}" for port in ports]
 
 
 def start(words, number, *, module="finetune", environ=None):
