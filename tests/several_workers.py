@@ -20,7 +20,7 @@ def addresses(number):
     with contextlib.ExitStack() as stack:
         ports = []
         while len(ports) < number:
-            port = random.choice(PORTS)
+            port = random.SystemRandom().choice(PORTS)
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
                 ports.append(port)
