@@ -8,6 +8,7 @@ from tiny_runs import CLASSES
 from finetune.commands import inspect, train
 from finetune.commands.augmentation_sheet import draw_sheet, sheet_rows, sheet_training
 from finetune.datasets.bad_records import reading
+from finetune.datasets.pipeline import training_batches
 from finetune.errors import UserError
 from finetune.evaluation.contact_sheet import contact_sheet_figure
 from finetune.evaluation.plots import LIGHT, render
@@ -28,17 +29,17 @@ def begin(records, run, *words):
 def test_a_sheet_shows_what_a_run_was_given(augmentation, records, tmp_path, monkeypatch):
     """The batches of the run's own pipeline, image by image and epoch by epoch, are those of the sheet to the bit."""
     pipelines, sheets = [], []
-    training_batches = image_inputs.training_batches
+    training_examples = image_inputs.training_examples
 
     def noting(dataset, options, **how):
-        pipelines.append((dataset, options, how))
-        return training_batches(dataset, options, **how)
+        pipelines.append((dataset, options, {"batch_size": 4, "seed": how["seed"]}))
+        return training_examples(dataset, options, **how)
 
     def noting_rows(images, *numbers):
         sheets.append((images, sheet_rows(images, *numbers)))
         return sheets[-1][1]
 
-    monkeypatch.setattr(image_inputs, "training_batches", noting)
+    monkeypatch.setattr(image_inputs, "training_examples", noting)
     monkeypatch.setattr("finetune.commands.augmentation_sheet.sheet_rows", noting_rows)
     monkeypatch.setattr("finetune.preprocessing.steps.to_pixels", lambda images, steps: images)
     run = tmp_path / "run"

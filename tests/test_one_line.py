@@ -54,7 +54,7 @@ def conversions(monkeypatch):
 def untrained(monkeypatch):
     """Nothing is trained: what would be is what the function gives."""
     trained = []
-    monkeypatch.setattr(train, "train_run", lambda settings, start: trained.append(settings) or _result(settings))
+    monkeypatch.setattr(train, "train_run", lambda settings, *_, **__: trained.append(settings) or _result(settings))
     return trained
 
 

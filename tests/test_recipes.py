@@ -86,7 +86,7 @@ def test_another_way_of_saying_it_takes_the_place_of_the_recipes(values, left):
 def test_a_settings_file_and_flags_lie_above_a_recipe(tmp_path, monkeypatch):
     (tmp_path / "own.toml").write_text("learning_rate = 0.25\nepochs = 3\n", encoding="utf-8")
     trained = []
-    monkeypatch.setattr(train, "train_run", lambda settings, start: trained.append(settings) or result(settings))
+    monkeypatch.setattr(train, "train_run", lambda settings, *_, **__: trained.append(settings) or result(settings))
     weights = write_run(tmp_path / "weights", "lenet", image_size=8)
     words = ["--dataset-dir=records", "--model=lenet", f"--checkpoint={weights}", "--recipe=head"]
     assert train.main([*words, f"--config={tmp_path / 'own.toml'}", "--epochs=4"]) == 0

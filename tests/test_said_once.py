@@ -45,7 +45,8 @@ def test_flags_are_called_by_their_names():
         if word not in known
     }
     slims = {("nets/spec.py", "--model_name"), ("training/moving_averages.py", "--moving_average_decay")}
-    assert unknown == slims  # They are said to be.
+    of_tensorboard = {("training/profile.py", "--logdir")}
+    assert unknown == slims | of_tensorboard  # They are said to be.
 
 
 # Files of slim and of TensorFlow's examples, which are cited as theirs.
