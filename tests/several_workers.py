@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 
-# Small heaps and few threads: several processes share the cores with other tests.
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -27,13 +26,13 @@ def addresses(number):
         return [f"127.0.0.1:{port}" for port in ports]
 
 
-def start(words, number, *, module="finetune", environ=None):
+def start(words, number, *, environ=None):
     """Begins a training on so many workers; the processes, the chief's first."""
     listed = ",".join(addresses(number))
     environ = {**os.environ, **ENVIRONMENT, **(environ or {})}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", module, "train", *words, f"--workers={listed}", f"--worker-index={index}"],
+            [sys.executable, "-m", "finetune", "train", *words, f"--workers={listed}", f"--worker-index={index}"],
             env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

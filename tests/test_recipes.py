@@ -23,7 +23,7 @@ from finetune.settings.train import TrainSettings
 
 # The smallest of each family; those that take long are left out of the quick round.
 FAMILIES = {
-    "lenet": ("last-blocks", False),
+    "lenet": ("gradual", False),
     "cifarnet": ("all", False),
     "mobilenet_v1_025": ("discriminative", False),
     "alexnet_v2": ("discriminative", True),
@@ -36,7 +36,7 @@ FAMILIES = {
     "inception_resnet_v2": ("head", True),
     "resnet_v1_50": ("all", True),
     "resnet_v2_50": ("head-then-all", True),
-    "mobilenet_v2_035": ("gradual", True),
+    "mobilenet_v2_035": ("last-blocks", True),
     "mobilenet_v3_small": ("last-blocks", True),
     "mobilenet_edgetpu_075": ("all", True),
     "nasnet_mobile": ("head", True),

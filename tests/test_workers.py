@@ -1,18 +1,23 @@
 """Several processes that train in step: how they are found, how they meet, and what they tell each other."""
 
 import contextlib
+import dataclasses
 import json
 import socket
 import threading
 
+import numpy as np
 import pytest
 
 from finetune.cluster import meeting
 from finetune.cluster.discovery import Workers, find_workers, first_host
 from finetune.cluster.meeting import meet
 from finetune.cluster.team import Team, WorkerLostError
+from finetune.commands import train
 from finetune.errors import UserError
+from finetune.evaluation.metrics import NotFiniteError, score_batch
 from finetune.settings.workers import WorkerSettings, parse_address
+from finetune.training import shared_validation
 
 SLURM = {
     "SLURM_STEP_NUM_TASKS": "4",
@@ -329,6 +334,27 @@ def test_one_at_another_place_is_told():
         results = at_once(lambda: members[0].agreed(1), lambda: members[1].gathered(1))
         assert results[0] == 1
         assert "is at another place of the training: agreed where gathered was expected" in str(results[1])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--precision=auto"], ["--batch-size=auto"], ["--folds=2"], ["--sweep=learning_rate=0.1,0.2"]],
+)
+def test_what_one_process_does_by_itself_is_refused(words, tmp_path, capsys):
+    several = ["--workers=127.0.0.1:1,127.0.0.1:2", "--worker-index=0"]
+    assert train.main([f"--dataset-dir={tmp_path}", f"--train-dir={tmp_path / 'run'}", *words, *several]) == 2
+    error = capsys.readouterr().err
+    assert f"{words[0].replace('=auto', ' auto').partition('=')[0]}: one process does this by itself" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_come_back_from_rows():
+    scores = score_batch(np.array([[0.1, 2.0], [3.0, 1.0], [1.0, 1.0]], np.float32), np.array([1, 1, 0]), ["", "", ""])
+    again = shared_validation._scores_of(shared_validation._rows_of(scores), 2)
+    for field in dataclasses.fields(scores):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(scores, field.name))
+    with pytest.raises(NotFiniteError):
+        shared_validation._scores_of(np.concatenate([np.zeros([2, 5]), shared_validation._NOT_FINITE]), 2)
 
 
 def test_alone_one_decides_for_itself():

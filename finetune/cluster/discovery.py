@@ -256,6 +256,6 @@ def _integer(environ: Mapping[str, str], name: str) -> int | None:
     text = environ.get(name)
     if text is None:
         return None
-    if re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII) is None:
+    if re.fullmatch(r"[0-9]{1,18}", text.strip(), re.ASCII) is None:
         raise UserError(f"{name} is {text!r}, no number.", f"Unset it; {_OUT_OF_IT}.")
     return int(text)

@@ -7,7 +7,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from finetune.cluster.team import Team
 from finetune.datasets.bad_records import reading
 from finetune.errors import UserError
 from finetune.model.model import Model
@@ -55,12 +54,9 @@ def with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan, p
 
 
 def with_precision(
-    settings: TrainSettings, model: Model, trained: Sequence[Variable], images: TrainingImages, team: Team
+    settings: TrainSettings, model: Model, trained: Sequence[Variable], images: TrainingImages
 ) -> TrainSettings:
-    """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption.
-
-    Workers that train in step compute in the type that is the fastest for the chief.
-    """
+    """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
 
     def measure(precision: str) -> Any:
         with reading(images.data.training, images.options.labels_offset):
@@ -68,7 +64,7 @@ def with_precision(
 
     devices = settings.devices
     supported = supported_precisions(on_cpu=devices.clone_on_cpu)
-    precision = team.agreed(resolve_precision(devices.precision, supported, measure))
+    precision = resolve_precision(devices.precision, supported, measure)
     model.compute_dtype = tf.as_dtype(precision)
     return dataclasses.replace(settings, devices=dataclasses.replace(devices, precision=precision))
 

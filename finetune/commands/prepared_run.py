@@ -142,7 +142,7 @@ def prepare(
             refuse_without_features(stage, model.spec.head_scopes, plan, needed_by)
         head = find_linear_head(model, plan, needed_by) if needed_by else None
         optimizer = _make_optimizer(stage, model, trained, multipliers)
-        settings = with_precision(settings, model, trained, images, devices.team)
+        settings = with_precision(settings, model, trained, images)
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
         labels = PseudoLabels(len(data.unlabelled.records)) if data.unlabelled is not None else None

@@ -296,6 +296,9 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 
 
 def _train_or_verify(settings: TrainSettings) -> None:
+    from finetune.commands.workers import find_fitting_workers
+
+    find_fitting_workers(settings)  # What isn't theirs to do is refused before any of them begins.
     start_tensorflow()
     if settings.search.sweep:
         from finetune.commands.sweep import print_sweep, sweep

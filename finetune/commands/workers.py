@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.cluster.discovery import find_workers
+from finetune.cluster.discovery import Workers, find_workers
 from finetune.cluster.meeting import meet
 from finetune.cluster.team import Team
 from finetune.commands.stages import stages_of
@@ -40,11 +40,10 @@ def working_together(settings: TrainSettings) -> Iterator[tuple[TrainSettings, "
         UserError: Devices or workers are missing; a worker is to do something else; the settings don't go with several.
         WorkerLostError: A worker has ended before the others.
     """
-    workers = find_workers(settings.cluster, os.environ, is_resumed=settings.run.resume)
+    workers = find_fitting_workers(settings)
     if workers is None:
         yield choose_devices(settings)
         return
-    _refuse_of_one_worker(settings)
     _tell_of_slim(settings.slim, workers.number)
     from tensorflow import errors
 
@@ -186,24 +185,33 @@ def _facts(settings: TrainSettings) -> dict[str, str]:
     return {**versions, **told, "--resume": str(settings.run.resume), "kind of device": "GPU" if gpus else "CPU"}
 
 
-def _refuse_of_one_worker(settings: TrainSettings) -> None:
-    """Refuses what one process alone can do.
+def find_fitting_workers(settings: TrainSettings) -> Workers | None:
+    """The processes that train in step; None: this one works alone.
 
     Raises:
-        UserError: The settings ask for it.
+        UserError: As `find_workers`; the settings ask for what one process does by itself.
     """
+    workers = find_workers(settings.cluster, os.environ, is_resumed=settings.run.resume)
+    if workers is not None:
+        _refuse_work_of_one(settings)
+    return workers
+
+
+def _refuse_work_of_one(settings: TrainSettings) -> None:
     alone = {
         "--unlabeled-dir": settings.pseudo.unlabeled_dir is not None,
         "--sweep": bool(settings.search.sweep),
         "--folds": settings.data.is_cross_validation,
         "--verify": settings.run.verify,
+        # What each would find by its own clock and memory, in steps that are of all.
+        "--precision auto": settings.devices.precision == "auto",
         "--batch-size auto": any(stage.settings(settings.stage).batch_size == "auto" for stage in stages_of(settings)),
     }
     found = [option for option, is_given in alone.items() if is_given]
     if found:
         raise UserError(
-            f"{' and '.join(found)}: one process does this, and a launcher has started several.",
-            "Start one; --strategy one lets each of several work alone.",
+            f"{' and '.join(found)}: one process does this by itself, and several are to train in step.",
+            "Leave it out, or start one, whose config.toml keeps what it finds; --strategy one lets each work alone.",
         )
     if settings.source.photographs_path is not None and settings.run.train_dir is None:
         raise UserError("Several workers need to know where their run is.", "Give --train-dir.")

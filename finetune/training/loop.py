@@ -218,9 +218,10 @@ class TrainingLoop:
         """Why all workers end after the same step: a signal to any of them, and the chief's clock, count for all."""
         if stop.signal_number is not None:
             self._team.ask_to_stop(stop.signal_number)
-        ended_by, self._team.stop_asked = self._team.agreed(
+        ended_by, asked = self._team.agreed(
             [self._why_to_end(why_early, is_hopeless=is_hopeless), self._team.stop_asked]
         )
+        self._team.stop_asked = self._team.stop_asked or asked  # Another worker may just have asked.
         return ended_by
 
     def _why_to_end(self, why_early: str | None, *, is_hopeless: bool) -> EndedBy | None:
