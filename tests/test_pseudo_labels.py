@@ -34,7 +34,9 @@ ALL_COUNT = ["--pseudo-label-threshold=0", "--pseudo-label-refresh=3"]
 KEEP_ALL = ["--save-interval-seconds=0", "--max-to-keep=99"]
 IMAGES = ["--cache-features=off"]
 FEATURES = ["--cache-features=2", "--trainable-layers=head"]
-NUM_UNLABELLED = 5
+# In batches of four no last one is of a single image, which other kernels compute: in a process that has run thousands of
+# other tests, and nowhere else, its last bits were seen to differ from run to run.
+NUM_UNLABELLED = 6
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +266,7 @@ def test_the_file_says_which_images_have_which_labels(trained):
         "of/day0/4.jpg",
         "of/day1/1.jpg",
         "of/day1/3.jpg",
+        "of/day1/5.jpg",
     ]
     assert {row["used"] for row in rows} == {"true"}
     assert all(row["label"] in CLASSES and 1 / 3 < float(row["confidence"]) <= 1 for row in rows)
@@ -315,14 +318,14 @@ def test_a_run_knows_its_unlabelled_images_by_their_hash(trained, tmp_path, caps
 def test_what_is_said(data, tmp_path, capsys):
     assert begin(data, tmp_path / "run", *FEATURES, *ALL_COUNT) == 0
     said = capsys.readouterr().err
-    assert "Converted 5 unlabelled images into" in said
-    assert re.search(r"step 3  pseudo-labels: 5 of 5 images are used, each 0.6 times up to step 6\n", said)
-    assert "step 3  pseudo-labels: 5 new, 0 with another label, 0 gone; threshold 0.00\n" in said
+    assert "Converted 6 unlabelled images into" in said
+    assert re.search(r"step 3  pseudo-labels: 6 of 6 images are used, each 0.5 times up to step 6\n", said)
+    assert "step 3  pseudo-labels: 6 new, 0 with another label, 0 gone; threshold 0.00\n" in said
     assert "step 6  pseudo-labels: 0 new, " in said
     assert begin(data, tmp_path / "again", *FEATURES, "--pseudo-label-threshold=0.999", "--pseudo-label-refresh=3") == 0
     said = capsys.readouterr().err
     assert "nothing has changed since it was converted" in said
-    assert "step 3  pseudo-labels: none of 5 images is sure enough: up to step 6 the labelled ones are alone" in said
+    assert "step 3  pseudo-labels: none of 6 images is sure enough: up to step 6 the labelled ones are alone" in said
     assert {row["used"] for row in rows_of(tmp_path / "again")} == {"false"}
     recorded = read_toml(TrainSettings, tmp_path / "again/config.toml")["unlabeled_dir"]
     assert recorded.parent == tmp_path / "records"
