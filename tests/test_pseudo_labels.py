@@ -34,8 +34,8 @@ ALL_COUNT = ["--pseudo-label-threshold=0", "--pseudo-label-refresh=3"]
 KEEP_ALL = ["--save-interval-seconds=0", "--max-to-keep=99"]
 IMAGES = ["--cache-features=off"]
 FEATURES = ["--cache-features=2", "--trainable-layers=head"]
-# In batches of four no last one is of a single image, which other kernels compute: in a process that has run thousands of
-# other tests, and nowhere else, its last bits were seen to differ from run to run.
+# In batches of four no last one is of a single image, which other kernels compute: in a process that has run thousands
+# of other tests, and nowhere else, its last bits were seen to differ from run to run.
 NUM_UNLABELLED = 6
 
 
