@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = {f"finetune-{name}": verb for name, verb in VERBS.items() if verb.has_program}
 
 
-def test_each_verb_has_its_program_but_for_completion():
+def test_each_verb_has_its_program_but_for_those_of_this_one():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert scripts.pop("finetune") == "finetune.commands.main:main"
     assert scripts == {name: f"finetune.commands.{verb.module}:main" for name, verb in PROGRAMS.items()}
-    assert set(VERBS) - {name.removeprefix("finetune-") for name in PROGRAMS} == {"completion"}
+    assert set(VERBS) - {name.removeprefix("finetune-") for name in PROGRAMS} == {"completion", "data-service"}
 
 
 @pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["-h"], 0), ([], 2)])
@@ -268,5 +268,7 @@ def test_what_is_completed_are_the_flags_that_help_shows(name, bash_script, caps
         main.main([name, "--help"])
     sections = capsys.readouterr().out.partition("TF-Slim's flags")[0]
     shown = re.findall(r"^  (?:-h, )?(--[\w-]+)", sections, re.MULTILINE)
-    (options,) = re.findall(rf"^_shtab_finetune_{name}_option_strings=\((.*)\)$", bash_script, re.MULTILINE)
+    (options,) = re.findall(
+        rf"^_shtab_finetune_{name.replace('-', '_')}_option_strings=\((.*)\)$", bash_script, re.MULTILINE
+    )
     assert sorted(shlex.split(options)) == sorted(["-h", *shown])

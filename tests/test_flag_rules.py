@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from finetune.commands import convert, download, evaluate, export, import_weights, inspect, predict, train
+from finetune.commands import convert, data_service, download, evaluate, export, import_weights, inspect, predict, train
 from finetune.errors import UserError
 from finetune.settings.convert import ConvertSettings
+from finetune.settings.data_service import DataServiceSettings
 from finetune.settings.download import DownloadSettings
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.export import ExportSettings
@@ -29,6 +30,7 @@ COMMANDS = {
     "export": (ExportSettings, export.main, {"checkpoint": "c", "output_dir": "o"}),
     "import": (ImportSettings, import_weights.main, {"model": "lenet", "output": "o"}),
     "download": (DownloadSettings, download.main, {}),
+    "data-service": (DataServiceSettings, data_service.main, {"address": "localhost:70000"}),
     "inspect": (InspectSettings, inspect.main, {}),
 }
 # Any whole number is a seed of a division: it goes into a hash.

@@ -44,7 +44,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _help_text() -> str:
-    verbs = "\n".join(f"  {name:<12}{verb.summary}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<14}{verb.summary}" for name, verb in VERBS.items())
     return (
         f"usage: {PROG} VERB [FLAGS]\n\n{finetune_does}\n\nVerbs:\n{verbs}\n\n"
         f"{PROG} VERB --help shows the flags of a verb, {PROG} --version the version."

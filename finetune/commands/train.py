@@ -157,6 +157,7 @@ def train_run(
     from finetune.commands.training_inputs import find_data, refuse_large_batches
     from finetune.commands.unlabelled import with_unlabelled
     from finetune.commands.workers import begun_together, choose_devices
+    from finetune.datasets.data_service import wait_for_service
     from finetune.training.resumption import as_begun
     from finetune.training.time_limit import TimeLimit
     from finetune.training.training_data import without_corrupt
@@ -182,6 +183,8 @@ def train_run(
             "Name one with --eval-split, make one with finetune-convert --validation-fraction, or leave the flag out.",
         )
     refuse_large_batches(settings, data)
+    if settings.cluster.data_service:
+        wait_for_service(settings.cluster.data_service, settings.cluster.worker_timeout)
     folder = settings.run.folder
     with (
         write_errors_told(lambda: f"Make room there. {how_to_go_on(folder)}"),

@@ -5,6 +5,7 @@ import logging
 from finetune.commands.stages import stages_of
 from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.record_index import RecordIndex
+from finetune.errors import UserError
 from finetune.nets import spec_of
 from finetune.settings.train import TrainSettings
 from finetune.training import training_data
@@ -63,6 +64,7 @@ def training_images(
         num_readers=settings.data.num_readers,
     )
     stage = settings.stage
+    _refuse_what_is_not_served(settings, data)
     return TrainingImages(
         data,
         options,
@@ -70,4 +72,25 @@ def training_images(
         settings.run.seed,
         passes_per_step=stage.accumulate_steps,
         balanced=index if stage.objective.balanced_sampling else None,
+        input_workers=settings.cluster.data_service,
     )
+
+
+def _refuse_what_is_not_served(settings: TrainSettings, data: TrainingData) -> None:
+    """Input workers run graphs of TensorFlow alone, for one process that trains.
+
+    Raises:
+        UserError: Images are read by Python, or several processes train.
+    """
+    read_by_python = {
+        "--balanced-sampling": settings.stage.objective.balanced_sampling,
+        "--unlabeled-dir": data.unlabelled is not None,
+        "--on-corrupt skip, where records are damaged,": bool(data.training.num_skipped),
+        "training on several workers": settings.cluster.worker_replicas > 1,
+    }
+    found = [what for what, is_so in read_by_python.items() if is_so]
+    if settings.cluster.data_service and found:
+        raise UserError(
+            f"--data-service doesn't go with {' and '.join(found)}: input workers can't read for it.",
+            "Leave one of them out.",
+        )

@@ -39,9 +39,15 @@ VERBS = {
     "eval": Verb("evaluate", "EvalSettings", "Evaluates a checkpoint on a split of a data set."),
     "predict": Verb("predict", "PredictSettings", "Predicts the classes of image files."),
     "export": Verb("export", "ExportSettings", "Writes a checkpoint as SavedModel, TensorFlow Lite or ONNX."),
-    "inspect": Verb("inspect", "InspectSettings", "Shows what checkpoints hold, plans of trainings, and all networks."),
+    "inspect": Verb("inspect", "InspectSettings", "Shows what checkpoints hold, plans of trainings, all networks."),
     "import": Verb("import_weights", "ImportSettings", "Writes weights of other programs as a slim checkpoint."),
     "download": Verb("download", "DownloadSettings", "Downloads published checkpoints and data sets by name."),
+    "data-service": Verb(
+        "data_service",
+        "DataServiceSettings",
+        "Decodes and augments images for trainings of other processes.",
+        has_program=False,
+    ),
     "completion": Verb(
         "completion", "CompletionSettings", "Prints a script that completes all this in bash or zsh.", has_program=False
     ),

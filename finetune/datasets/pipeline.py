@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from finetune.datasets.data_service import prepared_by_service
 from finetune.datasets.dataset import Dataset
 from finetune.datasets.decoding import ReadOptions, decode_image, hash_of_image, training_image
 from finetune.datasets.record_index import RecordIndex, RecordPlaces
@@ -98,6 +99,52 @@ def training_examples(
         balanced: Likewise.
         share: Of them, to decode no other, and to read no other where each can be read from its place; None: all.
     """
+    records = _training_records(dataset, options, seed, num_before, balanced, share)
+    prepare = _training_example(dataset, options)
+    return records.map(plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
+
+
+def served_batches(
+    dataset: Dataset,
+    options: ReadOptions,
+    *,
+    workers: Sequence[str],
+    step_size: int,
+    batch_size: int,
+    seed: int,
+    num_before: int = 0,
+) -> tf.data.Dataset:
+    """As `training_batches`, with what input workers have decoded and augmented.
+
+    Args:
+        dataset: As of `training_batches`, and so are those that aren't named here.
+        options: Likewise.
+        workers: `host:port` of each input worker.
+        step_size: Images that one of them makes in its turn.
+        batch_size: Likewise; divides `step_size`.
+        seed: Likewise.
+        num_before: Examples of whole steps.
+    """
+    batches = prepared_by_service(
+        workers,
+        _training_records(dataset, options, seed, num_before, None, None),
+        _training_example(dataset, options),
+        step_size=step_size,
+        num_parallel_calls=options.num_parallel_calls,
+    )
+    batches = batches if batch_size == step_size else batches.rebatch(batch_size)
+    return in_order(batches.prefetch(AUTOTUNE))
+
+
+def _training_records(
+    dataset: Dataset,
+    options: ReadOptions,
+    seed: int,
+    num_before: int,
+    balanced: RecordIndex | None,
+    share: BatchShare | None,
+) -> tf.data.Dataset:
+    """Numbers in the split, serialized records, and the first integers of their epochs' seeds."""
     first_epoch, offset = divmod(num_before, dataset.num_examples)
 
     def of_epochs(epoch_of: Callable[[Tensor], tf.data.Dataset]) -> tf.data.Dataset:
@@ -110,7 +157,6 @@ def training_examples(
 
         return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(plain(of_epoch))
 
-    prepare = _training_example(dataset, options)
     if balanced is not None:
         records = drawn_records(balanced, options.num_readers, seed, first_epoch, offset)
         records = records if share is None else _of_share(records, share)
@@ -125,7 +171,7 @@ def training_examples(
     else:
         records = of_epochs(lambda epoch_seed: shuffled_records(dataset, epoch_seed, options.num_readers))
         records = records if share is None else _of_share(records, share)
-    return records.map(plain(prepare), num_parallel_calls=options.num_parallel_calls or AUTOTUNE, deterministic=True)
+    return records
 
 
 def _of_share(records: tf.data.Dataset, share: BatchShare) -> tf.data.Dataset:

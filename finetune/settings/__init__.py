@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "command_line": ["parse_flags"],
         "completion": ["CompletionSettings"],
         "convert": ["ConvertSettings"],
+        "data_service": ["DataServiceSettings"],
         "download": ["DownloadSettings"],
         "evaluate": ["EvalSettings"],
         "export": ["ExportSettings"],

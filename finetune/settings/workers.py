@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 from finetune.errors import UserError
@@ -41,18 +42,38 @@ class WorkerSettings(CommandSettings):
     worker_timeout: float = flag(
         300.0, above=0, metavar="SECONDS", help="wait so long at the start for all processes", is_recorded=False
     )
+    data_service: tuple[str, ...] = flag(
+        (),
+        metavar="HOST:PORT,...",
+        help="processes of finetune data-service, which decode and augment the images of the steps",
+        is_recorded=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for address in self.workers:
-            parse_address(address, "--workers")
-        if len(set(self.workers)) < len(self.workers):
-            twice = next(address for address in self.workers if self.workers.count(address) > 1)
-            raise UserError(f"--workers names {twice} twice.", "Give each process an address of its own.")
+        check_addresses(self.workers, "--workers")
+        check_addresses(self.data_service, "--data-service")
         if self.strategy in ("one", "mirrored") and self.workers:
             raise UserError(
                 f"--strategy {self.strategy} is of one process, and --workers names several.", "Leave one of them out."
             )
+
+
+def check_addresses(addresses: Sequence[str], said_by: str) -> None:
+    """Refuses what are no addresses, each of one process.
+
+    Args:
+        addresses: `host:port` each.
+        said_by: Their flag.
+
+    Raises:
+        UserError: One is none, or is there twice.
+    """
+    for address in addresses:
+        parse_address(address, said_by)
+    twice = next((address for address in addresses if addresses.count(address) > 1), None)
+    if twice is not None:
+        raise UserError(f"{said_by} names {twice} twice.", "Give each process an address of its own.")
 
 
 def parse_address(address: str, said_by: str) -> tuple[str, int]:

@@ -11,8 +11,16 @@ import tensorflow as tf
 
 from finetune.datasets.bad_records import reading
 from finetune.datasets.decoding import ReadOptions
-from finetune.datasets.pipeline import BatchShare, evaluation_batches, in_batches, training_examples, view_batches
+from finetune.datasets.pipeline import (
+    BatchShare,
+    evaluation_batches,
+    in_batches,
+    served_batches,
+    training_examples,
+    view_batches,
+)
 from finetune.datasets.record_index import RecordIndex
+from finetune.datasets.service_watch import watched
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.datasets.unlabelled_batches import picked_examples, reading_unlabelled, unlabelled_evaluation_batches
 from finetune.errors import UserError
@@ -46,6 +54,7 @@ class TrainingImages:
         seed: Of the order and the augmentation.
         passes_per_step: Whose images a step is given at once.
         balanced: Of the training split, whose classes are drawn equally often; None: each image once an epoch.
+        input_workers: `host:port` of each process that decodes and augments for the steps; empty: this one does.
     """
 
     data: TrainingData
@@ -54,6 +63,7 @@ class TrainingImages:
     seed: int
     passes_per_step: int = 1
     balanced: RecordIndex | None = None
+    input_workers: tuple[str, ...] = ()
 
     @property
     def images_per_step(self) -> int:
@@ -71,6 +81,16 @@ class TrainingImages:
             worker: Its index.
             num_workers: How many there are, with as many devices each.
         """
+        if self.input_workers:
+            return served_batches(
+                self.data.training,
+                self.options,
+                workers=self.input_workers,
+                step_size=self.images_per_step * num_devices,
+                batch_size=self.images_per_step,
+                seed=self.seed,
+                num_before=first_step * self.images_per_step * num_devices,
+            )
         share = BatchShare(worker, num_workers, self.images_per_step * num_devices // num_workers)
         examples = training_examples(
             self.data.training,
@@ -186,7 +206,8 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
             num_devices, num_workers = context.num_replicas_in_sync, context.num_input_pipelines
             return images.training_batches(first_step, num_devices, context.input_pipeline_id, num_workers)
 
-        return identified(strategy.distribute_datasets_from_function(of_worker))
+        distributed = strategy.distribute_datasets_from_function(of_worker)
+        return identified(watched(distributed, images.input_workers) if images.input_workers else distributed)
 
     def identified(batches: Iterable[Any]) -> Iterator[Any]:
         for *given, records in batches:

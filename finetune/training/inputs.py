@@ -57,6 +57,8 @@ def make_inputs(
     """
     views, why = _choose(stage, images, state, plan, num_steps, needed_by)
     if views is not None:
+        if images.input_workers:
+            log.info("--data-service has nothing to do here: steps are given features of frozen layers, not images.")
         try:
             inputs = feature_inputs(images, state, views, folder, stage.cache.cache_memory * MIB)
         except OSError as error:
