@@ -99,12 +99,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(autouse=True, scope="module")
-def memory_is_given_back() -> Iterator[None]:
-    """What a file's networks took, before the next file's need as much: two processes share a machine of 24 GB."""
+def memory_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a file's networks took, before the next file's need as much: two processes share a machine of 24 GB.
+
+    What TensorFlow keeps for good, millions of objects after some hundred graphs, isn't looked through again each time.
+    """
     yield
     if "tiny_runs" in sys.modules:
         sys.modules["tiny_runs"].values_of_network.cache_clear()
     gc.collect()
+    if request.path.name not in NETWORK_FILES:  # Between these a network is kept that goes soon.
+        gc.freeze()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # Another C library.
             ctypes.CDLL(None).malloc_trim(0)
