@@ -78,6 +78,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
                         abs(left["loss"] - right["loss"]) / left["loss"]
                         for left, right in zip(one, several, strict=True)
                     )
+                    say(f"losses differ by {gap:.1e}" + ("" if same else "; the records are OTHERS"))
                     rows.append([what, optimizer, f"{number} {way}", "yes" if same else "NO", f"{gap:.1e}"])
                     figures.append(Figure(f"{what}, {optimizer}: {number} {way}", gap, "relative difference of losses"))
     print_table("Against one device", ["trained", "optimizer", "on", "same records", "losses differ by"], rows)
