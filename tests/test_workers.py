@@ -14,10 +14,12 @@ from finetune.cluster.discovery import Workers, find_workers, first_host
 from finetune.cluster.meeting import meet
 from finetune.cluster.team import Team, WorkerLostError
 from finetune.commands import train
+from finetune.commands.workers import choose_devices
 from finetune.errors import UserError
 from finetune.evaluation.metrics import NotFiniteError, score_batch
+from finetune.settings.train import TrainSettings
 from finetune.settings.workers import WorkerSettings, parse_address
-from finetune.training import shared_validation
+from finetune.training import devices, shared_validation
 
 SLURM = {
     "SLURM_STEP_NUM_TASKS": "4",
@@ -362,3 +364,20 @@ def test_alone_one_decides_for_itself():
     assert (alone.agreed(5), alone.gathered(6), alone.number, alone.is_chief) == (5, [6], 1, True)
     alone.ask_to_stop(2)
     assert alone.stop_asked == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({}, "2 of 3 GPUs have nothing to do: --strategy mirrored takes all"),
+        ({"num_clones": 2}, "1 of 3 GPUs"),
+        ({"num_clones": 3}, None),
+        ({"strategy": "one"}, None),
+        ({"clone_on_cpu": True}, None),
+    ],
+)
+def test_gpus_that_have_nothing_to_do_are_told_of(monkeypatch, caplog, words, said):
+    monkeypatch.setattr(devices.tf.config, "get_visible_devices", lambda kind: ["a", "b", "c"])
+    monkeypatch.setattr(devices, "choose_strategy", lambda number, on_cpu: None)
+    choose_devices(TrainSettings(dataset_dir="records", model="lenet", **words))
+    assert (said in caplog.text) if said else "nothing to do" not in caplog.text

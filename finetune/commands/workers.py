@@ -84,7 +84,13 @@ def choose_devices(settings: TrainSettings) -> tuple[TrainSettings, "Devices"]:
     Raises:
         UserError: There are fewer than are asked for.
     """
-    from finetune.training.devices import Devices, choose_strategy, count_devices, make_deterministic
+    from finetune.training.devices import (
+        Devices,
+        choose_strategy,
+        count_devices,
+        count_idle_gpus,
+        make_deterministic,
+    )
 
     devices, strategy = settings.devices, settings.cluster.strategy
     on_cpu = devices.clone_on_cpu
@@ -95,6 +101,13 @@ def choose_devices(settings: TrainSettings) -> tuple[TrainSettings, "Devices"]:
     if strategy == "mirrored" and devices.num_clones == 1:
         devices = dataclasses.replace(devices, num_clones=count_devices(on_cpu=on_cpu))
         log.info("--strategy mirrored: --num-clones %d.", devices.num_clones)
+    idle = count_idle_gpus(devices.num_clones, on_cpu=on_cpu)
+    if strategy == "auto" and idle:
+        log.info(
+            "%d of %d GPUs have nothing to do: --strategy mirrored takes all, each with --batch-size images in a step.",
+            idle,
+            idle + devices.num_clones,
+        )
     if devices.deterministic:
         make_deterministic(on_cpu=on_cpu)
     alone = dataclasses.replace(settings.cluster, worker_replicas=1)

@@ -88,6 +88,12 @@ def count_devices(*, on_cpu: bool) -> int:
     return len(gpus) or len(tf.config.list_logical_devices("CPU"))
 
 
+def count_idle_gpus(num_devices: int, *, on_cpu: bool) -> int:
+    """GPUs that may be used and aren't, where training takes so many devices."""
+    gpus = [] if on_cpu else tf.config.get_visible_devices("GPU")
+    return max(0, len(gpus) - num_devices)
+
+
 def multi_worker_strategy(team: Team, num_devices: int, *, on_cpu: bool) -> Any:
     """The strategy over the devices of several processes. To be made before anything is computed, once in a process.
 
