@@ -14,7 +14,9 @@ from typing import Any, TextIO, TypeVar
 from finetune.errors import Interrupted, UserError, visible
 from finetune.files.whole_files import KEEP_BYTES
 from finetune.files.write_errors import is_write_error, write_errors_told
+from finetune.remote.urls import with_urls
 from finetune.settings.command_line import parse_flags
+from finetune.settings.flags import names_urls
 from finetune.signals import EXIT_BY_SIGNAL, ended_by_signals
 
 Settings = TypeVar("Settings")
@@ -71,7 +73,8 @@ def _run(
 
             with logging_as_told(prog.replace(" ", "-")):
                 log.debug("Settings: %s", settings)
-                return function(settings) or EXIT_DONE
+                with _copies_at_hand(settings):
+                    return function(settings) or EXIT_DONE
         return EXIT_DONE
     except UserError as error:
         _complain(f"{prog}: {error}")
@@ -88,6 +91,15 @@ def _run(
     except KeyboardInterrupt:
         _complain(f"{prog}: interrupted")
         return EXIT_BY_SIGNAL + signal.SIGINT
+
+
+def _copies_at_hand(settings: Any) -> contextlib.AbstractContextManager[None]:
+    """Within, what settings name by URL is at hand, and what is written there is sent."""
+    if not names_urls(settings):
+        return contextlib.nullcontext()
+    from finetune.commands.copies import copies_at_hand  # Which knows the commands.
+
+    return copies_at_hand(settings)
 
 
 @contextlib.contextmanager
@@ -109,14 +121,15 @@ def standard_output() -> Iterator[TextIO]:
 
 
 def say(line: str = "") -> None:
-    """Prints a line to standard output; on a terminal, control characters in names are escapes."""
+    """Prints to standard output, copies by their URLs; on a terminal, control characters in names are escapes."""
+    line = with_urls(line)
     print(visible(line) if sys.stdout.isatty() else line, flush=True)
 
 
 def _complain(line: str) -> None:
     """Prints to standard error; where that can't be written either, the exit status says what there is to say."""
     with contextlib.suppress(OSError):
-        print(visible(line), file=sys.stderr, flush=True)
+        print(visible(with_urls(line)), file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> None:

@@ -15,6 +15,7 @@ from finetune.cluster.meeting import meet
 from finetune.cluster.team import Team
 from finetune.commands.stages import stages_of
 from finetune.errors import UserError
+from finetune.remote.session import bring
 from finetune.runs.provenance import software_versions
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.flags import flags_of
@@ -160,6 +161,7 @@ def _checkpoints(folder: Path) -> list[str]:
 
 def _copy_run(run: Path, own: Path, checkpoints: list[str]) -> None:
     """Links to checkpoints, which are never changed, and copies of all else but events and features."""
+    bring(run)  # The chief may have sent what was its alone.
     missing = [name for name in checkpoints if not (run / name).is_file()]
     if missing:
         raise UserError(
