@@ -1,6 +1,7 @@
 """Paths with a scheme: copies of what lies there, made the same, and a run on a local S3 from images to predictions."""
 
 import dataclasses
+import errno
 import logging
 import re
 import shutil
@@ -18,7 +19,7 @@ from test_flag_rules import ALL_FLAGS, COMMANDS
 from tiny_runs import write_records, write_run
 
 from finetune import api
-from finetune.commands import convert, evaluate, export, inspect, predict, train
+from finetune.commands import command, convert, evaluate, export, import_weights, inspect, predict, train
 from finetune.commands.copies import copies_of
 from finetune.errors import UserError
 from finetune.model.checkpoint import Checkpoint
@@ -30,6 +31,7 @@ from finetune.remote.urls import CACHE_VARIABLE, cache_root, is_url, local_path,
 from finetune.settings.command_line import parse_flags, words_of
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.flags import checked
+from finetune.settings.inspect import InspectSettings
 from finetune.settings.predict import PredictSettings
 from finetune.settings.settings_file import read_toml, to_toml_table
 from finetune.settings.train import TrainSettings
@@ -607,6 +609,19 @@ def test_mistakes_on_s3(s3, capfd, monkeypatch):
     assert "from this machine alone" in capfd.readouterr().err
 
 
+def test_a_copy_that_finds_no_room_says_where_it_is(capfd, monkeypatch):
+    copy = local_path(f"{PLACE}/a", "-")
+
+    def write(settings):
+        raise OSError(errno.ENOSPC, "No space left on device", str(copy))
+
+    run = command.run_command(InspectSettings, write, prog="x", description="", argv=["--models"])
+    error = capfd.readouterr().err
+    assert run == 2
+    assert f"{PLACE}/a can't be written: No space left on device" in error
+    assert f"That is the copy on this machine, in {cache_root()};" in error
+
+
 @pytest.mark.slow
 def test_a_training_on_s3(s3, cache, tmp_path, capfd, monkeypatch):
     """By URL alone, on machines that are lost or killed: the weights are those of an unbroken local run."""
@@ -675,6 +690,32 @@ def test_prediction_and_export_on_s3(s3, cache, tmp_path, capfd):
 def nothing_of_this_machine(s3, cache):
     for name in s3.find(BUCKET):
         assert str(cache).encode() not in s3.cat(name), name
+
+
+def test_weights_are_imported_to_a_url(memory, tmp_path, capfd):
+    for path in write_run(tmp_path / "run").iterdir():
+        put(memory, path.name, path.read_bytes())
+    words = [f"{PLACE}/model.ckpt-7", "--model=cifarnet", "--output=memory://box/new/w.ckpt"]
+    assert import_weights.main(words) == 0
+    assert "memory://box/new/w.ckpt: " in capfd.readouterr().out
+    assert set(there(memory, "memory://box/new")) == {"w.ckpt.index", "w.ckpt.data-00000-of-00001"}
+    shutil.rmtree(cache_root())
+    assert import_weights.main(words) == 2
+    assert "the checkpoint memory://box/new/w.ckpt exists" in capfd.readouterr().err
+
+
+def test_what_a_run_names_is_fetched(memory, tmp_path, capfd):
+    """Its records, for a sheet of what they are made; its own settings, as a file of them."""
+    for path in write_run(tmp_path / "run", dataset_dir="memory://box/records", split="validation").iterdir():
+        put(memory, path.name, path.read_bytes())
+    for path in write_records(tmp_path / "records").glob("*.*"):
+        memory.pipe_file(f"memory://box/records/{path.name}", path.read_bytes())
+    assert inspect.main(["--augment", PLACE, "--output=memory://box/sheets/a.png"]) == 0
+    assert "memory://box/sheets/a.png: 4 images" in capfd.readouterr().out
+    assert memory.exists("/box/sheets/a.png")
+    shutil.rmtree(cache_root())
+    words = [f"--config={PLACE}/config.toml", f"--train-dir={tmp_path / 'new'}", "--max-steps=1", "--batch-size=4"]
+    assert train.main([*words, "--eval-every=0", "--eval-split=validation"]) == 0
 
 
 def test_from_python(memory, tmp_path):

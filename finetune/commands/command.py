@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypeVar
 from finetune.errors import Interrupted, UserError, visible
 from finetune.files.whole_files import KEEP_BYTES
 from finetune.files.write_errors import is_write_error, write_errors_told
-from finetune.remote.urls import with_urls
+from finetune.remote.urls import CACHE_VARIABLE, cache_root, url_of, with_urls
 from finetune.settings.command_line import parse_flags
 from finetune.settings.flags import names_urls
 from finetune.signals import EXIT_BY_SIGNAL, ended_by_signals
@@ -77,7 +77,7 @@ def _run(
                     return function(settings) or EXIT_DONE
         return EXIT_DONE
     except UserError as error:
-        _complain(f"{prog}: {error}")
+        _complain(f"{prog}: {error}{_where_copies_are(error)}")
         return EXIT_USER_ERROR
     except OSError as error:
         # A name that fits may be too long with an ending, such as a checkpoint's .index.
@@ -100,6 +100,14 @@ def _copies_at_hand(settings: Any) -> contextlib.AbstractContextManager[None]:
     from finetune.commands.copies import copies_at_hand  # Which knows the commands.
 
     return copies_at_hand(settings)
+
+
+def _where_copies_are(error: UserError) -> str:
+    """A line, where it is a copy that can't be written: it is told by its URL, and the room is wanted here."""
+    why = error.__cause__
+    if not (isinstance(why, OSError) and is_write_error(why) and url_of(why.filename or "")):
+        return ""
+    return f"\n  That is the copy on this machine, in {cache_root()}; {CACHE_VARIABLE} names another folder for copies."
 
 
 @contextlib.contextmanager

@@ -60,9 +60,10 @@ def copies_of(settings: Any) -> list[Copy]:
     copies = _copies_of(flags_of(type(settings)), values)
     if isinstance(settings, EvalSettings) and settings.output_dir is None:
         name = f"compare_{settings.split}" if settings.compare else f"eval_{settings.split}"
-        networks = settings.compare[1:] or settings.checkpoint[:1]
-        # Beside the checkpoint: which is a folder, or one's file.
-        copies += [Copy(folder / name, is_written=True) for path in networks for folder in (path, path.parent)]
+        networks = settings.compare[1:] or settings.checkpoint
+        # Beside a checkpoint, which is a folder or lies in one.
+        folders = dict.fromkeys(folder / name for path in networks for folder in (path, path.parent))
+        copies += [Copy(folder, is_written=True, is_certain=False) for folder in folders]
     if isinstance(settings, PredictSettings) and settings.output is not None:
         is_shared = settings.shard is not None or settings.merge_shards is not None
         copies += [Copy(place_of_shares(settings.output), is_written=True)] if is_shared else []
@@ -76,12 +77,10 @@ def _copies_of(flags: tuple[Flag, ...], values: dict[str, Any]) -> list[Copy]:
         for path in value if isinstance(value, tuple) else () if value is None else (value,):
             if flag.access is not None:
                 place = Path(path) if flag.kind is Path else _without_pattern(path)
-                is_written = flag.access in ("write", "save")
                 copies.append(
                     Copy(
                         place,
-                        is_written=is_written,
-                        in_folder=is_written,
+                        is_written=flag.access in ("write", "save"),
                         of_checkpoint=flag.access in ("restore", "save"),
                         left_out=(FEATURES_FOLDER,) if flag.access == "restore" else (),
                     )

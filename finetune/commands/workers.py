@@ -168,9 +168,11 @@ def _copy_run(run: Path, own: Path, checkpoints: list[str]) -> None:
             f"--train-dir: {run} isn't here what it is for worker 0: {missing[-1]} is missing.",
             "Put the run on a file system that all workers share.",
         )
+    of_chief = tuple(f"{name.removesuffix('.index')}." for name in checkpoints)
     for path in run.iterdir():
         if path.name.startswith("model.ckpt-"):
-            (own / path.name).symlink_to(path.absolute())
+            if path.name.startswith(of_chief):  # A copy may hold others, which were never sent.
+                (own / path.name).symlink_to(path.absolute())
         elif path.is_file() and not path.name.startswith((".", _EVENTS)):
             shutil.copyfile(path, own / path.name)
 

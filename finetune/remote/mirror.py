@@ -29,7 +29,7 @@ from finetune.notices import few
 from finetune.progress import progress
 from finetune.remote.notes import LocalState, Note, Notes
 from finetune.remote.store import GoneError, RemoteFile, Store, is_part, no_bucket
-from finetune.remote.urls import cache_root, own_path, url_of
+from finetune.remote.urls import CACHE_VARIABLE, cache_root, own_path, url_of
 
 NUM_TRANSFERS = 8  # At a time.
 SECONDS_BETWEEN_NOTES = 2.0
@@ -304,7 +304,7 @@ class Mirror:
             raise UserError(
                 f"{self.url}: {num_bytes / MEGABYTE:,.0f} MB are to be fetched, and there is room for "
                 f"{free / MEGABYTE:,.0f} MB in {self._root}.",
-                "Make room there, or name another folder by the environment variable FINETUNE_REMOTE_CACHE.",
+                f"Make room there, or name another folder by the environment variable {CACHE_VARIABLE}.",
             )
 
     def _torn(self, paths: list[Path], remote: Collection[Path]) -> UserError:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from finetune.errors import UserError
 from finetune.notices import few
-from finetune.remote.urls import cache_root, how_to_install, own_path, url_of
+from finetune.remote.urls import CACHE_VARIABLE, cache_root, how_to_install, own_path, url_of
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from finetune.remote.mirror import Mirror
 
 SECONDS_BETWEEN_LOOKS = 5.0
+# A program that only looks whether another writes has the lock for a moment.
+SECONDS_OF_PATIENCE = 1.0
 # Between two looks where nothing could be sent.
 MOST_SECONDS_BETWEEN_LOOKS = 60.0
 
@@ -45,7 +47,8 @@ class Copy:
         of_checkpoint: As `Store.files`.
         is_read: Whether what lies there is needed; else the copy is written alone.
         left_out: Names of folders in it that aren't sent.
-        in_folder: Whether the folder around what is written is made here, for there none is needed.
+        is_certain: Whether it is certain what is written: then it is tried beforehand whether it can be, and the folder
+            around it is made here, since there none may be needed.
     """
 
     place: Path
@@ -53,7 +56,7 @@ class Copy:
     of_checkpoint: bool = False
     is_read: bool = True
     left_out: tuple[str, ...] = ()
-    in_folder: bool = False
+    is_certain: bool = True
 
 
 @contextlib.contextmanager
@@ -138,15 +141,16 @@ class _Session:
         if _is_written_by_another(copy.place):
             return False
         lock = _lock(copy.place)
-        if not _is_free(lock):
+        if not _is_free(lock, SECONDS_OF_PATIENCE):
             return False
         self._stack.callback(lock.release)
         mirror = _mirror(copy)
-        mirror.check_writable()
-        if copy.is_read:
-            mirror.make_same()
-        if copy.in_folder:
+        if copy.is_certain:
+            mirror.check_writable()
             copy.place.parent.mkdir(parents=True, exist_ok=True)
+        if copy.is_read:
+            with _lock(copy.place, of_reading=True):
+                mirror.make_same()
         self._written.append(mirror)
         return True
 
@@ -211,12 +215,12 @@ def _mirror(copy: Copy) -> "Mirror":
 
 def _make_same(copy: Copy) -> list[Path]:
     """Fetches what is only read, unless another program here is just writing it; returns what is new here."""
-    if _is_written_by_another(copy.place):
-        log.info("%s: another program here is at work with it: its copy is taken as it is.", url_of(copy.place))
-        return []
     mirror = _mirror(copy)
-    with _lock(copy.place, of_reading=True):  # Of several that read the same, one fetches.
-        return mirror.make_same()
+    with _lock(copy.place, of_reading=True):  # Of several that need the same, one fetches.
+        if not _is_written_by_another(copy.place):
+            return mirror.make_same()
+    log.info("%s: another program here is at work with it: its copy is taken as it is.", url_of(copy.place))
+    return []
 
 
 def _is_written_by_another(place: Path) -> bool:
@@ -236,7 +240,7 @@ def _lock(place: Path, *, of_reading: bool = False) -> "FileLock":
     except OSError as error:
         raise UserError(
             f"{cache_root()}, where copies of what lies at URLs are kept, can't be written: {error.strerror}.",
-            "Name another folder by the environment variable FINETUNE_REMOTE_CACHE.",
+            f"Name another folder by the environment variable {CACHE_VARIABLE}.",
         ) from error
     return FileLock(folder / (digest + (".reading" if of_reading else "")), fallback_to_soft=False)
 
@@ -247,12 +251,12 @@ def _is_free_now(lock: "FileLock") -> bool:
     return is_free
 
 
-def _is_free(lock: "FileLock") -> bool:
-    """Takes a lock, unless another has it."""
+def _is_free(lock: "FileLock", seconds: float = 0.0) -> bool:
+    """Takes a lock, unless another has it for so long."""
     from filelock import Timeout
 
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=seconds)
     except Timeout:
         return False
     except OSError as error:

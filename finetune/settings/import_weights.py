@@ -20,7 +20,7 @@ class ImportSettings(HeadSettings, GpuSettings):
         help="frozen graph, Keras or TensorFlow Lite file, .npz, or checkpoint",
         positional=True,
         is_path=True,
-        access="read",
+        access="restore",
         metavar="FILE",
     )
     model: str = flag(help="the network whose weights these are", metavar="NAME")
