@@ -3,10 +3,12 @@
 import dataclasses
 import errno
 import logging
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fsspec
@@ -157,7 +159,7 @@ def test_urls_that_are_refused(url, reason):
 
 
 def test_a_url_that_has_lost_its_slashes():
-    with pytest.raises(UserError, match="Give URLs as texts"):
+    with pytest.raises(UserError, match="Write both slashes"):
         TrainSettings(train_dir=Path("s3://b/run"), dataset_dir="d")
 
 
@@ -274,11 +276,11 @@ def test_both_sides_become_the_same(memory):
     mirror(is_sent=True).make_same()
     assert there(memory) == {"a": b"changed there", "sub/b": b"changed here", "new": b"3", ".hidden": b"-"}
 
-    memory.rm_file(f"{PLACE}/new")
-    shutil.rmtree(local_path(PLACE, "-") / "sub")  # To free room: it is fetched again.
+    (local_path(PLACE, "-") / "a").unlink()  # To free room: it is fetched again.
+    memory.rm_file(f"{PLACE}/sub/b")
     mirror(is_sent=True).make_same()
-    assert "new" not in here()
-    assert here()["sub/b"] == b"changed here"
+    assert here() == {"a": b"changed there", "new": b"3", "model.ckpt-1.index.partial": b"-"}
+    assert not (local_path(PLACE, "-") / "sub").exists()
 
 
 def test_what_has_changed_on_both_sides_is_left_alone(memory):
@@ -286,17 +288,19 @@ def test_what_has_changed_on_both_sides_is_left_alone(memory):
     put(memory, "b", b"1")
     mirror().make_same()
     put(memory, "a", b"theirs")
+    put(memory, "c", b"theirs alone")
     write("a", b"mine")
     memory.rm_file(f"{PLACE}/b")
     write("b", b"mine, too")
     with pytest.raises(UserError, match="2 files have changed there and here") as refused:
         mirror(is_sent=True).make_same()
-    assert (there(memory), here()) == ({"a": b"theirs"}, {"a": b"mine", "b": b"mine, too"})
+    assert there(memory) == {"a": b"theirs", "c": b"theirs alone"}
+    assert here() == {"a": b"mine", "b": b"mine, too"}
     # The advice, as a terminal shows it, mends.
     (command,) = re.findall(r"rm -r .*", with_urls(str(refused.value)))
     subprocess.run(command, shell=True, check=True)
     mirror(is_sent=True).make_same()
-    assert there(memory) == here() == {"a": b"theirs"}
+    assert there(memory) == here() == {"a": b"theirs", "c": b"theirs alone"}
 
 
 @pytest.mark.parametrize("is_noted", [True, False])
@@ -369,6 +373,17 @@ def test_only_the_prefix_is_listed(memory, monkeypatch):
     mirror().make_same()
     assert listed
     assert all(path.startswith("/box/run") for path in listed)
+
+
+def test_what_a_killed_program_left_of_a_file(memory):
+    put(memory, "a", b"1")
+    partials = cache_root() / ".partial"
+    partials.mkdir(parents=True)
+    for name, age in (("old", 2 * 86_400), ("new", 60)):
+        (partials / name).touch()
+        os.utime(partials / name, (time.time() - age,) * 2)
+    mirror().make_same()
+    assert [path.name for path in partials.iterdir()] == ["new"]
 
 
 def test_too_little_room(memory, monkeypatch):
@@ -513,6 +528,17 @@ def test_what_is_just_being_put_in_place_waits(memory, monkeypatch):
     of_run.send_changes()
     of_run.send_changes()
     assert "best.json" not in there(memory)
+
+
+def test_a_copy_that_is_removed_while_a_command_works_is_not_removed_there(memory):
+    put(memory, "a", b"1")
+    of_run = mirror(is_sent=True)
+    of_run.make_same()
+    shutil.rmtree(local_path(PLACE, "-"))
+    of_run.send_changes()
+    of_run.send_changes()
+    of_run.send_changes(is_end=True)
+    assert there(memory) == {"a": b"1"}
 
 
 def test_what_another_program_put_there_stays(memory):

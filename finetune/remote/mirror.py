@@ -37,6 +37,8 @@ SECONDS_BETWEEN_NOTES = 2.0
 SECONDS_OF_AGE = 1.0
 # So often is what lies there listed anew where a file was gone when it was to be fetched.
 NUM_LISTINGS = 5
+# What is fetched is written to all the time.
+SECONDS_OF_PARTIALS = 86_400.0
 MEGABYTE = 1_000_000
 # Less is fetched without a bar.
 LEAST_BYTES_SHOWN = 10 * MEGABYTE
@@ -154,6 +156,8 @@ class Mirror:
                 new = [path for path in new if not _rank(path) or local[path].named_at < began - SECONDS_OF_AGE]
             self._send(new)
             missing = {path for path in notes if path in self._present and path not in local}
+            if not self.place.is_dir() and not self.place.name.startswith(SHARES_FOLDER):
+                missing = set()  # Shares go as a whole; of anything else it wasn't the command that removed it.
             self._present.update(local)
             gone = missing if is_end else missing & self._missing
             for path in sorted(gone, key=_rank, reverse=True):
@@ -168,16 +172,14 @@ class Mirror:
         local, notes = self._local_files(), self._noted()
         beside = [path for path in remote if not self._is_own(path)]
         local |= _found(beside)
-        notes |= {
-            path: note for path in beside for note in [self._notes.of(self._name(path)).get(self._name(path))] if note
-        }
+        notes |= self._noted_of(beside)
         steps = _steps({*remote, *local, *notes}, local, remote, notes)
-        self._fetch([(path, remote[path]) for path in steps.fetched])
         torn = [path for path in steps.compared if not self._is_alike(path, remote[path])]
         if torn or steps.torn:
             raise self._torn([*torn, *steps.torn], remote)
+        self._fetch([(path, remote[path]) for path in steps.fetched])
         for path in steps.removed_here:
-            path.unlink(missing_ok=True)
+            self._remove(path)
         self._notes.forget(map(self._name, [*steps.removed_here, *steps.forgotten]))
         if steps.sent and self._is_sent:
             log.info("%s: sending %s that a program left here: %s", self.url, *_told(steps.sent))
@@ -290,6 +292,19 @@ class Mirror:
         notes = {self._root / name: note for name, note in self._notes.of(self._name(self.place)).items()}
         return {path: note for path, note in notes.items() if self._is_own(path) and not self._is_passed_over(path)}
 
+    def _noted_of(self, paths: Iterable[Path]) -> dict[Path, Note]:
+        found = ((path, self._notes.of(self._name(path)).get(self._name(path))) for path in paths)
+        return {path: note for path, note in found if note is not None}
+
+    def _remove(self, path: Path) -> None:
+        """Removes a file, and the folders that it leaves empty: there, folders are no more than names."""
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # It holds others.
+            for folder in path.parents:
+                if not folder.is_relative_to(self.place):
+                    break
+                folder.rmdir()
+
     def _is_own(self, path: Path) -> bool:
         """Whether it is the file, in the folder, or of the checkpoint; what describes that isn't its own."""
         return path.is_relative_to(self.place) or is_part(path.name, self.place.name)
@@ -299,6 +314,10 @@ class Mirror:
 
     def _refuse_no_room(self, num_bytes: int) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
+        for partial in (self._root / _PARTIAL_FOLDER).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - partial.stat().st_mtime > SECONDS_OF_PARTIALS:
+                    partial.unlink()  # Of a program that was killed.
         free = shutil.disk_usage(self._root).free
         if num_bytes > free:
             raise UserError(

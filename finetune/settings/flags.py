@@ -350,8 +350,8 @@ def _path_of_url(flag: Flag, value: Any) -> Any:
     """Of a URL the path of its copy, as a value of the flag's kind; any other value as it is."""
     if isinstance(value, Path) and lost_its_slashes(value):
         raise UserError(
-            f"{flag.option} is {value}: a URL that has lost its slashes, since it was made a Path.",
-            "Give URLs as texts, or a path that begins with ./",
+            f"{flag.option} is {value}: a URL with a slash too few, as one has that was made a Path.",
+            "Write both slashes, in Python as a text; or give the folder of this name by its whole path.",
         )
     return flag.kind(path_of_text(flag.option, value)) if isinstance(value, str) and is_url(value) else value
 
