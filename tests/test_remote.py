@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
+from several_workers import finish, start
 from test_commands import write_colour_folders
 from test_flag_rules import ALL_FLAGS, COMMANDS
 from tiny_runs import write_records, write_run
@@ -687,6 +688,22 @@ def test_a_training_on_s3(s3, cache, tmp_path, capfd, monkeypatch):
     assert inspect.main([run]) == 0
     assert f"checkpoint: {run}/model.ckpt-" in capfd.readouterr().out
     nothing_of_this_machine(s3, cache)
+
+
+@pytest.mark.slow
+def test_workers_of_two_machines(s3, tmp_path):
+    """Each has copies of its own, in which it goes on with a run of one machine; worker 0 alone sends."""
+    s3.put(str(write_records(tmp_path / "records", num_images=16, split="train")), f"{BUCKET}/records", recursive=True)
+    run = f"--train-dir={URL}/run"
+    assert train.main([f"--dataset-dir={URL}/records", run, *NETWORK, *STEPS, "--max-steps=2"]) == 0
+    caches = [{CACHE_VARIABLE: str(tmp_path / name)} for name in ("first", "second")]
+    words = ["--resume", run, "--global-batch-size=8", "--max-steps=4"]
+    for status, out, error in finish(start(words, 2, of_each=caches)):
+        assert status == 0, (out, error)
+        assert re.search(rf"Fetching \d+ files, 3.8 MB, from {URL}/run\n", error)
+        assert "Traceback" not in error
+    assert s3.exists(f"{BUCKET}/run/model.ckpt-4.index")
+    assert not (tmp_path / "second" / "s3" / BUCKET / "run" / "model.ckpt-4.index").exists()
 
 
 def test_prediction_and_export_on_s3(s3, cache, tmp_path, capfd):
