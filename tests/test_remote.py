@@ -25,12 +25,13 @@ from finetune import api
 from finetune.commands import command, convert, evaluate, export, import_weights, inspect, predict, train
 from finetune.commands.copies import copies_of
 from finetune.errors import UserError
-from finetune.model.checkpoint import Checkpoint
+from finetune.model.checkpoint import BEST_FILE, Checkpoint
 from finetune.remote import mirror as mirrors
 from finetune.remote import session, store
 from finetune.remote.mirror import Mirror
 from finetune.remote.notes import NOTES_FILE
 from finetune.remote.urls import CACHE_VARIABLE, cache_root, is_url, local_path, named, url_of, with_urls
+from finetune.runs.run_folder import DESCRIBING_FILES
 from finetune.settings.command_line import parse_flags, words_of
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.flags import checked
@@ -210,7 +211,7 @@ def test_a_config_holds_urls(cache, tmp_path, monkeypatch):
 def test_what_is_copied():
     def copies(settings):
         return {
-            (url_of(copy.place), copy.is_written, copy.of_checkpoint)
+            (url_of(copy.place), copy.is_written, copy.beside is not None)
             for copy in copies_of(settings)
             if url_of(copy.place)
         }
@@ -323,15 +324,17 @@ def test_a_checkpoint_by_its_prefix(memory):
         put(memory, f"{name}.index", b"i")
         put(memory, f"{name}.data-00000-of-00001", b"d")
     put(memory, "config.toml", b"c")
-    put(memory, "sub/x.json", b"-")
+    put(memory, "other.json", b"-")
+    put(memory, "sub/config.toml", b"-")
     prefix = f"{PLACE}/model.ckpt-1"
     mirror(prefix).make_same()
     assert here() == {}
-    mirror(prefix, of_checkpoint=True).make_same()
+    mirror(prefix, beside=DESCRIBING_FILES).make_same()
     assert here() == {"model.ckpt-1.index": b"i", "model.ckpt-1.data-00000-of-00001": b"d", "config.toml": b"c"}
     put(memory, "config.toml", b"c2")
-    mirror(prefix, of_checkpoint=True).make_same()
+    mirror(prefix, beside=DESCRIBING_FILES).make_same()
     assert here()["config.toml"] == b"c2"
+    assert BEST_FILE in DESCRIBING_FILES
 
 
 def test_one_file(memory):
@@ -759,6 +762,19 @@ def test_what_a_run_names_is_fetched(memory, tmp_path, capfd):
     shutil.rmtree(cache_root())
     words = [f"--config={PLACE}/config.toml", f"--train-dir={tmp_path / 'new'}", "--max-steps=1", "--batch-size=4"]
     assert train.main([*words, "--eval-every=0", "--eval-split=validation"]) == 0
+
+
+@pytest.mark.slow
+def test_photographs_by_url(memory, tmp_path):
+    """Their records lie beside the run there, with which it goes on elsewhere."""
+    memory.put(str(write_colour_folders(tmp_path / "photos")), "/box/photos", recursive=True)
+    words = ["memory://box/photos", f"--train-dir={PLACE}", *NETWORK, *STEPS, "--checkpoint=none", "--no-report"]
+    assert train.main([*words, "--max-steps=2"]) == 0
+    records = {Path(name).parent.name for name in memory.find("/box/records")}
+    assert len(records) == 1
+    shutil.rmtree(cache_root())
+    assert train.main(["--resume", f"--train-dir={PLACE}", "--max-steps=3"]) == 0
+    assert "model.ckpt-3.index" in there(memory)
 
 
 def test_from_python(memory, tmp_path):

@@ -14,12 +14,14 @@ from finetune.commands.prediction_shares import place_of_shares
 from finetune.errors import UserError
 from finetune.remote.session import Copy, at_hand
 from finetune.remote.urls import url_of
-from finetune.runs.run_folder import FEATURES_FOLDER
+from finetune.runs.run_folder import DESCRIBING_FILES, FEATURES_FOLDER
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.flags import Flag, flags_of, flat_values
 from finetune.settings.predict import PredictSettings
 from finetune.settings.train import TrainSettings
 
+# Of checkpoints that are read and written, which files beside them are needed.
+_BESIDE: dict[str, tuple[str, ...]] = {"restore": DESCRIBING_FILES, "save": ()}
 # Of tables of labels in place of a folder of photographs.
 TABLE_ENDINGS = (".csv", ".tsv", ".txt")
 
@@ -81,7 +83,7 @@ def _copies_of(flags: tuple[Flag, ...], values: dict[str, Any]) -> list[Copy]:
                     Copy(
                         place,
                         is_written=flag.access in ("write", "save"),
-                        of_checkpoint=flag.access in ("restore", "save"),
+                        beside=_BESIDE.get(flag.access),
                         left_out=(FEATURES_FOLDER,) if flag.access == "restore" else (),
                     )
                 )

@@ -86,7 +86,7 @@ class Mirror:
         place: Path,
         *,
         is_sent: bool = False,
-        of_checkpoint: bool = False,
+        beside: Collection[str] | None = None,
         left_out: Collection[str] = (),
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -95,7 +95,7 @@ class Mirror:
         Args:
             place: As `local_path` gives it.
             is_sent: Whether what is new here is sent; else it stays.
-            of_checkpoint: As `Store.files`.
+            beside: As `Store.files`.
             left_out: Names of folders that aren't sent.
             pause: Waits so many seconds between tries.
 
@@ -107,7 +107,7 @@ class Mirror:
         self.place = place
         self.url = url
         self._is_sent = is_sent
-        self._of_checkpoint = of_checkpoint
+        self._beside = beside
         self._left_out = frozenset(left_out)
         self._root = cache_root()
         self._store = Store(url, place, pause=pause)
@@ -167,7 +167,7 @@ class Mirror:
             self._missing = missing - gone
 
     def _make_same(self) -> list[Path]:
-        remote = self._store.files(of_checkpoint=self._of_checkpoint)
+        remote = self._store.files(beside=self._beside)
         remote = {path: file for path, file in remote.items() if not self._is_passed_over(path)}
         local, notes = self._local_files(), self._noted()
         beside = [path for path in remote if not self._is_own(path)]

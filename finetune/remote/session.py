@@ -44,7 +44,7 @@ class Copy:
     Attributes:
         place: Its path, as `local_path` gives it.
         is_written: Whether the command writes it.
-        of_checkpoint: As `Store.files`.
+        beside: As `Store.files`.
         is_read: Whether what lies there is needed; else the copy is written alone.
         left_out: Names of folders in it that aren't sent.
         is_certain: Whether it is certain what is written: then it is tried beforehand whether it can be, and the folder
@@ -53,7 +53,7 @@ class Copy:
 
     place: Path
     is_written: bool = False
-    of_checkpoint: bool = False
+    beside: tuple[str, ...] | None = None
     is_read: bool = True
     left_out: tuple[str, ...] = ()
     is_certain: bool = True
@@ -210,7 +210,7 @@ def _mirror(copy: Copy) -> "Mirror":
         url = url_of(copy.place) or ""
         raise UserError(f"{url} needs the package {error.name}, which isn't there.", how_to_install(url)) from error
 
-    return Mirror(copy.place, is_sent=copy.is_written, of_checkpoint=copy.of_checkpoint, left_out=copy.left_out)
+    return Mirror(copy.place, is_sent=copy.is_written, beside=copy.beside, left_out=copy.left_out)
 
 
 def _make_same(copy: Copy) -> list[Path]:

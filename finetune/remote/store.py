@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,9 +22,6 @@ from finetune.remote.urls import how_to_install, problem_of_key
 
 NUM_TRIES = 5
 FIRST_PAUSE_SECONDS = 0.5
-# Of files beside a checkpoint, those that may describe it.
-DESCRIBING_ENDINGS = (".json", ".jsonl", ".toml", ".txt")
-
 _CHECKPOINT_ENDING = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})")
 # What services call the version of a file, the surest first.
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "created")
@@ -85,12 +82,12 @@ class Store:
         if not self._key:
             raise UserError(f"{url} is all that there is.", "Name a folder in it.")
 
-    def files(self, *, of_checkpoint: bool = False) -> dict[Path, RemoteFile]:
+    def files(self, *, beside: Collection[str] | None = None) -> dict[Path, RemoteFile]:
         """All files of the folder, or the file; none where there is nothing: by their copies' paths.
 
         Args:
-            of_checkpoint: Where it is no folder also the files of the checkpoint of this prefix, and what describes it
-                beside it.
+            beside: It may be a checkpoint's prefix: where it is no folder also those of the checkpoint's files, and of
+                the files beside it, those of these names. None: it is no checkpoint.
 
         Raises:
             UserError: They can't be listed; one can't be a file here.
@@ -100,8 +97,8 @@ class Store:
         except GoneError as error:
             raise UserError(f"{self.url} can't be listed: {error}.", "Check the bucket's name.") from error
         is_folder = any(key != self._key for key in found)
-        if of_checkpoint and not is_folder and "/" in self._key.strip("/"):
-            found = {**found, **self._beside()}
+        if beside is not None and not is_folder and "/" in self._key.strip("/"):
+            found = {**found, **self._beside(beside)}
         return dict(self._local(found))
 
     def fetch(self, file: RemoteFile, path: Path, advance: Callable[[int], None]) -> None:
@@ -184,13 +181,13 @@ class Store:
         except GoneError as error:
             raise no_bucket(self.url, error) from error
 
-    def _beside(self) -> dict[str, Any]:
+    def _beside(self, names: Collection[str]) -> dict[str, Any]:
         parent, name = self._key.rpartition("/")[::2]
         listed = self._tried("listed", lambda: self._listed(parent))
 
         def is_wanted(key: str) -> bool:
             own = key.rpartition("/")[2]
-            return is_part(own, name) or own.endswith(DESCRIBING_ENDINGS)
+            return is_part(own, name) or own in names
 
         return {info["name"]: info for info in listed if info["type"] == "file" and is_wanted(info["name"])}
 
