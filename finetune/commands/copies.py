@@ -16,7 +16,7 @@ from finetune.remote.session import Copy, at_hand
 from finetune.remote.urls import url_of
 from finetune.runs.run_folder import DESCRIBING_FILES, FEATURES_FOLDER
 from finetune.settings.evaluate import EvalSettings
-from finetune.settings.flags import Flag, flags_of, flat_values
+from finetune.settings.flags import Flag, flags_of, flat_values, names_urls
 from finetune.settings.predict import PredictSettings
 from finetune.settings.train import TrainSettings
 
@@ -35,7 +35,8 @@ def copies_at_hand(settings: Any) -> Iterator[None]:
     Raises:
         UserError: As `at_hand`; what is asked for can't be done at a URL.
     """
-    with at_hand([copy for copy in copies_of(settings) if url_of(copy.place) is not None]):
+    copies = copies_of(settings) if names_urls(settings) else []
+    with at_hand([copy for copy in copies if url_of(copy.place) is not None]):
         yield
 
 
