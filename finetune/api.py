@@ -29,20 +29,27 @@ Mistakes that the user can mend raise `UserError`; Ctrl-C in a training raises `
 KeyboardInterrupt, once its checkpoint is written. Importing this module loads no TensorFlow; the functions do.
 """
 
+from finetune.commands import convert as _convert
+from finetune.commands import cross_validation as _cross_validation
+from finetune.commands import download as _download
+from finetune.commands import evaluate as _evaluate
+from finetune.commands import export as _export
+from finetune.commands import predict as _predict
+from finetune.commands import sweep as _sweep
+from finetune.commands import train as _train
+from finetune.commands import verification as _verification
 from finetune.commands.conversion import Conversion
-from finetune.commands.convert import convert
-from finetune.commands.cross_validation import CrossValidation, cross_validate
-from finetune.commands.download import download
-from finetune.commands.evaluate import evaluate
-from finetune.commands.export import ExportResult, export
-from finetune.commands.predict import predict
-from finetune.commands.sweep import SweepResult, sweep
-from finetune.commands.train import TrainingInterrupted, TrainResult, plan, train
-from finetune.commands.verification import Verification, verify
+from finetune.commands.copies import with_copies
+from finetune.commands.cross_validation import CrossValidation
+from finetune.commands.export import ExportResult
+from finetune.commands.sweep import SweepResult
+from finetune.commands.train import TrainingInterrupted, TrainResult
+from finetune.commands.verification import Verification
 from finetune.errors import UserError
 from finetune.evaluation.result_files import EvalResult
 from finetune.model.scopes import VariablePlan
-from finetune.prediction.classifier import Classifier, restore_classifier
+from finetune.prediction import classifier as _classifier
+from finetune.prediction.classifier import Classifier
 from finetune.prediction.writers import Guess, Prediction
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.convert import ConvertSettings
@@ -52,6 +59,18 @@ from finetune.settings.export import ExportSettings
 from finetune.settings.predict import PredictSettings
 from finetune.settings.stages import Stage
 from finetune.settings.train import TrainSettings
+
+convert = with_copies(_convert.convert)
+cross_validate = with_copies(_cross_validation.cross_validate)
+download = with_copies(_download.download)
+evaluate = with_copies(_evaluate.evaluate)
+export = with_copies(_export.export)
+plan = with_copies(_train.plan)
+predict = with_copies(_predict.predict)
+restore_classifier = with_copies(_classifier.restore_classifier)
+sweep = with_copies(_sweep.sweep)
+train = with_copies(_train.train)
+verify = with_copies(_verification.verify)
 
 __all__ = [
     "Classifier",

@@ -26,14 +26,14 @@ def addresses(number):
         return [f"127.0.0.1:{port}" for port in ports]
 
 
-def start(words, number, *, environ=None):
-    """Begins a training on so many workers; the processes, the chief's first."""
+def start(words, number, *, environ=None, of_each=None):
+    """Begins a training on so many workers; the processes, the chief's first. `of_each` are variables of one alone."""
     listed = ",".join(addresses(number))
     environ = {**os.environ, **ENVIRONMENT, **(environ or {})}
     return [
         subprocess.Popen(
             [sys.executable, "-m", "finetune", "train", *words, f"--workers={listed}", f"--worker-index={index}"],
-            env=environ,
+            env={**environ, **(of_each[index] if of_each else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -55,8 +55,8 @@ class Connection:
         Raises:
             TimeoutError: None came in time.
         """
-        self._socket.settimeout(seconds)
         try:
+            self._socket.settimeout(seconds)  # Which fails where this end was closed just now.
             line = self._lines.readline(MOST_MESSAGE_BYTES)
             message = json.loads(line) if line.endswith(b"\n") else None
         except TimeoutError:

@@ -9,6 +9,7 @@ from finetune.commands.stages import stages_of
 from finetune.errors import UserError
 from finetune.files.whole_files import write_bytes
 from finetune.nets import get_spec
+from finetune.remote.session import bring
 from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.flags import flags_of
 from finetune.settings.inspect import InspectSettings
@@ -119,6 +120,7 @@ def sheet_training(settings: InspectSettings) -> tuple[TrainSettings, StageSetti
         raise UserError(
             "--augment: there are no images to show.", "Give records by --dataset-dir, or the folder of a run."
         )
+    bring(Path(values["dataset_dir"]))
     training = TrainSettings(**values)
     stages = stages_of(training)
     number = settings.stage or len(stages)

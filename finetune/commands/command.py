@@ -14,7 +14,9 @@ from typing import Any, TextIO, TypeVar
 from finetune.errors import Interrupted, UserError, visible
 from finetune.files.whole_files import KEEP_BYTES
 from finetune.files.write_errors import is_write_error, write_errors_told
+from finetune.remote.urls import CACHE_VARIABLE, cache_root, url_of, with_urls
 from finetune.settings.command_line import parse_flags
+from finetune.settings.flags import names_urls
 from finetune.signals import EXIT_BY_SIGNAL, ended_by_signals
 
 Settings = TypeVar("Settings")
@@ -71,10 +73,11 @@ def _run(
 
             with logging_as_told(prog.replace(" ", "-")):
                 log.debug("Settings: %s", settings)
-                return function(settings) or EXIT_DONE
+                with _copies_at_hand(settings):
+                    return function(settings) or EXIT_DONE
         return EXIT_DONE
     except UserError as error:
-        _complain(f"{prog}: {error}")
+        _complain(f"{prog}: {error}{_where_copies_are(error)}")
         return EXIT_USER_ERROR
     except OSError as error:
         # A name that fits may be too long with an ending, such as a checkpoint's .index.
@@ -88,6 +91,23 @@ def _run(
     except KeyboardInterrupt:
         _complain(f"{prog}: interrupted")
         return EXIT_BY_SIGNAL + signal.SIGINT
+
+
+def _copies_at_hand(settings: Any) -> contextlib.AbstractContextManager[None]:
+    """Within, what settings name by URL is at hand, and what is written there is sent."""
+    if not names_urls(settings):
+        return contextlib.nullcontext()
+    from finetune.commands.copies import copies_at_hand  # Which knows the commands.
+
+    return copies_at_hand(settings)
+
+
+def _where_copies_are(error: UserError) -> str:
+    """A line, where it is a copy that can't be written: it is told by its URL, and the room is wanted here."""
+    why = error.__cause__
+    if not (isinstance(why, OSError) and is_write_error(why) and url_of(why.filename or "")):
+        return ""
+    return f"\n  That is the copy on this machine, in {cache_root()}; {CACHE_VARIABLE} names another folder for copies."
 
 
 @contextlib.contextmanager
@@ -109,14 +129,15 @@ def standard_output() -> Iterator[TextIO]:
 
 
 def say(line: str = "") -> None:
-    """Prints a line to standard output; on a terminal, control characters in names are escapes."""
+    """Prints to standard output, copies by their URLs; on a terminal, control characters in names are escapes."""
+    line = with_urls(line)
     print(visible(line) if sys.stdout.isatty() else line, flush=True)
 
 
 def _complain(line: str) -> None:
     """Prints to standard error; where that can't be written either, the exit status says what there is to say."""
     with contextlib.suppress(OSError):
-        print(visible(line), file=sys.stderr, flush=True)
+        print(visible(with_urls(line)), file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> None:

@@ -38,6 +38,8 @@ from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
 from finetune.files.write_errors import write_errors_told
 from finetune.nets import spec_of
 from finetune.notices import tell_once
+from finetune.remote.session import bring
+from finetune.remote.urls import named, url_of
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 EXIT_BELOW_ACCURACY = 3
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LISTINGS = 10.0  # Of what lies at a URL.
 
 log = logging.getLogger("finetune")
 
@@ -157,7 +160,8 @@ def compare(settings: EvalSettings) -> tuple[Comparison, Path]:
         _make_writable(output_dir)
         comparison = Comparison(first.score(), second.score())
         with _whole_results(output_dir, last=COMPARISON_FILE) as staging:
-            write_comparison(staging, [first.checkpoint.prefix, second.checkpoint.prefix], comparison)
+            runs = [named(evaluator.checkpoint.prefix) for evaluator in (first, second)]
+            write_comparison(staging, runs, comparison)
             write_differences(staging, first.class_names, comparison)
     return comparison, output_dir
 
@@ -376,11 +380,16 @@ def _new_checkpoints(folder: Path, timeout_seconds: float, name_prefix: str) -> 
     while time.monotonic() - last_seen < timeout_seconds:
         new = [prefix for prefix in checkpoints_by_step(folder) if prefix not in seen]
         if not new:
-            time.sleep(min(SECONDS_BETWEEN_LOOKS, timeout_seconds))
+            time.sleep(min(_seconds_between_looks(folder), timeout_seconds))
+            bring(folder)
             continue
         seen.add(new[0])
         yield Checkpoint(new[0], name_prefix=name_prefix)
         last_seen = time.monotonic()
+
+
+def _seconds_between_looks(folder: Path) -> float:
+    return SECONDS_BETWEEN_LOOKS if url_of(folder) is None else SECONDS_BETWEEN_LISTINGS
 
 
 def write_results(result: EvalResult, *, with_report: bool) -> None:

@@ -16,6 +16,7 @@ from absl import flags
 
 from finetune.errors import UserError, visible
 from finetune.files.whole_files import KEEP_BYTES, gone_if_empty
+from finetune.remote.urls import is_url, with_urls
 from finetune.settings.flags import expand_home
 
 log = logging.getLogger("finetune")
@@ -33,6 +34,8 @@ def logging_as_told(program: str) -> Iterator[None]:
     """
     handler = _Handler()
     if flags.FLAGS.log_dir and not flags.FLAGS.logtostderr:
+        if is_url(flags.FLAGS.log_dir):
+            raise UserError(f"--log-dir: {flags.FLAGS.log_dir}: logs go into a folder of this machine.", "Give one.")
         handler.open_file(program, expand_home("--log-dir", Path(flags.FLAGS.log_dir)))
     before = log.handlers[:], log.level, log.propagate
     log.handlers[:], log.propagate = [handler], False
@@ -86,7 +89,7 @@ class _Handler(absl.logging.PythonHandler):
                 super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = visible(super().format(record))
+        line = visible(with_urls(super().format(record)))
         return absl.logging.get_absl_log_prefix(record) + line if self.stream is self._file else line
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ from finetune.files.folder_lock import sole_writer
 from finetune.files.json_files import read_json
 from finetune.files.whole_files import gone_if_empty, uncompleted_sets, write_json
 from finetune.notices import few
+from finetune.remote.urls import named
 from finetune.settings.convert import ConvertSettings
 from finetune.settings.flags import flags_of
 from finetune.settings.photographs import PhotographSettings
@@ -146,7 +147,7 @@ def _conversion(settings: TrainSettings, photographs: Path, folder: Path) -> Con
 def _made_with(conversion: ConvertSettings) -> dict[str, str]:
     table = {name: value for name, value in to_toml_table(conversion).items() if name not in BESIDE_THE_RECORDS}
     source = conversion.labels_csv or conversion.images_dir
-    return {**{name: str(value) for name, value in table.items()}, "source": str(source and source.resolve())}
+    return {**{name: str(value) for name, value in table.items()}, "source": named(source.resolve()) if source else ""}
 
 
 def _check_own(records: Path, conversion: ConvertSettings, photographs: Path) -> None:

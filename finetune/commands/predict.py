@@ -4,6 +4,7 @@ Exit status 4 says that all went well but for files that could not be read: they
 """
 
 import contextlib
+import dataclasses
 import io
 import logging
 import sys
@@ -32,6 +33,7 @@ from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.writers import WRITERS, Prediction
 from finetune.progress import progress
+from finetune.remote.urls import named, with_urls
 from finetune.settings.predict import PredictSettings
 
 EXIT_UNREADABLE_IMAGES = 4
@@ -94,7 +96,7 @@ def _predict_and_write(settings: PredictSettings) -> int:
     predictions = predict(settings)
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
-        write(tally.count(predictions, advance), file, settings.top_k)
+        write(map(_told, tally.count(predictions, advance)), file, settings.top_k)
     if settings.merge_shards is not None and settings.output is not None:
         remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
@@ -119,6 +121,12 @@ def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int
     log.info("Share %s of %d images: %s.", share, len(filenames), counts)
     log.info("Kept in %s; when all are there: --merge-shards %d", place / share.folder_name, share.count)
     return EXIT_DONE
+
+
+def _told(prediction: Prediction) -> Prediction:
+    """By its URL where it is of a copy."""
+    error = None if prediction.error is None else with_urls(prediction.error)
+    return dataclasses.replace(prediction, filename=named(prediction.filename), error=error)
 
 
 def _refuse_no_file(output: Path) -> None:

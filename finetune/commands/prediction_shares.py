@@ -13,6 +13,7 @@ from finetune.files.shares import SHARES_FOLDER, FoundShare, Share, check_shapes
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.find_images import find_images
 from finetune.prediction.writers import Guess, Prediction
+from finetune.remote.urls import named
 from finetune.settings.predict import PredictSettings
 
 PROGRAM = "finetune-predict"
@@ -128,12 +129,12 @@ class _NamesHash:
 def _hash_of(filenames: Iterable[str]) -> str:
     names = _NamesHash()
     for filename in filenames:
-        names.add(filename)
+        names.add(named(filename))
     return names.hexdigest()
 
 
 def _row_of(prediction: Prediction) -> dict[str, Any]:
-    row: dict[str, Any] = {"filename": prediction.filename}
+    row: dict[str, Any] = {"filename": named(prediction.filename)}
     if prediction.error is not None:
         return {**row, "error": prediction.error}
     row["classes"] = [guess.class_id for guess in prediction.guesses]

@@ -20,6 +20,7 @@ from finetune.errors import Interrupted, UserError
 from finetune.evaluation.result_files import REPORT_FILE
 from finetune.files.write_errors import write_errors_told
 from finetune.nets.keras_networks.model_file import is_model_file, keep_to
+from finetune.remote.session import bring
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.recipes import RECIPES
 from finetune.settings.settings_file import CONFIG_FILE, SWEEP_FILE
@@ -337,5 +338,7 @@ def _config_of_run(given: Mapping[str, Any]) -> Path | None:
     """Where a run, or a sweep, is resumed its own settings hold, but for those given anew."""
     if not given.get("resume") or "train_dir" not in given:
         return None
-    paths = (given["train_dir"] / name for name in (CONFIG_FILE, SWEEP_FILE))
+    paths = [given["train_dir"] / name for name in (CONFIG_FILE, SWEEP_FILE)]
+    for path in paths:
+        bring(path)
     return next((path for path in paths if path.is_file()), None)

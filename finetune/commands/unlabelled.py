@@ -34,6 +34,7 @@ from finetune.files.folder_lock import sole_writer
 from finetune.files.whole_files import whole_folder, write_json
 from finetune.notices import few
 from finetune.progress import progress
+from finetune.remote.urls import named
 from finetune.settings.choices import MAX_IMAGES_PER_SHARD, MIN_SHARDS
 from finetune.settings.train import TrainSettings
 from finetune.training.training_data import TrainingData
@@ -88,7 +89,7 @@ def _holds_photographs(folder: Path) -> bool:
 
 def _records_of(photographs: Path, settings: TrainSettings, rules: ImageRules) -> Path:
     made_with = {
-        "source": str(photographs.resolve()),
+        "source": named(photographs.resolve()),
         "on_corrupt": settings.data.on_corrupt,
         "rules": json.dumps(rules.to_json()),
     }

@@ -15,6 +15,7 @@ from finetune.cluster.meeting import meet
 from finetune.cluster.team import Team
 from finetune.commands.stages import stages_of
 from finetune.errors import UserError
+from finetune.remote.session import bring
 from finetune.runs.provenance import software_versions
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.flags import flags_of
@@ -173,15 +174,18 @@ def _checkpoints(folder: Path) -> list[str]:
 
 def _copy_run(run: Path, own: Path, checkpoints: list[str]) -> None:
     """Links to checkpoints, which are never changed, and copies of all else but events and features."""
+    bring(run)  # The chief may have sent what was its alone.
     missing = [name for name in checkpoints if not (run / name).is_file()]
     if missing:
         raise UserError(
             f"--train-dir: {run} isn't here what it is for worker 0: {missing[-1]} is missing.",
             "Put the run on a file system that all workers share.",
         )
+    of_chief = tuple(f"{name.removesuffix('.index')}." for name in checkpoints)
     for path in run.iterdir():
         if path.name.startswith("model.ckpt-"):
-            (own / path.name).symlink_to(path.absolute())
+            if path.name.startswith(of_chief):  # A copy may hold others, which were never sent.
+                (own / path.name).symlink_to(path.absolute())
         elif path.is_file() and not path.name.startswith((".", _EVENTS)):
             shutil.copyfile(path, own / path.name)
 

@@ -18,6 +18,7 @@ from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.files.json_files import MayLack, Number, read_json_or_tell
 from finetune.files.whole_files import printable, write_bytes, write_text
 from finetune.model.scopes import PlannedVariable, VariablePlan
+from finetune.remote.urls import with_urls
 from finetune.runs.provenance import read_provenance_or_tell, software_versions
 from finetune.runs.run_folder import PLAN_FILE, RunFolder, settings_of_run
 from finetune.settings.flags import flags_of
@@ -247,8 +248,8 @@ def _read_plan(path: Path) -> Sequence[tuple[str, str, int, int]]:
 def _setting(value: Any) -> str:
     if isinstance(value, tuple):
         mark = "; " if any(isinstance(item, Stage) for item in value) else ", "
-        return mark.join(map(str, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return with_urls(mark.join(map(str, value))) or "none"
+    return str(value).lower() if isinstance(value, bool) else with_urls(str(value))
 
 
 def _data_uri(content: bytes, kind: str) -> str:

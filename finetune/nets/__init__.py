@@ -9,6 +9,7 @@ from finetune.nets.keras_networks.model_file import is_model_file
 from finetune.nets.keras_networks.table import APPLICATIONS
 from finetune.nets.spec import NetSpec
 from finetune.nets.table import SPECS
+from finetune.remote.urls import is_url
 
 # Those of slim's; records of Keras's are made from its layers when they are asked for.
 MODELS: dict[str, NetSpec] = {spec.name: spec for spec in SPECS}
@@ -48,6 +49,10 @@ def spec_of(network: DescribesNetwork) -> NetSpec:
 
 def _import_spec(name: str) -> NetSpec:
     module_name, _, attribute = name.partition(":")
+    if is_url(name):
+        raise UserError(
+            f"--model: {name}: a network's file is read from this machine alone.", "Fetch it, and give that."
+        )
     if not module_name or not attribute:
         raise UserError(f"--model is {name!r}, which is no package.module:SPEC.", _how_to_find(module_name))
     try:

@@ -54,6 +54,8 @@ _SETTINGS_FILES = (
     PSEUDO_LABELS_FILE,
     ARCHITECTURE_FILE,
 )
+# What is said of a run's checkpoints; the last is the best one's name (`finetune.model.checkpoint.BEST_FILE`).
+DESCRIBING_FILES = (*_SETTINGS_FILES, "best.json")
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {

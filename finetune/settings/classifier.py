@@ -26,11 +26,15 @@ class ClassifierSettings(TrainedHeadSettings, GpuSettings):
 
     checkpoint: Path = flag(
         slim=["checkpoint_path"],
+        access="restore",
         help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file",
     )
     checkpoint_prefix: str = flag("", help="of the checkpoint's names, to be taken off: module of module/CifarNet/...")
     labels: Path | None = flag(
-        None, metavar="FILE", help="names of the classes, id:name a line; not given: labels.txt beside the checkpoint"
+        None,
+        access="read",
+        metavar="FILE",
+        help="names of the classes, id:name a line; not given: labels.txt beside the checkpoint",
     )
     model: str | None = flag(
         None, slim=["model_name"], help="not given: the run's, else the network whose variables the checkpoint holds"

@@ -16,8 +16,19 @@ from typing import Any, NoReturn, TypeVar
 
 from finetune import __version__
 from finetune.errors import UserError, did_you_mean
+from finetune.remote.session import bring
+from finetune.remote.urls import named
 from finetune.settings import absl_flags
-from finetune.settings.flags import Flag, check_path, checked, dashed, expand_home, flags_of, flat_values
+from finetune.settings.flags import (
+    Flag,
+    check_path,
+    checked,
+    dashed,
+    expand_home,
+    flags_of,
+    flat_values,
+    path_of_text,
+)
 from finetune.settings.settings_file import read_toml
 from finetune.settings.trust import TRUST_CODE, refuse_modules
 from finetune.settings.words import FALSE_WORDS, TRUE_WORDS, item_of_words, value_of_words
@@ -73,8 +84,16 @@ def words_of(settings: Any) -> list[str]:
     """A command line, without the program's name, that stands for settings: what isn't as it is by default."""
     values = flat_values(settings)
     given = [flag for flag in flags_of(type(settings)) if values[flag.name] != flag.default]
-    words = [word for flag in given if not flag.positional for word in _words(flag, values[flag.name])]
-    return [*words, *(word for flag in given if flag.positional for word in values[flag.name])]
+    told = {flag.name: _with_urls(flag, values[flag.name]) for flag in given}
+    words = [word for flag in given if not flag.positional for word in _words(flag, told[flag.name])]
+    return [*words, *(word for flag in given if flag.positional for word in told[flag.name])]
+
+
+def _with_urls(flag: Flag, value: Any) -> Any:
+    """The value with the URLs of copies in place of their paths."""
+    if not (flag.is_path or flag.kind is Path) or value is None:
+        return value
+    return tuple(map(named, value)) if isinstance(value, tuple) else named(value)
 
 
 def _words(flag: Flag, value: Any) -> list[str]:
@@ -88,7 +107,9 @@ def _words(flag: Flag, value: Any) -> list[str]:
 
 def _config_path(text: str) -> Path:
     check_path("--config", text)
-    return expand_home("--config", Path(text))
+    path: Path = expand_home("--config", path_of_text("--config", text))
+    bring(path)
+    return path
 
 
 def build_parser(settings_class: type, prog: str, description: str) -> argparse.ArgumentParser:

@@ -34,6 +34,7 @@ class ImageSourceSettings(CommandSettings):
     )
     labels_csv: Path | None = flag(
         None,
+        access="read",
         metavar="FILE",
         help="CSV with the file and class of each image, and its split if known, in place of class folders",
     )
@@ -99,9 +100,11 @@ class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
 
     title: ClassVar[str] = "From and to"
 
-    dataset_dir: Path = flag(help="where the shards go; the images are looked for there too without --images-dir")
+    dataset_dir: Path = flag(
+        access="write", help="where the shards go; the images are looked for there too without --images-dir"
+    )
     images_dir: Path | None = flag(
-        None, help="folder of class folders, or of train/validation(/test) folders of class folders"
+        None, access="read", help="folder of class folders, or of train/validation(/test) folders of class folders"
     )
     dataset_name: str | None = flag(None, help="first part of the shards' names; not given: the name of --dataset-dir")
     num_shards: int | None = flag(

@@ -22,7 +22,9 @@ class DownloadSettings(CommandSettings):
         positional=True,
         metavar="NAME",
     )
-    output_dir: Path | None = flag(None, help="gets NAME/ and, kept, the archives; not given: ~/.cache/finetune")
+    output_dir: Path | None = flag(
+        None, access="write", help="gets NAME/ and, kept, the archives; not given: ~/.cache/finetune"
+    )
     base_url: str | None = flag(None, metavar="URL", help="a mirror, in place of the host in the published addresses")
 
     def __post_init__(self) -> None:

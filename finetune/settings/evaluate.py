@@ -30,7 +30,7 @@ class EvalDataSettings(CommandSettings):
 
     title: ClassVar[str] = "Data"
 
-    dataset_dir: Path = flag(help="folder of the TFRecord shards")
+    dataset_dir: Path = flag(access="read", help="folder of the TFRecord shards")
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("validation", slim=["dataset_split_name"], help="split to evaluate on")
     labels_offset: int | None = flag(None, at_least=0, help="subtracted from every label; not given: the run's")
@@ -52,6 +52,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
     checkpoint: tuple[Path, ...] = flag(
         (DEFAULT_RUN_DIR,),
         slim=["checkpoint_path"],
+        access="restore",
         help="a run's folder (its best checkpoint, else its newest), a checkpoint's prefix, or a V1 file; "
         "given several times: the mean of their weights",
     )
@@ -84,10 +85,14 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ShareSettings, GpuSett
         "none", choices=TEST_TIME_AUGMENTATIONS, help="flip: mean probabilities of an image and its mirror image"
     )
     compare: tuple[Path, ...] = flag(
-        (), metavar="RUN", num_values=2, help="is one of two runs better? McNemar's test, and where they differ"
+        (),
+        access="restore",
+        metavar="RUN",
+        num_values=2,
+        help="is one of two runs better? McNemar's test, and where they differ",
     )
     output_dir: Path | None = flag(
-        None, slim=["eval_dir"], help="where the files go; not given: eval_SPLIT beside the checkpoint"
+        None, slim=["eval_dir"], access="write", help="where the files go; not given: eval_SPLIT beside the checkpoint"
     )
     report: bool = flag(True, help="draw the plots and write report.html")
     write_logits: bool = flag(False, help="put every logit into predictions.csv")

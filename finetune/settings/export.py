@@ -23,7 +23,9 @@ class MeasuringSettings(CommandSettings):
     title: ClassVar[str] = "Images to measure on"
 
     dataset_dir: Path | None = flag(
-        None, help="records to measure the accuracy on, and to calibrate int8 on; not given: a few made-up images"
+        None,
+        access="read",
+        help="records to measure the accuracy on, and to calibrate int8 on; not given: a few made-up images",
     )
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("validation", help="split to measure on")
@@ -45,7 +47,7 @@ class ExportSettings(MeasuringSettings, ClassifierSettings):
 
     title: ClassVar[str] = "Export"
 
-    output_dir: Path = flag(help="folder to write; it must be new or empty")
+    output_dir: Path = flag(access="write", help="folder to write; it must be new or empty")
     format: str = flag(
         "saved_model",
         choices=EXPORT_FORMATS,

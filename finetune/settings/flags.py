@@ -23,10 +23,13 @@ import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from finetune.errors import UserError, did_you_mean
 from finetune.files.whole_files import KEEP_BYTES
+from finetune.remote.urls import is_url, local_path, lost_its_slashes, url_of
+
+Access = Literal["read", "restore", "write", "save"]
 
 MOST_NAME_BYTES = 255  # Of Linux's file systems.
 MOST_FLOAT = 3.4028234663852886e38  # Of float32, in which TensorFlow computes.
@@ -71,7 +74,7 @@ class Flag:
         default: `dataclasses.MISSING` where the flag must be given.
         section: Title of the settings class that the field belongs to.
         help, slim, choices, above, at_least, below, at_most, metavar, positional, is_path, num_values, is_recorded,
-            only_default: As `flag` takes them.
+            only_default, access: As `flag` takes them.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Flag:
     num_values: int | None
     is_recorded: bool
     only_default: bool
+    access: Access | None
 
     @property
     def option(self) -> str:
@@ -122,6 +126,7 @@ def flag(
     num_values: int | None = None,
     is_recorded: bool = True,
     only_default: bool = False,
+    access: Access | None = None,
 ) -> Any:
     """A field of a settings class that is a flag.
 
@@ -143,6 +148,9 @@ def flag(
         num_values: How many words follow the flag, in place of a comma-separated list; the field's type is a tuple.
         is_recorded: Whether a run's config.toml holds it: what a command does once, such as resuming, is no setting.
         only_default: The flag is accepted, for old command lines, but no other value than the default; `help` says why.
+        access: Of a path, what is done there: it may be a URL, of which a copy is then at hand. "read": a file or
+            folder; "restore": a checkpoint, with what describes it beside it; "write": a file or folder, with what is
+            there before; "save": a checkpoint, likewise.
     """
     metadata = {
         "help": help,
@@ -158,6 +166,7 @@ def flag(
         "num_values": num_values,
         "is_recorded": is_recorded and not only_default,
         "only_default": only_default,
+        "access": access,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -217,6 +226,14 @@ def flat_values(settings: Any) -> dict[str, Any]:
         value = getattr(settings, field.name)
         values |= flat_values(value) if field.metadata.get("is_group") else {field.name: value}
     return values
+
+
+def names_urls(settings: Any) -> bool:
+    """Whether a path among the values of settings is that of a copy of what lies at a URL."""
+    values = flat_values(settings)
+    paths = (values[flag.name] for flag in flags_of(type(settings)) if flag.access is not None)
+    items = (item for value in paths for item in (value if isinstance(value, tuple) else (value,)))
+    return any(item is not None and url_of(item) is not None for item in items)
 
 
 def checked(flag: Flag, value: Any) -> Any:
@@ -292,7 +309,21 @@ def check_path(name: str, path: Any) -> None:
             )
 
 
+def path_of_text(option: str, text: str) -> Path:
+    """The path that a text stands for: of a URL that of its copy.
+
+    Raises:
+        UserError: It is a URL at which no file can be; `option` is the flag that the message names.
+    """
+    if not is_url(text):
+        return Path(text)
+    check_path(option, text)
+    return local_path(text, option)
+
+
 def _checked_item(flag: Flag, value: Any) -> Any:
+    if flag.is_path or flag.kind is Path:
+        value = _path_of_url(flag, value)
     converted = _of_kind(flag.kind, value)
     if converted is None:
         raise of_another_kind(flag, value)
@@ -313,6 +344,16 @@ def _checked_item(flag: Flag, value: Any) -> Any:
         return converted
     check_path(flag.option, value)  # Before a path makes a dot of nothing.
     return expand_home(flag.option, converted)
+
+
+def _path_of_url(flag: Flag, value: Any) -> Any:
+    """Of a URL the path of its copy, as a value of the flag's kind; any other value as it is."""
+    if isinstance(value, Path) and lost_its_slashes(value):
+        raise UserError(
+            f"{flag.option} is {value}: a URL with a slash too few, as one has that was made a Path.",
+            "Write both slashes, in Python as a text; or give the folder of this name by its whole path.",
+        )
+    return flag.kind(path_of_text(flag.option, value)) if isinstance(value, str) and is_url(value) else value
 
 
 def _of_kind(kind: type, value: Any) -> Any:

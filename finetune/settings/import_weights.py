@@ -20,10 +20,11 @@ class ImportSettings(HeadSettings, GpuSettings):
         help="frozen graph, Keras or TensorFlow Lite file, .npz, or checkpoint",
         positional=True,
         is_path=True,
+        access="restore",
         metavar="FILE",
     )
     model: str = flag(help="the network whose weights these are", metavar="NAME")
-    output: Path = flag(help="checkpoint to write: its path without .index", metavar="PREFIX")
+    output: Path = flag(access="save", help="checkpoint to write: its path without .index", metavar="PREFIX")
     num_classes: int | None = flag(
         None, above=0, metavar="N", help="outputs of the head; not given: as many as the file has"
     )

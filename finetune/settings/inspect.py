@@ -90,10 +90,10 @@ class SheetSettings(CommandSettings):
         help="draw what training is given of some images; CHECKPOINT is a run's folder, or a settings file of "
         "finetune-train, or left out",
     )
-    output: Path = flag(Path("augmentation.png"), metavar="FILE.png", help="the sheet to write")
+    output: Path = flag(Path("augmentation.png"), access="write", metavar="FILE.png", help="the sheet to write")
     num_examples: int = flag(4, above=0, at_most=20, metavar="N", help="images, a row each")
     num_draws: int = flag(6, above=0, at_most=20, metavar="N", help="epochs, a column each")
-    dataset_dir: Path | None = flag(None, help="folder of TFRecord shards; not given: the run's")
+    dataset_dir: Path | None = flag(None, access="read", help="folder of TFRecord shards; not given: the run's")
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str | None = flag(None, help="not given: the run's, or train")
     preprocessing: str | None = flag(None, help="not given: the run's, or what fits the network")
@@ -123,7 +123,12 @@ class InspectSettings(PlanSettings, SheetSettings):
     title: ClassVar[str] = "What to show"
 
     checkpoints: tuple[str, ...] = flag(
-        (), help="one: what it holds; two: how they differ", positional=True, is_path=True, metavar="CHECKPOINT"
+        (),
+        help="one: what it holds; two: how they differ",
+        positional=True,
+        is_path=True,
+        access="restore",
+        metavar="CHECKPOINT",
     )
     checkpoint_prefix: str = flag("", help="of the names in the checkpoints, to be taken off")
     models: bool = flag(False, help="the table of networks")
@@ -133,7 +138,10 @@ class InspectSettings(PlanSettings, SheetSettings):
         "CHECKPOINT as it was trained",
     )
     plot: Path | None = flag(
-        None, metavar="FILE.png|.svg", help="draw its groups of layers, what is trained, and where the frontier lies"
+        None,
+        access="write",
+        metavar="FILE.png|.svg",
+        help="draw its groups of layers, what is trained, and where the frontier lies",
     )
     json: bool = flag(False, help="print JSON")
 

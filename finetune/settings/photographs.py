@@ -23,12 +23,13 @@ class PhotographSettings(CommandSettings):
         (),
         positional=True,
         is_path=True,
+        access="read",
         metavar="PHOTOS",
         is_recorded=False,
         help="class folders, train and validation folders of such, or a CSV of path, label and split: converted into "
         "records beside the run, which the next run takes as they are",
     )
-    images_dir: Path | None = flag(None, metavar="PHOTOS", is_recorded=False, help="the same, as a flag")
+    images_dir: Path | None = flag(None, access="read", metavar="PHOTOS", is_recorded=False, help="the same, as a flag")
     validation_fraction: float | None = flag(
         None,
         at_least=0,

@@ -18,10 +18,15 @@ class PredictSettings(ClassifierSettings, ShareSettings):
     title: ClassVar[str] = "Images and predictions"
 
     images: tuple[str, ...] = flag(
-        (), positional=True, is_path=True, metavar="IMAGES", help="files, folders, globs; - for paths on standard input"
+        (),
+        positional=True,
+        is_path=True,
+        access="read",
+        metavar="IMAGES",
+        help="files, folders, globs; - for paths on standard input",
     )
     top_k: int = flag(1, above=0, metavar="K", help="the K likeliest classes of each image")
-    output: Path | None = flag(None, metavar="FILE.csv|.json|.txt", help="not given: standard output")
+    output: Path | None = flag(None, access="write", metavar="FILE.csv|.json|.txt", help="not given: standard output")
     format: str | None = flag(
         None, choices=PREDICTION_FORMATS, help="not given: what the output is called, lines on standard output"
     )

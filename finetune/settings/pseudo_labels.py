@@ -52,6 +52,7 @@ class PseudoLabelSettings(CommandSettings):
 
     unlabeled_dir: Path | None = flag(
         None,
+        access="read",
         metavar="DIR",
         help="images without labels, at any depth, or records; those that the model is sure of are trained on, too",
     )

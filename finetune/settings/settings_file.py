@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune.errors import UserError, did_you_mean
 from finetune.files.whole_files import TextTooLongError, read_text
+from finetune.remote.urls import named
 from finetune.settings.flags import Flag, Tabular, checked, flags_of, flat_values, of_another_kind
 from finetune.settings.words import item_of_words, value_of_words
 
@@ -57,12 +58,12 @@ def to_toml_table(settings: Any) -> dict[str, Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """A setting's value as TOML and JSON hold it: a path as a text, a tuple as a list, what is tabular as a table."""
+    """A setting's value as TOML and JSON hold it: paths as texts, a tuple as a list, a `Tabular` as a table."""
     if isinstance(value, Tabular):
         return value.table()
     if isinstance(value, tuple):
         return list(map(plain_value, value))
-    return str(value) if isinstance(value, Path) else value
+    return named(value) if isinstance(value, Path) else value
 
 
 def read_value(flag: Flag, value: Any) -> Any:

@@ -55,7 +55,7 @@ class DataSettings(CommandSettings):
 
     title: ClassVar[str] = "Data"
 
-    dataset_dir: Path | None = flag(None, help="folder of TFRecord shards, in place of PHOTOS")
+    dataset_dir: Path | None = flag(None, access="read", help="folder of TFRecord shards, in place of PHOTOS")
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
     split: str = flag("train", slim=["dataset_split_name"], help="split to train on")
     eval_split: str | None = flag(None, help="split to validate on; not given: validation, where there is one")
@@ -126,6 +126,7 @@ class NetworkSettings(HeadSettings):
     checkpoint: Path | None = flag(
         None,
         slim=["checkpoint_path"],
+        access="restore",
         metavar="PATH|NAME|none",
         help="pretrained weights: a checkpoint's prefix, a V1 file, a folder, or a network's name: those published, as "
         "finetune-download gets them; none: from scratch; not given: --model's published ones with PHOTOS or a recipe, "
@@ -153,6 +154,7 @@ class RunSettings(CommandSettings):
 
     train_dir: Path | None = flag(
         None,
+        access="write",
         help="folder of the run: checkpoints, logs, settings; not given: the first runs/PHOTOS-N that there isn't yet, "
         f"or {DEFAULT_RUN_DIR} with --dataset-dir",
     )

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune.settings.flags import Flag, Tabular, of_another_kind
+from finetune.remote.urls import is_url
+from finetune.settings.flags import Flag, Tabular, of_another_kind, path_of_text
 
 TRUE_WORDS = ("true", "t", "1", "yes", "y")
 FALSE_WORDS = ("false", "f", "0", "no", "n")
@@ -34,6 +35,8 @@ def item_of_words(flag: Flag, text: str) -> Any:
     """
     if issubclass(flag.kind, Tabular):
         return flag.kind.of_text(text)
+    if flag.kind is Path and is_url(text):
+        return path_of_text(flag.option, text)
     try:
         return _READERS[flag.kind](text)
     except (ValueError, KeyError):
