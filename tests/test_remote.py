@@ -25,7 +25,8 @@ from finetune import api
 from finetune.commands import command, convert, evaluate, export, import_weights, inspect, predict, train
 from finetune.commands.copies import copies_of
 from finetune.errors import UserError
-from finetune.model.checkpoint import BEST_FILE, Checkpoint
+from finetune.model.checkpoint import Checkpoint
+from finetune.model.checkpoint_names import BEST_FILE
 from finetune.remote import mirror as mirrors
 from finetune.remote import session, store
 from finetune.remote.mirror import Mirror

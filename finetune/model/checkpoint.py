@@ -23,7 +23,7 @@ from finetune.errors import UserError, first_line
 from finetune.files.json_files import read_json
 from finetune.files.whole_files import read_text, whole_set, write_text
 from finetune.files.write_errors import is_write_error, naming, with_room
-from finetune.model.checkpoint_names import OBJECT_GRAPH, names_of_objects, take_off_prefix
+from finetune.model.checkpoint_names import BEST_FILE, OBJECT_GRAPH, names_of_objects, take_off_prefix
 from finetune.model.scopes import Shape
 from finetune.model.tensorflow_paths import is_misread, plain_prefix
 from finetune.model.weight_files import NOT_READ, file_kind, what_reads
@@ -33,7 +33,6 @@ from finetune.types import Array
 
 log = logging.getLogger("finetune")
 
-BEST_FILE = "best.json"
 STATE_FILE = "checkpoint"
 RUN_PREFIX = "model.ckpt"
 GLOBAL_STEP = "global_step"

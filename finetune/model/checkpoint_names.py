@@ -15,6 +15,8 @@ RECORD_FINGERPRINTS = "record_fingerprints"
 PSEUDO_LABELS = "pseudo_labels"
 PSEUDO_LABELS_STEP = "pseudo_labels_step"
 NOTES_ON_DATA = frozenset({DATA_CHAIN, RECORD_FINGERPRINTS, PSEUDO_LABELS, PSEUDO_LABELS_STEP})
+# Of a run's folder: which of its checkpoints was the best in validation.
+BEST_FILE = "best.json"
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"

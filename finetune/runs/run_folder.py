@@ -28,6 +28,7 @@ from finetune.files.whole_files import (
     write_json,
     write_text,
 )
+from finetune.model.checkpoint_names import BEST_FILE
 from finetune.model.scopes import VariablePlan
 from finetune.notices import few, tell_once
 from finetune.runs.provenance import PROVENANCE_FILE
@@ -54,8 +55,8 @@ _SETTINGS_FILES = (
     PSEUDO_LABELS_FILE,
     ARCHITECTURE_FILE,
 )
-# What is said of a run's checkpoints; the last is the best one's name (`finetune.model.checkpoint.BEST_FILE`).
-DESCRIBING_FILES = (*_SETTINGS_FILES, "best.json")
+# What is said of a run's checkpoints.
+DESCRIBING_FILES = (*_SETTINGS_FILES, BEST_FILE)
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {
@@ -121,7 +122,7 @@ class RunFolder:
 
     def _clear_up(self) -> None:
         """After a program that was killed."""
-        from finetune.model.checkpoint import BEST_FILE, STATE_FILE  # TensorFlow is loaded late.
+        from finetune.model.checkpoint import STATE_FILE  # TensorFlow is loaded late.
 
         complete_sets(self.path)
         unfinished = [
@@ -194,8 +195,6 @@ class RunFolder:
 
     def forget_best(self) -> None:
         """Removes best.json, whose accuracy is of other validation images than the next ones will be."""
-        from finetune.model.checkpoint import BEST_FILE  # TensorFlow is loaded late.
-
         path = self.path / BEST_FILE
         if path.exists():
             log.warning(

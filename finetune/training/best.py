@@ -8,7 +8,8 @@ from typing import Any
 
 from finetune.evaluation.metrics import Scores
 from finetune.files.json_files import MayLack, Number, read_json_or_tell
-from finetune.model.checkpoint import BEST_FILE, RUN_PREFIX, checkpoints_by_step, is_whole
+from finetune.model.checkpoint import RUN_PREFIX, checkpoints_by_step, is_whole
+from finetune.model.checkpoint_names import BEST_FILE
 from finetune.runs.run_folder import RunFolder
 
 log = logging.getLogger("finetune")

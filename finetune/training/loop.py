@@ -10,7 +10,8 @@ import numpy as np
 
 from finetune.cluster.team import Team
 from finetune.evaluation.metrics import NotFiniteError
-from finetune.model.checkpoint import BEST_FILE, count_not_finite, keep_newest, save_run_checkpoint
+from finetune.model.checkpoint import count_not_finite, keep_newest, save_run_checkpoint
+from finetune.model.checkpoint_names import BEST_FILE
 from finetune.model.out_of_memory import out_of_memory_told
 from finetune.settings.stopping import StoppingSettings
 from finetune.signals import StopRequest, stop_request
