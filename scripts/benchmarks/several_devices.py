@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64, help="in pixels")
     parser.add_argument("--batch-size", type=int, default=16, help="images of all devices in a step")
     parser.add_argument("--steps", type=int, default=20, help="of each training")
+    parser.add_argument("--trained", nargs="+", default=list(TRAINED), choices=TRAINED, help="what is trained")
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS, help="to compare with")
     parser.add_argument("--devices", nargs="+", type=int, default=[2, 4], help="how many")
     parser.add_argument(
@@ -64,7 +65,7 @@ def main() -> None:
 def compare(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     """Each training on one device and on several."""
     rows, figures = [], []
-    for what in TRAINED:
+    for what in arguments.trained:
         for optimizer in arguments.optimizers:
             words = words_of(arguments, folder, what, optimizer)
             say(f"{what}, {optimizer}: one device")
@@ -159,7 +160,7 @@ def train(run_folder: Path, words: Sequence[Sequence[Any]], devices: int = 1, co
 def measure_speed(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     """Images a second, the median over steps but for the first tenth, of one process on a core and of two on two."""
     rows, figures = [], []
-    for what in TRAINED:
+    for what in arguments.trained:
         words = words_of(arguments, folder, what, "momentum")
         rates: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(arguments.repeats):
