@@ -19,6 +19,17 @@ NETWORKS_DIR = Path(__file__).parent / "reference" / "networks"
 QUICK_NETWORKS = ("lenet", "cifarnet", "inception_v1", "mobilenet_v1_025", "mobilenet_v2_035")
 EVERY_NETWORK = [name if name in QUICK_NETWORKS else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 
+
+def _one_of_each_function() -> list[Any]:
+    """The smallest network of each, the others having more layers of the same kinds, and one that squeezes."""
+    by_size = sorted(MODELS.items(), key=lambda item: -item[1].num_parameters)
+    chosen = {*{spec.function: name for name, spec in by_size}.values(), "mobilenet_v3_small"}
+    chosen.remove("nasnet_cifar")  # Its cells are those of nasnet_mobile.
+    return [network for network in EVERY_NETWORK if getattr(network, "values", (network,))[0] in chosen]
+
+
+ONE_OF_EACH_FUNCTION = _one_of_each_function()
+
 # Image sizes of families that take long at three quarters of their own.
 SMALL_SIZES = {
     **dict.fromkeys(("inception_v3", "inception_v4", "inception_resnet"), 139),

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_slim as slim
-from reference_networks import EVERY_NETWORK
+from reference_networks import ONE_OF_EACH_FUNCTION
 
 from finetune.errors import UserError
 from finetune.foreign_weights.keras_layer_order import scopes_from_layer
 from finetune.model.model import Model, variable_name
 from finetune.model.scopes import plan_variables
-from finetune.nets import MODELS, get_spec
+from finetune.nets import get_spec
 from finetune.trunk.linear_head import find_linear_head
 from finetune.trunk.split_model import SplitModel
 
@@ -49,15 +49,7 @@ def run(function, *arguments):
     return tf.function(function, autograph=False)(*arguments)
 
 
-def one_of_each_function():
-    """The smallest network of each, the others having more layers of the same kinds, and one that squeezes."""
-    by_size = sorted(MODELS.items(), key=lambda item: -item[1].num_parameters)
-    chosen = {*{spec.function: name for name, spec in by_size}.values(), "mobilenet_v3_small"}
-    chosen.remove("nasnet_cifar")  # Its cells are those of nasnet_mobile.
-    return [network for network in EVERY_NETWORK if getattr(network, "values", (network,))[0] in chosen]
-
-
-@pytest.mark.parametrize("published_network", one_of_each_function(), indirect=True)
+@pytest.mark.parametrize("published_network", ONE_OF_EACH_FUNCTION, indirect=True)
 def test_trunk_and_head_are_the_network(small_network):
     before = values_of(small_network)
     for depth, scopes in enumerate(scopes_by_depth(small_network.spec)):

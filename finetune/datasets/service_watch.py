@@ -11,6 +11,7 @@ from finetune.errors import UserError
 SECONDS_BETWEEN_LOOKS = 2.0
 # With a worker gone there may be some batches on the way still.
 SECONDS_WITHOUT_BATCH = 10.0
+THREAD_NAME = "finetune-input"
 
 
 def watched(batches: Iterable[Any], workers: Sequence[str]) -> Iterator[Any]:
@@ -29,7 +30,7 @@ def watched(batches: Iterable[Any], workers: Sequence[str]) -> Iterator[Any]:
     drawn: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
     ended = threading.Event()
     lost: list[str] = []
-    threading.Thread(target=_draw, args=(batches, drawn, ended), daemon=True).start()
+    threading.Thread(target=_draw, args=(batches, drawn, ended), name=THREAD_NAME, daemon=True).start()
     threading.Thread(target=_look, args=(workers, lost, ended), daemon=True).start()
     try:
         while True:
