@@ -33,12 +33,7 @@ NETWORK = ["--model", "lenet", "--image-size", "8", "--batch-size", "32", "--max
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--records", nargs="+", type=int, default=[10_000, 10_000_000], help="of a training")
-    parser.add_argument("--work-dir", type=Path, help="where temporary files go, instead of the system's place")
-    parser.add_argument("--history", type=Path, default=HISTORY, help="file that the figures are appended to")
-    add_repeats(parser)
-    arguments = parse(parser)
+    arguments = parse_arguments()
     print_machine()
     rows, figures = [], []
     with temporary_folder(arguments.work_dir) as folder:
@@ -59,6 +54,16 @@ def main() -> None:
             ]
     print_table("The first step", ["records", "after seconds", "most memory, MiB"], rows)
     record(arguments, figures)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--records", nargs="+", type=int, default=[10_000, 10_000_000], help="of a training")
+    parser.add_argument("--work-dir", type=Path, help="where temporary files go, instead of the system's place")
+    parser.add_argument("--history", type=Path, default=HISTORY, help="file that the figures are appended to")
+    add_repeats(parser)
+    return parse(parser)
 
 
 def write_records(folder: Path, num_records: int) -> None:

@@ -41,6 +41,17 @@ sys.exit(main(sys.argv[2:]))
 
 def main() -> None:
     """The command."""
+    arguments = parse_arguments()
+    print_machine()
+    with temporary_folder(arguments.work_dir) as folder:
+        say("converting")
+        run(command("finetune-convert", "--images-dir", arguments.images_dir, "--dataset-dir", folder / "records"))
+        figures = measure_speed(arguments, folder) if arguments.speed else compare(arguments, folder)
+    record(arguments, figures)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = make_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help=f"of {MODEL}")
     parser.add_argument("--image-size", type=int, default=64, help="in pixels")
@@ -54,13 +65,7 @@ def main() -> None:
     )
     parser.add_argument("--speed", action="store_true", help="measure images a second of pinned processes instead")
     add_repeats(parser)
-    arguments = parse(parser)
-    print_machine()
-    with temporary_folder(arguments.work_dir) as folder:
-        say("converting")
-        run(command("finetune-convert", "--images-dir", arguments.images_dir, "--dataset-dir", folder / "records"))
-        figures = measure_speed(arguments, folder) if arguments.speed else compare(arguments, folder)
-    record(arguments, figures)
+    return parse(parser)
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
