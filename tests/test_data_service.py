@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_runs import write_records, write_run
 
+import finetune
 from finetune.commands import train
 from finetune.commands.data_service import serving
+from finetune.datasets import service_watch
 from finetune.datasets.data_service import wait_for_service
 from finetune.datasets.service_watch import THREAD_NAME
 from finetune.errors import UserError
@@ -107,6 +110,32 @@ def test_a_stage_of_features_needs_none(data, workers, tmp_path, capsys):
 def test_what_is_refused(data, workers, tmp_path, capsys, words, message):
     assert begin(data, tmp_path / "run", f"--data-service={workers}", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_records_by_a_path_of_this_folder(data, tmp_path, monkeypatch):
+    """Which input workers, in processes of their own, don't stand in."""
+    (address,) = addresses(1)
+    serve = [sys.executable, "-m", "finetune", "data-service", f"--address={address}"]
+    monkeypatch.chdir(data.parent)
+    with subprocess.Popen(serve, stdout=subprocess.DEVNULL, cwd=tmp_path, env=elsewhere()) as worker:
+        words = [f"--data-service={address}", "--dataset-dir=records", "--max-steps=2"]
+        assert begin(data, tmp_path / "run", *words) == 0
+        worker.terminate()
+
+
+def elsewhere():
+    return {**os.environ, "PYTHONPATH": str(Path(finetune.__file__).parents[1])}
+
+
+def test_batches_that_do_not_come_are_told(monkeypatch, caplog):
+    monkeypatch.setattr(service_watch, "SECONDS_WITHOUT_BATCH", 0.1)
+
+    def late():
+        time.sleep(0.5)
+        yield "a batch"
+
+    assert next(service_watch.watched(late(), [])) == "a batch"
+    assert "no batch came for 0.1 s" in caplog.text
 
 
 def test_who_is_not_there_is_named(capsys):

@@ -15,7 +15,7 @@ from typing import Any
 from finetune.cluster.discovery import Workers
 from finetune.cluster.team import Connection, Team
 from finetune.errors import UserError
-from finetune.settings.workers import parse_address
+from finetune.settings.workers import joined, parse_address
 
 SECONDS_BETWEEN_TRIES = 0.2
 SECONDS_FOR_A_GREETING = 10.0
@@ -77,7 +77,7 @@ def _listening(port: int) -> Iterator[socket.socket]:
 def _host(workers: Workers, listener: socket.socket, facts: Mapping[str, str], deadline: float) -> Team:
     """The chief's part."""
     arrived: dict[int, Connection] = {}
-    addresses = {0: _joined(*workers.chief)}
+    addresses = {0: joined(*workers.chief)}
     try:
         for connection, index, address in _greetings(workers, listener, facts, deadline, arrived):
             arrived[index], addresses[index] = connection, address
@@ -133,7 +133,7 @@ def _greetings(
         if time.monotonic() > deadline:
             raise UserError(
                 f"{_named(missing, workers)} of {workers.number} did not come in time (--worker-timeout).",
-                f"See whether they were started, and reach {_joined(*workers.chief)} from there; start all again.",
+                f"See whether they were started, and reach {joined(*workers.chief)} from there; start all again.",
             )
         if time.monotonic() > next_line:
             log.info("Still waiting for %s.", _named(missing, workers))
@@ -200,7 +200,7 @@ def _address_of(greeting: Mapping[str, Any], peer: str, workers: Workers) -> str
         return workers.addresses[greeting["index"]]
     host = peer.removeprefix("::ffff:").partition("%")[0]
     is_here = host.startswith("127.") or host == "::1"  # Of the chief's machine, as others don't know it.
-    return _joined(workers.chief[0] if is_here else host, greeting["port"])
+    return joined(workers.chief[0] if is_here else host, greeting["port"])
 
 
 def _join(workers: Workers, port: int, facts: Mapping[str, str], deadline: float) -> Team:
@@ -225,7 +225,7 @@ def _connected(workers: Workers, deadline: float) -> socket.socket:
             last = error
             time.sleep(SECONDS_BETWEEN_TRIES)
     raise UserError(
-        f"Worker {workers.index} can't reach the chief, {_joined(*workers.chief)}, in time (--worker-timeout): {last}.",
+        f"Worker {workers.index} can't reach the chief, {joined(*workers.chief)}, in time (--worker-timeout): {last}.",
         "See whether it was started, whether its name is known here, and whether a firewall keeps the port.",
     )
 
@@ -276,7 +276,3 @@ def _named(missing: list[int], workers: Workers) -> str:
     names = [f"{index} ({workers.addresses[index]})" if workers.addresses else str(index) for index in missing[:8]]
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
     return f"worker{'s' if len(missing) > 1 else ''} {', '.join(names)}{more}"
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,6 +9,7 @@ from finetune.commands.command import run_command, say
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
 from finetune.settings.data_service import DataServiceSettings, ports_of
+from finetune.settings.workers import joined
 
 DESCRIPTION = f"""{VERBS["data-service"].summary}
 
@@ -34,7 +35,7 @@ def serving(address: str) -> Iterator[None]:
     from finetune.commands.tensorflow_start import start_tensorflow
 
     start_tensorflow()
-    from finetune.datasets.data_service import joined, service
+    from finetune.datasets.data_service import service
 
     # They serve for as long as somebody holds them.
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))

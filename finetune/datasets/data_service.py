@@ -19,6 +19,7 @@ import tensorflow as tf
 from finetune.datasets.record_streams import AUTOTUNE, in_order, plain
 from finetune.errors import UserError
 from finetune.settings.data_service import ports_of
+from finetune.settings.workers import joined
 
 SECONDS_FOR_A_PORT = 5.0
 SECONDS_BETWEEN_TRIES = 0.2
@@ -118,8 +119,3 @@ def why_not_reached(address: str) -> str | None:
         except OSError as error:
             return f"port {port}: {error.strerror or error}"
     return None
-
-
-def joined(host: str, port: int) -> str:
-    """`host:port`, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

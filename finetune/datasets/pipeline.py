@@ -9,6 +9,7 @@ step sees what it would have seen without the break, to the bit, on any number o
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -125,6 +126,9 @@ def served_batches(
         seed: Likewise.
         num_before: Examples of whole steps.
     """
+    # Input workers know nothing of this process's folder.
+    shards = tuple(dataclasses.replace(shard, path=Path(shard.path).absolute()) for shard in dataset.shards)
+    dataset = dataclasses.replace(dataset, shards=shards)
     batches = prepared_by_service(
         workers,
         _training_records(dataset, options, seed, num_before, None, None),

@@ -1,5 +1,6 @@
 """Ends a reading from input workers one of which is gone: TensorFlow would wait for it for ever, without a word."""
 
+import logging
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,8 @@ SECONDS_BETWEEN_LOOKS = 2.0
 # With a worker gone there may be some batches on the way still.
 SECONDS_WITHOUT_BATCH = 10.0
 THREAD_NAME = "finetune-input"
+
+log = logging.getLogger("finetune")
 
 
 def watched(batches: Iterable[Any], workers: Sequence[str]) -> Iterator[Any]:
@@ -49,6 +52,12 @@ def _next(drawn: "queue.Queue[tuple[Any, BaseException | None]]", lost: Sequence
                     f"{FLAG}: input worker {lost[0]} is gone, and the training waits for what it was to make.",
                     f"Start it again by finetune data-service --address {lost[0]}, and the training by --resume.",
                 ) from None
+            # TensorFlow asks a worker that finds no file again and again, and says nothing here.
+            log.warning(
+                "%s: no batch came for %g s. Where that goes on, see whether the records lie at the same paths there.",
+                FLAG,
+                SECONDS_WITHOUT_BATCH,
+            )
             continue
         if error is not None:
             raise error

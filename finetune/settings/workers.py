@@ -93,3 +93,8 @@ def parse_address(address: str, said_by: str) -> tuple[str, int]:
             "Such as node1:12345, or [fd00::1]:12345.",
         )
     return match["host"].strip("[]"), int(match["port"])
+
+
+def joined(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
