@@ -44,7 +44,7 @@ from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
     network_settings,
-    restore_network,
+    restore_networks,
     restore_weights,
 )
 from finetune.settings.evaluate import EvalSettings
@@ -217,13 +217,17 @@ class _Evaluator:
         if settings.on_corrupt == "skip":
             self._dataset = without_undecodable(self._dataset, offset)
         warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
-        self._model = restore_network(self._network, len(own_names), checkpoint)
+        copies = restore_networks(self._network, len(own_names), checkpoint, settings.num_clones)
         order = output_order(own_names, self.class_names, checkpoint.prefix, how)
-        self._infer = with_outputs_in_order(inference_function(self._model), order)
+        self._models = list(copies.values())
+        self._infers = [
+            with_outputs_in_order(inference_function(model, device), order) for device, model in copies.items()
+        ]
 
     def restore(self, checkpoint: "Checkpoint") -> None:
         """Goes over to another checkpoint of the same network."""
-        restore_weights(self._model, self._network, checkpoint)
+        for model in self._models:
+            restore_weights(model, self._network, checkpoint)
         self.checkpoint = checkpoint
 
     @functools.cached_property
@@ -246,7 +250,7 @@ class _Evaluator:
         output_dir = self._output_dir()
         with whole_share(output_dir / SHARES_FOLDER, share, flag="--output-dir", program=PROGRAM) as folder:
             result = self._result(output_dir)
-            write_evaluation_share(folder, share, result, weights_sha256(self._model), self._settings)
+            write_evaluation_share(folder, share, result, weights_sha256(self._models[0]), self._settings)
         return result
 
     def _output_dir(self) -> Path:
@@ -278,8 +282,8 @@ class _Evaluator:
         settings, offset = self._settings, self._network.labels_offset
         options = ReadOptions(
             self._preprocessing,
-            self._model.image_size,
-            self._model.channels,
+            self._models[0].image_size,
+            self._models[0].channels,
             labels_offset=offset,
             num_parallel_calls=settings.num_preprocessing_threads,
         )
@@ -288,9 +292,9 @@ class _Evaluator:
         if settings.max_num_batches is not None:
             batches = batches.take(settings.max_num_batches)
             num_images = min(num_images, settings.max_num_batches * settings.batch_size)
-        infer = with_mirror_images(self._infer) if settings.tta == "flip" else self._infer
+        infers = [with_mirror_images(infer) for infer in self._infers] if settings.tta == "flip" else self._infers
         with reading(self._dataset, offset), progress(f"Evaluating {settings.split}", num_images) as advance:
-            return score(infer, batches, keep_logits=settings.write_logits, on_batch=advance)
+            return score(infers, batches, keep_logits=settings.write_logits, on_batch=advance)
 
 
 def _evaluate_and_print(settings: EvalSettings) -> int:

@@ -69,7 +69,7 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
         return merged_predictions(settings, settings.merge_shards)
     share = settings.share
     filenames = find_images(settings.images) if share is None else images_of(settings, share)[1]
-    return _classified(restore_classifier(settings), filenames, settings)
+    return _classified(restore_classifier(settings, settings.num_clones), filenames, settings)
 
 
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
@@ -114,7 +114,7 @@ def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int
         whole_share(place, share, flag="--output", program=PROGRAM) as folder,
         progress(f"Predicting share {share}", len(own)) as advance,
     ):
-        classifier = restore_classifier(settings)
+        classifier = restore_classifier(settings, settings.num_clones)
         predictions = tally.count(_classified(classifier, own, settings), advance)
         write_prediction_share(folder, share, filenames, predictions, classifier, settings)
     counts = f"{tally.num_predicted} images predicted, {tally.num_unreadable} could not be read"

@@ -8,13 +8,34 @@ import tensorflow as tf
 
 from finetune.errors import UserError
 from finetune.evaluation.metrics import Scores, join_scores, score_batch
+from finetune.evaluation.side_by_side import in_turn
 from finetune.model.model import Model
 from finetune.model.out_of_memory import out_of_memory_told
-from finetune.types import Tensor
+from finetune.types import Array, Tensor
+
+Infer = Callable[[Any], Tensor]  # From images [B,H,W,C], or what else is given, to logits [B,num_classes].
 
 
-def inference_function(model: Model) -> Callable[[Tensor], Tensor]:
-    """The model's evaluation pass, traced here and once: from images [B,H,W,C], any B, to logits [B,num_classes]."""
+def inference_function(model: Model, device: str | None = None) -> Callable[[Tensor], Tensor]:
+    """The model's evaluation pass, traced here and once: from images [B,H,W,C], any B, to logits [B,num_classes].
+
+    Args:
+        model: Whose variables are on that device, or have a copy there.
+        device: What computes; None: what TensorFlow chooses.
+    """
+    if device is None:
+        return _traced(model)
+
+    def logits(images: Tensor) -> Tensor:
+        with tf.device(device):
+            return infer(images)
+
+    with tf.device(device):
+        infer = _traced(model)
+    return logits
+
+
+def _traced(model: Model) -> Callable[[Tensor], Tensor]:
     shape = [None, model.image_size, model.image_size, model.channels]
     strategy = tf.distribute.get_strategy()
 
@@ -39,7 +60,7 @@ def with_outputs_in_order(infer: Callable[[Tensor], Tensor], order: Sequence[int
 
 
 def score(
-    infer: Callable[[Any], Tensor],
+    infers: Sequence[Infer],
     batches: Iterable[tuple[Any, Any, Any]],
     *,
     keep_logits: bool = False,
@@ -48,7 +69,8 @@ def score(
     """Scores every image of the batches once.
 
     Args:
-        infer: From images [B,H,W,C], or what else the batches hold, to logits [B,num_classes].
+        infers: From images [B,H,W,C], or what else the batches hold, to logits [B,num_classes]; one for each device,
+            which take batches in turn.
         batches: Images, labels [B] and file names [B]; the last batch may be smaller.
         keep_logits: Whether the scores hold the logits.
         on_batch: Told the number of images after each batch.
@@ -58,12 +80,19 @@ def score(
         NotFiniteError: A logit is not finite.
     """
     parts = []
-    for images, labels, filenames in batches:
+    for (_, labels, filenames), logits in in_turn([_logits_of_batch(infer) for infer in infers], batches):
         names = [name.decode("utf-8", "surrogateescape") for name in np.asarray(filenames)]
-        with out_of_memory_told(len(names)):
-            logits = np.asarray(infer(images))
         parts.append(score_batch(logits, np.asarray(labels), names, keep_logits=keep_logits))
         on_batch(len(names))
     if not parts:
         raise UserError("There are no images to evaluate: the split is empty.")
     return join_scores(parts)
+
+
+def _logits_of_batch(infer: Infer) -> Callable[[tuple[Any, Any, Any]], Array]:
+    def logits(batch: tuple[Any, Any, Any]) -> Array:
+        images, labels, _ = batch
+        with out_of_memory_told(len(labels)):
+            return np.asarray(infer(images))
+
+    return logits

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
-from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_network
+from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_networks
 from finetune.settings.classifier import ClassifierSettings
 from finetune.types import Tensor
 
@@ -29,7 +30,7 @@ class Classifier:
     """What turns images into classes.
 
     Attributes:
-        model: The network with its weights.
+        copies: The network with its weights, the same on each device that computes; None: where TensorFlow chooses.
         network: What it was rebuilt with.
         preprocessing: Whose evaluation mode its images go through.
         class_names: One for each output; a class without a known name is called by its label.
@@ -38,13 +39,18 @@ class Classifier:
         image_rules: How image files become pixels.
     """
 
-    model: "Model"
+    copies: Mapping[str | None, "Model"]
     network: TrainedNetwork
     preprocessing: "Preprocessing"
     class_names: tuple[str, ...]
     has_class_names: bool
     checkpoint: "Checkpoint"
     image_rules: ImageRules
+
+    @property
+    def model(self) -> "Model":
+        """On the first of the devices."""
+        return next(iter(self.copies.values()))
 
     @property
     def read_options(self) -> "ReadOptions":
@@ -69,8 +75,8 @@ class Classifier:
         return self.preprocessing.evaluate(image, self.model.image_size, self.model.image_size)
 
 
-def restore_classifier(settings: ClassifierSettings) -> Classifier:
-    """Rebuilds a network, as its run made it, with a checkpoint's weights.
+def restore_classifier(settings: ClassifierSettings, num_clones: int = 1) -> Classifier:
+    """Rebuilds a network, as its run made it, with a checkpoint's weights, on so many devices.
 
     Raises:
         UserError: No such checkpoint; a network that isn't told and can't be recognised, or another one's; names that
@@ -89,10 +95,11 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     preprocessing = get_preprocessing(network.preprocessing, resize=network.resize)
     num_classes = count_classes(spec_of(network), variable_shapes(checkpoint.shapes))
     # Without a head to count by, restoring tells what is missing.
-    model = restore_network(network, num_classes or 1, checkpoint)
-    names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
-    labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
-    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    copies = restore_networks(network, num_classes or 1, checkpoint, num_clones)
+    num_outputs = next(iter(copies.values())).num_classes
+    names = _class_names(settings.labels, network.labels_offset, checkpoint, num_outputs)
+    labels = tuple(map(str, range(network.labels_offset, network.labels_offset + num_outputs)))
+    return Classifier(copies, network, preprocessing, names or labels, names is not None, checkpoint, rules)
 
 
 def _image_rules(settings: ClassifierSettings, folder: Path) -> ImageRules:

@@ -14,6 +14,7 @@ from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.scoring import inference_function
+from finetune.evaluation.side_by_side import in_turn
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.writers import Guess, Prediction
 from finetune.types import Array
@@ -47,10 +48,11 @@ def classify(
     Raises:
         NotFiniteError: The network's logits are not finite.
     """
-    infer = inference_function(classifier.model)
+    infers = [inference_function(model, device) for device, model in classifier.copies.items()]
+    of_batch = [_of_batch(infer, classifier.model.num_classes) for infer in infers]
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
-    for batch in _batches(images, batch_size):
-        yield from _predict(infer, batch, classifier.class_names, top_k)
+    for batch, logits in in_turn(of_batch, _batches(images, batch_size)):
+        yield from _predictions(batch, _guess(logits, classifier.class_names, top_k))
 
 
 def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
@@ -75,11 +77,17 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
     return load
 
 
-def _predict(
-    infer: Callable[[Any], Any], batch: list[_LoadedImage], class_names: tuple[str, ...], top_k: int
-) -> Iterator[Prediction]:
-    images = [loaded.image for loaded in batch if loaded.image is not None]
-    guesses = _guess(infer(np.stack(images)).numpy(), class_names, top_k) if images else iter(())
+def _of_batch(infer: Callable[[Any], Any], num_classes: int) -> Callable[[list[_LoadedImage]], Array]:
+    """From images, of which some may be none, to logits of the others."""
+
+    def logits(batch: list[_LoadedImage]) -> Array:
+        images = [loaded.image for loaded in batch if loaded.image is not None]
+        return np.asarray(infer(np.stack(images))) if images else np.empty([0, num_classes])
+
+    return logits
+
+
+def _predictions(batch: list[_LoadedImage], guesses: Iterator[tuple[Guess, ...]]) -> Iterator[Prediction]:
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)

@@ -17,7 +17,7 @@ from finetune.settings.choices import (
     WAYS_TO_MATCH,
 )
 from finetune.settings.flags import CommandSettings, flag
-from finetune.settings.gpus import GpuSettings
+from finetune.settings.gpus import PassSettings
 from finetune.settings.head import TrainedHeadSettings
 from finetune.settings.shares import ShareSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
@@ -38,7 +38,7 @@ class EvalDataSettings(CommandSettings):
     label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=ON_CORRUPT_HELP)
-    batch_size: int = flag(100, above=0, help="images at a time; the result doesn't depend on it")
+    batch_size: int = flag(100, above=0, help="images at a time, on each device; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, above=0, metavar="N", help="only so many batches; not given: all")
     num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")
 
@@ -76,7 +76,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings, ShareSettings, GpuSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, ShareSettings, PassSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"

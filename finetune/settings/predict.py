@@ -8,11 +8,12 @@ from finetune.errors import UserError
 from finetune.settings.choices import DEFAULT_MAX_MEGAPIXELS, MOST_MEGAPIXELS, PREDICTION_FORMATS
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import flag
+from finetune.settings.gpus import PassSettings
 from finetune.settings.shares import ShareSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictSettings(ClassifierSettings, ShareSettings):
+class PredictSettings(ClassifierSettings, ShareSettings, PassSettings):
     """Settings of `finetune-predict`."""
 
     title: ClassVar[str] = "Images and predictions"
@@ -33,7 +34,7 @@ class PredictSettings(ClassifierSettings, ShareSettings):
     max_megapixels: float = flag(
         DEFAULT_MAX_MEGAPIXELS, above=0, at_most=MOST_MEGAPIXELS, metavar="N", help="larger images get an error row"
     )
-    batch_size: int = flag(32, above=0, help="images at a time; the result doesn't depend on it")
+    batch_size: int = flag(32, above=0, help="images at a time, on each device; the result doesn't depend on it")
     num_preprocessing_threads: int | None = flag(
         None, above=0, metavar="N", help="that read and decode images; not given: a few more than there are cores"
     )
