@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
+from finetune.prediction.decision import find_decision
+from finetune.runs.decision_file import Decision
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
 from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_network
 from finetune.settings.classifier import ClassifierSettings
@@ -36,6 +38,7 @@ class Classifier:
         has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
         image_rules: How image files become pixels.
+        decision: How its logits become a class.
     """
 
     model: "Model"
@@ -45,6 +48,12 @@ class Classifier:
     has_class_names: bool
     checkpoint: "Checkpoint"
     image_rules: ImageRules
+    decision: Decision = Decision()
+
+    @property
+    def cut(self) -> tuple[int, float] | None:
+        """Number of the class that there is a threshold for, and the threshold; None: the likeliest class is taken."""
+        return self.decision.cut(self.class_names)
 
     @property
     def read_options(self) -> "ReadOptions":
@@ -92,7 +101,8 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     model = restore_network(network, num_classes or 1, checkpoint)
     names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
     labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
-    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    classifier = Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    return dataclasses.replace(classifier, decision=find_decision(classifier, settings))
 
 
 def _image_rules(settings: ClassifierSettings, folder: Path) -> ImageRules:
