@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.commands.command import EXIT_DONE, run_command, say
+from finetune.commands.decisions import check_choice, decided, print_decision
 from finetune.commands.evaluation_shares import PROGRAM, merged_evaluation, part_of_split, write_evaluation_share
-from finetune.commands.shares import weights_sha256
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
+from finetune.evaluation.class_areas import keeps_logits
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.cross_validation import write_folds
 from finetune.evaluation.label_errors import write_label_errors
@@ -46,6 +47,7 @@ from finetune.runs.trained_network import (
     network_settings,
     restore_networks,
     restore_weights,
+    weights_sha256,
 )
 from finetune.settings.evaluate import EvalSettings
 
@@ -239,9 +241,10 @@ class _Evaluator:
     def evaluate(self) -> EvalResult:
         """Scores the split and writes the files."""
         output_dir = self._output_dir()
+        check_choice(self._settings, self.class_names, Path(self.checkpoint.prefix).parent)
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
-            result = self._result(output_dir)
+            result = decided(self._result(output_dir), self._settings, lambda: weights_sha256(self._models[0]))
             write_results(result, with_report=self._settings.report)
         return result
 
@@ -265,12 +268,21 @@ class _Evaluator:
             tta=self._settings.tta,
             dataset=self._dataset,
             data_sha256=self._data_sha256,
-            scores=self.score(),
+            scores=self.score(keep_logits=self._settings.write_logits or self._keeps_logits()),
             class_names=self.class_names,
             output_dir=output_dir,
+            writes_logits=self._settings.write_logits,
         )
 
-    def score(self) -> Scores:
+    def _keeps_logits(self) -> bool:
+        """Whether they are few enough for curves and decisions: of a share, those of all together."""
+        most, dataset = self._settings.max_num_batches, self._dataset.whole or self._dataset
+        num_images = (
+            dataset.num_examples if most is None else min(dataset.num_examples, most * self._settings.batch_size)
+        )
+        return keeps_logits(num_images, len(self.class_names))
+
+    def score(self, *, keep_logits: bool = False) -> Scores:
         """One pass over the split."""
         from finetune.datasets.bad_records import reading
         from finetune.datasets.decoding import ReadOptions
@@ -294,7 +306,7 @@ class _Evaluator:
             num_images = min(num_images, settings.max_num_batches * settings.batch_size)
         infers = [with_mirror_images(infer) for infer in self._infers] if settings.tta == "flip" else self._infers
         with reading(self._dataset, offset), progress(f"Evaluating {settings.split}", num_images) as advance:
-            return score(infers, batches, keep_logits=settings.write_logits, on_batch=advance)
+            return score(infers, batches, keep_logits=keep_logits, on_batch=advance)
 
 
 def _evaluate_and_print(settings: EvalSettings) -> int:
@@ -303,6 +315,8 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
         _print_comparison(settings, *compare(settings))
         return EXIT_DONE
     if settings.share is not None:
+        if settings.chooses:
+            log.info("--threshold and --calibrate choose when all shares are there: give them with --merge-shards.")
         _print_share(evaluate(settings), settings.share)
         return EXIT_DONE
     for result in watch(settings) if settings.watch else [evaluate(settings)]:
@@ -333,6 +347,7 @@ def print_result(result: EvalResult, *, with_report: bool) -> None:
         say(f"caution: {result.caution}")
     say(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")
     say(f"loss {scores.loss:.4f}")
+    print_decision(result)
     say(f"written to {result.output_dir / REPORT_FILE if with_report else result.output_dir}")
 
 

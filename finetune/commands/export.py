@@ -250,6 +250,7 @@ def _describe(
         ),
         "class_names": list(classifier.class_names),
         "labels_offset": classifier.network.labels_offset,
+        **_describe_decision(classifier),
         "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "
         "in the records its label is i + labels_offset.",
         "files": [
@@ -268,3 +269,24 @@ def _describe(
         "largest_difference is of a probability from the network's, on the same images.",
         "measured": [dataclasses.asdict(one) for one in result.measured],
     }
+
+
+def _describe_decision(classifier: "Classifier") -> dict[str, Any]:
+    """The temperature that is in the exported files, and the threshold that their probabilities are made for."""
+    facts = classifier.decision.facts()
+    if not facts:
+        return {}
+    words = (
+        ["Logits are divided by the temperature already: probabilities are calibrated."]
+        if "temperature" in facts
+        else []
+    )
+    words += (
+        [
+            "An image is of positive_class where its probability is at least the threshold's value, else of the "
+            "likeliest other class; a SavedModel's prediction is that."
+        ]
+        if "threshold" in facts
+        else []
+    )
+    return {**facts, "decision_in_words": " ".join(words)}

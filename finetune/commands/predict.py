@@ -81,6 +81,7 @@ def _classified(classifier: Classifier, filenames: Iterable[str], settings: Pred
         top_k=settings.top_k,
         batch_size=settings.batch_size,
         num_threads=settings.num_preprocessing_threads,
+        reject_below=settings.reject_below,
     )
 
 
@@ -96,12 +97,15 @@ def _predict_and_write(settings: PredictSettings) -> int:
     predictions = predict(settings)
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
-        write(map(_told, tally.count(predictions, advance)), file, settings.top_k)
+        told = map(_told, tally.count(predictions, advance))
+        write(told, file, settings.top_k, may_reject=settings.reject_below is not None)
     if settings.merge_shards is not None and settings.output is not None:
         remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
         log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
+    if settings.reject_below is not None:
+        log.info("%d of them rejected, below %g.", tally.num_rejected, settings.reject_below)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
 
 
@@ -156,6 +160,7 @@ class _Tally:
     def __init__(self) -> None:
         self.num_predicted = 0
         self.num_unreadable = 0
+        self.num_rejected = 0
         self.changed: Counter[str] = Counter()
 
     def count(self, predictions: Iterable[Prediction], advance: Callable[[int], None]) -> Iterator[Prediction]:
@@ -164,6 +169,7 @@ class _Tally:
                 self.num_predicted += 1
             else:
                 self.num_unreadable += 1
+            self.num_rejected += prediction.is_rejected
             self.changed.update(prediction.changes)
             yield prediction
             advance(1)

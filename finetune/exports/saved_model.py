@@ -6,8 +6,8 @@ Signatures:
     images            images: uint8 [B,H,W,C], of any size
     class_names       nothing; gives class_names: string [num_classes]
 
-The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class,
-and `prediction_name`, string [B].
+The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class
+or the one that a threshold decides for, and `prediction_name`, string [B].
 
 Files come out as in a prediction, but for what file_decoding.py names. Batch norm stays a layer of its own; TensorFlow
 fuses it with the convolution before it when it runs the graph.
@@ -65,7 +65,8 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
 
     def named_answer(images: Tensor) -> dict[str, Tensor]:
         answers = answer(classifier, images)
-        prediction = tf.argmax(answers["logits"], axis=1)
+        cut = classifier.cut
+        prediction = tf.argmax(answers["logits"], axis=1) if cut is None else _decide(answers["probabilities"], *cut)
         return {**answers, "prediction": prediction, "prediction_name": tf.gather(names, prediction)}
 
     def classify_encoded(encoded: Tensor) -> dict[str, Tensor]:
@@ -82,6 +83,13 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
         "images": _trace(classify_images, images=tf.TensorSpec([None, None, None, size[-1]], tf.uint8)),
         "class_names": _trace(class_names),
     }
+
+
+def _decide(probabilities: Tensor, positive: int, threshold: float) -> Tensor:
+    """The class of each row, int64 [B], as `evaluation.decisions.decide` has it."""
+    others = tf.one_hot(positive, probabilities.shape[1], on_value=-1.0, off_value=0.0)
+    likeliest_other = tf.argmax(tf.where(others < 0, others, probabilities), axis=1)
+    return tf.where(probabilities[:, positive] >= threshold, tf.constant(positive, tf.int64), likeliest_other)
 
 
 def _describe(name: str, signature: Any) -> Signature:

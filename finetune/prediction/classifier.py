@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
+from finetune.prediction.decision import find_decision
+from finetune.runs.decision_file import Decision
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
 from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_networks
 from finetune.settings.classifier import ClassifierSettings
@@ -37,6 +39,7 @@ class Classifier:
         has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
         image_rules: How image files become pixels.
+        decision: How its logits become a class.
     """
 
     copies: Mapping[str | None, "Model"]
@@ -46,6 +49,12 @@ class Classifier:
     has_class_names: bool
     checkpoint: "Checkpoint"
     image_rules: ImageRules
+    decision: Decision = Decision()
+
+    @property
+    def cut(self) -> tuple[int, float] | None:
+        """Number of the class that there is a threshold for, and the threshold; None: the likeliest class is taken."""
+        return self.decision.cut(self.class_names)
 
     @property
     def model(self) -> "Model":
@@ -99,7 +108,8 @@ def restore_classifier(settings: ClassifierSettings, num_clones: int = 1) -> Cla
     num_outputs = next(iter(copies.values())).num_classes
     names = _class_names(settings.labels, network.labels_offset, checkpoint, num_outputs)
     labels = tuple(map(str, range(network.labels_offset, network.labels_offset + num_outputs)))
-    return Classifier(copies, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    classifier = Classifier(copies, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    return dataclasses.replace(classifier, decision=find_decision(classifier, settings))
 
 
 def _image_rules(settings: ClassifierSettings, folder: Path) -> ImageRules:

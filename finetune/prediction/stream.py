@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
+from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.scoring import inference_function
 from finetune.evaluation.side_by_side import in_turn
@@ -31,7 +32,13 @@ class _LoadedImage(NamedTuple):
 
 
 def classify(
-    classifier: Classifier, filenames: Iterable[str], *, top_k: int, batch_size: int, num_threads: int | None = None
+    classifier: Classifier,
+    filenames: Iterable[str],
+    *,
+    top_k: int,
+    batch_size: int,
+    num_threads: int | None = None,
+    reject_below: float | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -41,6 +48,7 @@ def classify(
         top_k: How many guesses for each.
         batch_size: Images at a time; the result doesn't depend on it.
         num_threads: That read and decode; None: a few more than there are cores.
+        reject_below: Images whose likeliest class has a lower probability are rejected; None: none are.
 
     Yields:
         A prediction for each file, in their order.
@@ -52,7 +60,7 @@ def classify(
     of_batch = [_of_batch(infer, classifier.model.num_classes) for infer in infers]
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
     for batch, logits in in_turn(of_batch, _batches(images, batch_size)):
-        yield from _predictions(batch, _guess(logits, classifier.class_names, top_k))
+        yield from _predictions(batch, _guess(logits, classifier, top_k), reject_below)
 
 
 def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
@@ -87,20 +95,29 @@ def _of_batch(infer: Callable[[Any], Any], num_classes: int) -> Callable[[list[_
     return logits
 
 
-def _predictions(batch: list[_LoadedImage], guesses: Iterator[tuple[Guess, ...]]) -> Iterator[Prediction]:
+def _predictions(
+    batch: list[_LoadedImage], guesses: Iterator[tuple[float, tuple[Guess, ...]]], reject_below: float | None
+) -> Iterator[Prediction]:
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
-            yield Prediction(loaded.filename, next(guesses), changes=loaded.changes)
+            highest, best = next(guesses)
+            is_rejected = reject_below is not None and highest < reject_below
+            yield Prediction(loaded.filename, best, changes=loaded.changes, is_rejected=is_rejected)
 
 
-def _guess(logits: Array, class_names: tuple[str, ...], top_k: int) -> Iterator[tuple[Guess, ...]]:
-    """For each row of logits [B,num_classes] its likeliest classes."""
-    probabilities = np.exp(log_softmax(logits))
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-    for row, class_ids in zip(probabilities, best, strict=True):
-        yield tuple(Guess(int(class_id), class_names[class_id], float(row[class_id])) for class_id in class_ids)
+def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[float, tuple[Guess, ...]]]:
+    """For each row of logits [B,num_classes] its highest probability, and its guesses: what is decided for first."""
+    names = classifier.class_names
+    probabilities = np.exp(log_softmax(logits, classifier.decision.divisor))
+    order = np.argsort(-logits, axis=1, kind="stable")
+    if classifier.cut is not None:
+        decisions = decide(probabilities, classifier.cut)
+        order = np.stack([[decision, *row[row != decision]] for decision, row in zip(decisions, order, strict=True)])
+    for row, class_ids in zip(probabilities, order[:, :top_k], strict=True):
+        guesses = (Guess(int(class_id), names[class_id], float(row[class_id])) for class_id in class_ids)
+        yield float(row.max()), tuple(guesses)
 
 
 def _map_in_order(

@@ -16,6 +16,7 @@ from finetune.settings.choices import (
     TEST_TIME_AUGMENTATIONS,
     WAYS_TO_MATCH,
 )
+from finetune.settings.decisions import ChoiceSettings
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.gpus import PassSettings
 from finetune.settings.head import TrainedHeadSettings
@@ -76,7 +77,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings, ShareSettings, PassSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareSettings, PassSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"
@@ -130,6 +131,13 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ShareSettings, PassSet
             raise UserError(
                 "--compare goes neither with --assert-accuracy-at-least nor with --write-logits.",
                 "Evaluate the runs one by one for these.",
+            )
+        one_by_one = "--compare" if self.compare else "--watch" if self.watch else None
+        if one_by_one is not None and self.chooses:
+            chosen = "--calibrate" if self.rule is None else "--threshold"
+            raise UserError(
+                f"{one_by_one} and {chosen} don't go together: what is chosen is for one checkpoint.",
+                "Evaluate that checkpoint alone.",
             )
         flag = "--shard" if self.shard is not None else "--merge-shards"
         unshared = {

@@ -27,6 +27,14 @@ class PredictSettings(ClassifierSettings, ShareSettings, PassSettings):
         help="files, folders, globs; - for paths on standard input",
     )
     top_k: int = flag(1, above=0, metavar="K", help="the K likeliest classes of each image")
+    reject_below: float | None = flag(
+        None,
+        at_least=0,
+        at_most=1,
+        metavar="P",
+        help="don't know, where the likeliest class has a lower probability; finetune-eval's report says what that is "
+        "good for",
+    )
     output: Path | None = flag(None, access="write", metavar="FILE.csv|.json|.txt", help="not given: standard output")
     format: str | None = flag(
         None, choices=PREDICTION_FORMATS, help="not given: what the output is called, lines on standard output"
