@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +13,8 @@ import tensorflow as tf
 from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.evaluation.metrics import log_softmax
-from finetune.evaluation.scoring import inference_function
 from finetune.prediction.classifier import Classifier
+from finetune.prediction.engines import Infer, inference_by
 from finetune.prediction.writers import Guess, Prediction
 from finetune.types import Array
 
@@ -30,7 +30,13 @@ class _LoadedImage(NamedTuple):
 
 
 def classify(
-    classifier: Classifier, filenames: Iterable[str], *, top_k: int, batch_size: int, num_threads: int | None = None
+    classifier: Classifier,
+    filenames: Iterable[str],
+    *,
+    top_k: int,
+    batch_size: int,
+    num_threads: int | None = None,
+    engine: str = "tensorflow",
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -40,14 +46,16 @@ def classify(
         top_k: How many guesses for each.
         batch_size: Images at a time; the result doesn't depend on it.
         num_threads: That read and decode; None: a few more than there are cores.
+        engine: What computes the logits.
 
     Yields:
         A prediction for each file, in their order.
 
     Raises:
         NotFiniteError: The network's logits are not finite.
+        UserError: As `inference_by`.
     """
-    infer = inference_function(classifier.model)
+    infer = inference_by(engine, classifier.model)
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
     for batch in _batches(images, batch_size):
         yield from _predict(infer, batch, classifier.class_names, top_k)
@@ -75,11 +83,9 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
     return load
 
 
-def _predict(
-    infer: Callable[[Any], Any], batch: list[_LoadedImage], class_names: tuple[str, ...], top_k: int
-) -> Iterator[Prediction]:
+def _predict(infer: Infer, batch: list[_LoadedImage], class_names: tuple[str, ...], top_k: int) -> Iterator[Prediction]:
     images = [loaded.image for loaded in batch if loaded.image is not None]
-    guesses = _guess(infer(np.stack(images)).numpy(), class_names, top_k) if images else iter(())
+    guesses = _guess(infer(np.stack(images)), class_names, top_k) if images else iter(())
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
