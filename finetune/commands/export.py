@@ -154,6 +154,10 @@ def _write(
         from finetune.exports.onnx_model import write_onnx
 
         return [write_onnx(classifier, folder)]
+    if settings.format == "openvino":
+        from finetune.exports.openvino_model import write_openvino
+
+        return [write_openvino(classifier, folder)]
     if settings.format == "keras":
         from finetune.exports.keras_model import write_keras_model
 

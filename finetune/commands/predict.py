@@ -29,6 +29,7 @@ from finetune.files.folder_lock import sole_writer
 from finetune.files.shares import Share, remove_shares, whole_share
 from finetune.files.whole_files import whole_file
 from finetune.files.write_errors import write_errors_told
+from finetune.model.openvino_network import load_openvino
 from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.writers import WRITERS, Prediction
@@ -69,7 +70,14 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
         return merged_predictions(settings, settings.merge_shards)
     share = settings.share
     filenames = find_images(settings.images) if share is None else images_of(settings, share)[1]
-    return _classified(restore_classifier(settings, settings.num_clones), filenames, settings)
+    return _classified(_restored(settings), filenames, settings)
+
+
+def _restored(settings: PredictSettings) -> Classifier:
+    """The classifier; nothing is read where what is to compute it isn't installed."""
+    if settings.engine == "openvino":
+        load_openvino(f"--engine {settings.engine}")
+    return restore_classifier(settings, settings.num_clones)
 
 
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
@@ -82,6 +90,7 @@ def _classified(classifier: Classifier, filenames: Iterable[str], settings: Pred
         batch_size=settings.batch_size,
         num_threads=settings.num_preprocessing_threads,
         reject_below=settings.reject_below,
+        engine=settings.engine,
     )
 
 
@@ -118,7 +127,7 @@ def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int
         whole_share(place, share, flag="--output", program=PROGRAM) as folder,
         progress(f"Predicting share {share}", len(own)) as advance,
     ):
-        classifier = restore_classifier(settings, settings.num_clones)
+        classifier = _restored(settings)
         predictions = tally.count(_classified(classifier, own, settings), advance)
         write_prediction_share(folder, share, filenames, predictions, classifier, settings)
     counts = f"{tally.num_predicted} images predicted, {tally.num_unreadable} could not be read"

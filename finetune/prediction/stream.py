@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +14,9 @@ from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax
-from finetune.evaluation.scoring import inference_function
 from finetune.evaluation.side_by_side import in_turn
 from finetune.prediction.classifier import Classifier
+from finetune.prediction.engines import Infer, inference_by
 from finetune.prediction.writers import Guess, Prediction
 from finetune.types import Array
 
@@ -39,6 +39,7 @@ def classify(
     batch_size: int,
     num_threads: int | None = None,
     reject_below: float | None = None,
+    engine: str = "tensorflow",
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -49,15 +50,18 @@ def classify(
         batch_size: Images at a time; the result doesn't depend on it.
         num_threads: That read and decode; None: a few more than there are cores.
         reject_below: Images whose likeliest class has a lower probability are rejected; None: none are.
+        engine: What computes the logits.
 
     Yields:
         A prediction for each file, in their order.
 
     Raises:
         NotFiniteError: The network's logits are not finite.
+        UserError: As `inference_by`.
     """
-    infers = [inference_function(model, device) for device, model in classifier.copies.items()]
-    of_batch = [_of_batch(infer, classifier.model.num_classes) for infer in infers]
+    of_batch = [
+        _of_batch(inference_by(engine, model, device), model.num_classes) for device, model in classifier.copies.items()
+    ]
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
     for batch, logits in in_turn(of_batch, _batches(images, batch_size)):
         yield from _predictions(batch, _guess(logits, classifier, top_k), reject_below)
@@ -85,12 +89,12 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
     return load
 
 
-def _of_batch(infer: Callable[[Any], Any], num_classes: int) -> Callable[[list[_LoadedImage]], Array]:
+def _of_batch(infer: Infer, num_classes: int) -> Callable[[list[_LoadedImage]], Array]:
     """From images, of which some may be none, to logits of the others."""
 
     def logits(batch: list[_LoadedImage]) -> Array:
         images = [loaded.image for loaded in batch if loaded.image is not None]
-        return np.asarray(infer(np.stack(images))) if images else np.empty([0, num_classes])
+        return infer(np.stack(images)) if images else np.empty([0, num_classes])
 
     return logits
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from finetune.errors import UserError
-from finetune.settings.choices import DEFAULT_MAX_MEGAPIXELS, MOST_MEGAPIXELS, PREDICTION_FORMATS
+from finetune.settings.choices import DEFAULT_MAX_MEGAPIXELS, ENGINES, MOST_MEGAPIXELS, PRECISIONS, PREDICTION_FORMATS
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import flag
 from finetune.settings.gpus import PassSettings
@@ -47,8 +47,24 @@ class PredictSettings(ClassifierSettings, ShareSettings, PassSettings):
         None, above=0, metavar="N", help="that read and decode images; not given: a few more than there are cores"
     )
 
+    engine: str = flag(
+        "tensorflow", choices=ENGINES, help="what computes the network; openvino: on the processor, by its own kernels"
+    )
+    precision: str | None = flag(None, choices=PRECISIONS, help="type that layers compute in; not given: the run's")
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.engine == "openvino" and (without_effect := self._about_gpus()):
+            raise UserError(
+                f"--engine openvino computes on the processor: {without_effect} would have no effect.",
+                "Leave one of them out.",
+            )
         if self.output is None and (self.shard is not None or self.merge_shards is not None):
             flag = "--shard" if self.shard is not None else "--merge-shards"
             raise UserError(f"{flag} needs --output: shares are kept beside it.", "Give --output predictions.csv")
+
+    def _about_gpus(self) -> str:
+        """What is given of devices other than the processor; empty: nothing."""
+        if isinstance(self.gpu, tuple):
+            return f"--gpu {','.join(map(str, self.gpu))}"
+        return f"--num-clones {self.num_clones}" if self.num_clones > 1 else self.about_memory
