@@ -14,6 +14,7 @@ from finetune.evaluation.cross_validation import FoldFigures, folds_summary
 from finetune.evaluation.label_errors import LabelErrors
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.evaluation.seen_images import caution
+from finetune.evaluation.similar_images import SimilarImages
 from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import append_line, whole_file, write_json
 
@@ -47,6 +48,7 @@ class EvalResult:
         folds: Of a cross-validation, whose scores are of several runs, none of which had seen the images that it
             scored; the checkpoint is then of the first of them.
         label_errors: Labels in doubt; None: they weren't looked for.
+        similar: Training images that are like the mistakes of the report; None: they weren't looked for.
     """
 
     checkpoint: str
@@ -61,6 +63,7 @@ class EvalResult:
     output_dir: Path
     folds: tuple[FoldFigures, ...] = ()
     label_errors: LabelErrors | None = None
+    similar: SimilarImages | None = None
 
     @property
     def run_folder(self) -> Path:

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
+from finetune.embeddings.neighbours import NearestImages
+from finetune.embeddings.pooled_features import PooledFeatures
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.scoring import inference_function
 from finetune.prediction.classifier import Classifier
@@ -22,6 +24,10 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+# From images [B,H,W,C] to logits [B,num_classes], and features [B,D] where they are wanted.
+_Inference = Callable[[Any], tuple[Array, Array | None]]
+
+
 class _LoadedImage(NamedTuple):
     filename: str
     image: Array | None
@@ -30,7 +36,14 @@ class _LoadedImage(NamedTuple):
 
 
 def classify(
-    classifier: Classifier, filenames: Iterable[str], *, top_k: int, batch_size: int, num_threads: int | None = None
+    classifier: Classifier,
+    filenames: Iterable[str],
+    *,
+    top_k: int,
+    batch_size: int,
+    num_threads: int | None = None,
+    features: PooledFeatures | None = None,
+    nearest: NearestImages | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -40,6 +53,8 @@ def classify(
         top_k: How many guesses for each.
         batch_size: Images at a time; the result doesn't depend on it.
         num_threads: That read and decode; None: a few more than there are cores.
+        features: Of the classifier's network, which then are part of the predictions.
+        nearest: By features, finds similar images.
 
     Yields:
         A prediction for each file, in their order.
@@ -47,10 +62,15 @@ def classify(
     Raises:
         NotFiniteError: The network's logits are not finite.
     """
-    infer = inference_function(classifier.model)
+    infer = features or _without_features(classifier)
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
     for batch in _batches(images, batch_size):
-        yield from _predict(infer, batch, classifier.class_names, top_k)
+        yield from _predict(infer, batch, classifier.class_names, top_k, nearest)
+
+
+def _without_features(classifier: Classifier) -> _Inference:
+    infer = inference_function(classifier.model)
+    return lambda images: (infer(images).numpy(), None)
 
 
 def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
@@ -76,15 +96,28 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
 
 
 def _predict(
-    infer: Callable[[Any], Any], batch: list[_LoadedImage], class_names: tuple[str, ...], top_k: int
+    infer: _Inference,
+    batch: list[_LoadedImage],
+    class_names: tuple[str, ...],
+    top_k: int,
+    nearest: NearestImages | None,
 ) -> Iterator[Prediction]:
     images = [loaded.image for loaded in batch if loaded.image is not None]
-    guesses = _guess(infer(np.stack(images)).numpy(), class_names, top_k) if images else iter(())
+    logits, features = infer(np.stack(images)) if images else (None, None)
+    guesses = _guess(logits, class_names, top_k) if logits is not None else iter(())
+    similar = iter(nearest.of(features) if nearest is not None and features is not None else ())
+    of_images = iter(features if features is not None else ())
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
-            yield Prediction(loaded.filename, next(guesses), changes=loaded.changes)
+            yield Prediction(
+                loaded.filename,
+                next(guesses),
+                changes=loaded.changes,
+                features=next(of_images, None),
+                neighbours=next(similar, ()),
+            )
 
 
 def _guess(logits: Array, class_names: tuple[str, ...], top_k: int) -> Iterator[tuple[Guess, ...]]:

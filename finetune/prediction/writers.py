@@ -9,8 +9,10 @@ import json
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TextIO
 
+from finetune.evaluation.similar_images import Neighbour
 from finetune.files.csv_cells import cells_of
 from finetune.notices import on_one_line
+from finetune.types import Array
 
 
 class Guess(NamedTuple):
@@ -30,29 +32,42 @@ class Prediction:
         guesses: The likeliest classes, likeliest first, the lower id where two are equal; none if it can't be read.
         error: Why it can't be read, or None.
         changes: What was left out or changed of the image, in words.
+        features: What the classification layer was given, float32 [D]; None: they weren't asked for.
+        neighbours: The most similar images, most similar first, where these were asked for.
     """
 
     filename: str
     guesses: tuple[Guess, ...]
     error: str | None = None
     changes: tuple[str, ...] = ()
+    features: Array | None = dataclasses.field(default=None, compare=False)
+    neighbours: tuple[Neighbour, ...] = ()
 
 
-def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
-    """A row for each file: its name, id, name and probability of each guess, and the error where there is one."""
+def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int, num_nearest: int = 0) -> None:
+    """A row for each file: its name, id, name and probability of each guess, and the error where there is one.
+
+    Behind them name, class and similarity of so many similar images.
+    """
     columns = ("prediction", "prediction_name", "probability")
     suffixes = ["" if rank == 1 else f"_{rank}" for rank in range(1, top_k + 1)]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["filename", *(column + suffix for suffix in suffixes for column in columns), "error"])
+    nearest = [f"nearest_{what}{rank}" for rank in range(1, num_nearest + 1) for what in ("", "label_", "similarity_")]
+    writer.writerow(["filename", *(column + suffix for suffix in suffixes for column in columns), "error", *nearest])
     for prediction in predictions:
         cells = [cell for guess in prediction.guesses for cell in _cells(guess)]
         blanks = [""] * (len(columns) * top_k - len(cells))
-        writer.writerow(cells_of([prediction.filename, *cells, *blanks, prediction.error or ""]))
+        near = [cell for found in prediction.neighbours for cell in (*found[:2], f"{found.similarity:.6f}")]
+        near += [""] * (len(nearest) - len(near))
+        writer.writerow(cells_of([prediction.filename, *cells, *blanks, prediction.error or "", *near]))
 
 
-def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
-    """A list with an object for each file: `filename`, and `guesses` (`class`, `name`, `probability`) or `error`."""
-    del top_k  # The guesses say how many they are.
+def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int, num_nearest: int = 0) -> None:
+    """A list with an object for each file: `filename`, and `guesses` (`class`, `name`, `probability`) or `error`.
+
+    Where similar images were asked for `nearest`, too: of each `filename`, `label` and `similarity`.
+    """
+    del top_k, num_nearest  # The predictions say how many they are.
     separator = "[\n"
     for prediction in predictions:
         file.write(f"{separator} {json.dumps(_as_object(prediction))}")
@@ -60,19 +75,24 @@ def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> N
     file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def write_lines(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
+def write_lines(predictions: Iterable[Prediction], file: TextIO, top_k: int, num_nearest: int = 0) -> None:
     """A line for each file: its name and, behind tabs, class and probability of each guess, or the error.
+
+    Behind them each similar image: "like", similarity, class and name.
 
     A name's own line breaks and tabs are written as escapes.
     """
-    del top_k
+    del top_k, num_nearest
     for prediction in predictions:
         guesses = [f"{guess.name} {guess.probability:.4f}" for guess in prediction.guesses]
         error = [f"error: {prediction.error}"] if prediction.error else []
-        file.write("\t".join([on_one_line(prediction.filename), *guesses, *error]) + "\n")
+        near = [
+            f"like {each.similarity:.4f} {each.label} {on_one_line(each.filename)}" for each in prediction.neighbours
+        ]
+        file.write("\t".join([on_one_line(prediction.filename), *guesses, *error, *map(on_one_line, near)]) + "\n")
 
 
-WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, int], None]] = {
+WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, int, int], None]] = {
     "csv": write_csv,
     "json": write_json,
     "lines": write_lines,
@@ -89,4 +109,8 @@ def _as_object(prediction: Prediction) -> dict[str, object]:
     guesses = [
         {"class": guess.class_id, "name": guess.name, "probability": guess.probability} for guess in prediction.guesses
     ]
-    return {"filename": prediction.filename, "guesses": guesses}
+    nearest = [
+        {"filename": found.filename, "label": found.label, "similarity": round(found.similarity, 6)}
+        for found in prediction.neighbours
+    ]
+    return {"filename": prediction.filename, "guesses": guesses, **({"nearest": nearest} if nearest else {})}
