@@ -33,6 +33,7 @@ from finetune.evaluation.result_files import (
     write_metrics,
     write_predictions,
 )
+from finetune.evaluation.similar_images import SimilarImages
 from finetune.files.folder_lock import sole_writer
 from finetune.files.shares import SHARES_FOLDER, Share, remove_shares, whole_share
 from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
@@ -53,6 +54,7 @@ from finetune.settings.evaluate import EvalSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
+    from finetune.datasets.decoding import ReadOptions
     from finetune.model.checkpoint import Checkpoint
 
 EXIT_BELOW_ACCURACY = 3
@@ -206,6 +208,7 @@ class _Evaluator:
             tell_once(f"{settings.dataset_dir}: images have weights, which count in training alone.")
         dataset = dataset if part is None else part(dataset)
         names = names_of_outputs(checkpoint, spec_of(self._network), offset) if how != "index" else None
+        self._has_class_names = names is not None
         own_names = list(names) if names is not None else class_names_of(dataset, offset)
         self.class_names = own_names if class_names is None else list(class_names)
         self._dataset = match_labels(
@@ -245,8 +248,26 @@ class _Evaluator:
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
             result = decided(self._result(output_dir), self._settings, lambda: weights_sha256(self._models[0]))
+            if self._settings.nearest is not None:
+                result = dataclasses.replace(result, similar=self._similar(result.scores, self._settings.nearest))
             write_results(result, with_report=self._settings.report)
         return result
+
+    def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages:
+        from finetune.commands.embeddings import similar_to_mistakes
+        from finetune.embeddings.pooled_features import PooledFeatures
+        from finetune.embeddings.training_images import FeatureNetwork
+
+        network = FeatureNetwork(
+            pooled=PooledFeatures(self._models[0], "--nearest"),
+            network=self._network,
+            options=self._read_options(),
+            checkpoint=self.checkpoint.prefix,
+            class_names=self.class_names,
+            has_class_names=self._has_class_names,
+            weights_sha256=weights_sha256(self._models[0]),
+        )
+        return similar_to_mistakes(scores, self._dataset, network, num_nearest)
 
     def evaluate_share(self, share: Share) -> EvalResult:
         """Scores one share of the split, and keeps what its images came to."""
@@ -282,24 +303,27 @@ class _Evaluator:
         )
         return keeps_logits(num_images, len(self.class_names))
 
+    def _read_options(self) -> "ReadOptions":
+        from finetune.datasets.decoding import ReadOptions
+
+        return ReadOptions(
+            self._preprocessing,
+            self._models[0].image_size,
+            self._models[0].channels,
+            labels_offset=self._network.labels_offset,
+            num_parallel_calls=self._settings.num_preprocessing_threads,
+        )
+
     def score(self, *, keep_logits: bool = False) -> Scores:
         """One pass over the split."""
         from finetune.datasets.bad_records import reading
-        from finetune.datasets.decoding import ReadOptions
         from finetune.datasets.pipeline import evaluation_batches
         from finetune.evaluation.scoring import score
         from finetune.evaluation.test_time_augmentation import with_mirror_images
         from finetune.progress import progress
 
         settings, offset = self._settings, self._network.labels_offset
-        options = ReadOptions(
-            self._preprocessing,
-            self._models[0].image_size,
-            self._models[0].channels,
-            labels_offset=offset,
-            num_parallel_calls=settings.num_preprocessing_threads,
-        )
-        batches = evaluation_batches(self._dataset, options, batch_size=settings.batch_size)
+        batches = evaluation_batches(self._dataset, self._read_options(), batch_size=settings.batch_size)
         num_images = self._dataset.num_examples
         if settings.max_num_batches is not None:
             batches = batches.take(settings.max_num_batches)

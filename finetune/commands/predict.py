@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from finetune.commands.command import EXIT_DONE, run_command, standard_output
+from finetune.commands.embeddings import feature_network_of, keep_features, nearest_images
 from finetune.commands.prediction_shares import (
     PROGRAM,
     images_of,
@@ -24,6 +25,7 @@ from finetune.commands.prediction_shares import (
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
+from finetune.embeddings.feature_files import refuse_without_parquet
 from finetune.errors import UserError, visible
 from finetune.files.folder_lock import sole_writer
 from finetune.files.shares import Share, remove_shares, whole_share
@@ -83,7 +85,9 @@ def _restored(settings: PredictSettings) -> Classifier:
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
     from finetune.prediction.stream import classify
 
-    return classify(
+    wanted_by = "--features" if settings.features is not None else "--nearest" if settings.nearest is not None else None
+    network = feature_network_of(classifier, wanted_by) if wanted_by is not None else None
+    predictions = classify(
         classifier,
         filenames,
         top_k=settings.top_k,
@@ -91,13 +95,21 @@ def _classified(classifier: Classifier, filenames: Iterable[str], settings: Pred
         num_threads=settings.num_preprocessing_threads,
         reject_below=settings.reject_below,
         engine=settings.engine,
+        features=network.pooled if network is not None else None,
+        nearest=nearest_images(network, settings) if network is not None else None,
     )
+    if network is None or settings.features is None:
+        return predictions
+    return keep_features(predictions, settings.features, network)
 
 
 def _predict_and_write(settings: PredictSettings) -> int:
     write = WRITERS[_choose_format(settings)]
     if settings.output is not None:
-        _refuse_no_file(settings.output)
+        _refuse_no_file(settings.output, "--output")
+    if settings.features is not None:
+        _refuse_no_file(settings.features, "--features")
+        refuse_without_parquet(settings.features, "--features")
     if settings.share is not None and settings.output is not None:
         return _predict_share(settings, settings.share, settings.output)
     if settings.merge_shards is None:
@@ -107,7 +119,8 @@ def _predict_and_write(settings: PredictSettings) -> int:
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
         told = map(_told, tally.count(predictions, advance))
-        write(told, file, settings.top_k, may_reject=settings.reject_below is not None)
+        may_reject, num_nearest = settings.reject_below is not None, settings.nearest or 0
+        write(told, file, settings.top_k, may_reject=may_reject, num_nearest=num_nearest)
     if settings.merge_shards is not None and settings.output is not None:
         remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
@@ -142,11 +155,11 @@ def _told(prediction: Prediction) -> Prediction:
     return dataclasses.replace(prediction, filename=named(prediction.filename), error=error)
 
 
-def _refuse_no_file(output: Path) -> None:
-    if output.is_dir():
-        raise UserError(f"--output: {output} is a folder.", "Name a file in it.")
-    if not output.parent.is_dir():
-        raise UserError(f"--output: {output} can't be written: there is no folder {output.parent}.", "Make it first.")
+def _refuse_no_file(path: Path, flag: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{flag}: {path} is a folder.", "Name a file in it.")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag}: {path} can't be written: there is no folder {path.parent}.", "Make it first.")
 
 
 def _choose_format(settings: PredictSettings) -> str:

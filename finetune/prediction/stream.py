@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
+from finetune.embeddings.neighbours import NearestImages
+from finetune.embeddings.pooled_features import PooledFeatures
 from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.side_by_side import in_turn
@@ -22,6 +24,11 @@ from finetune.types import Array
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+
+
+# Logits [B,num_classes], and features [B,D] where they are wanted.
+_Outcome = tuple[Array, Array | None]
+_Pass = Callable[[Array], _Outcome]  # From images [B,H,W,C].
 
 
 class _LoadedImage(NamedTuple):
@@ -40,6 +47,8 @@ def classify(
     num_threads: int | None = None,
     reject_below: float | None = None,
     engine: str = "tensorflow",
+    features: PooledFeatures | None = None,
+    nearest: NearestImages | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -51,6 +60,8 @@ def classify(
         num_threads: That read and decode; None: a few more than there are cores.
         reject_below: Images whose likeliest class has a lower probability are rejected; None: none are.
         engine: What computes the logits.
+        features: Of the classifier's network, which then are part of the predictions.
+        nearest: By features, finds similar images.
 
     Yields:
         A prediction for each file, in their order.
@@ -59,12 +70,19 @@ def classify(
         NotFiniteError: The network's logits are not finite.
         UserError: As `inference_by`.
     """
-    of_batch = [
-        _of_batch(inference_by(engine, model, device), model.num_classes) for device, model in classifier.copies.items()
-    ]
+    passes = [features] if features is not None else _passes(classifier, engine)
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
-    for batch, logits in in_turn(of_batch, _batches(images, batch_size)):
-        yield from _predictions(batch, _guess(logits, classifier, top_k), reject_below)
+    for batch, outcome in in_turn([_of_batch(each) for each in passes], _batches(images, batch_size)):
+        yield from _predictions(batch, outcome, classifier, top_k, reject_below, nearest)
+
+
+def _passes(classifier: Classifier, engine: str) -> list[_Pass]:
+    """Of each device."""
+
+    def without_features(infer: Infer) -> _Pass:
+        return lambda images: (infer(images), None)
+
+    return [without_features(inference_by(engine, model, device)) for device, model in classifier.copies.items()]
 
 
 def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
@@ -89,26 +107,41 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
     return load
 
 
-def _of_batch(infer: Infer, num_classes: int) -> Callable[[list[_LoadedImage]], Array]:
-    """From images, of which some may be none, to logits of the others."""
+def _of_batch(of_images: _Pass) -> Callable[[list[_LoadedImage]], _Outcome | None]:
+    """From images, of which some may be none, to what is made of the others; None: all are none."""
 
-    def logits(batch: list[_LoadedImage]) -> Array:
+    def outcome(batch: list[_LoadedImage]) -> _Outcome | None:
         images = [loaded.image for loaded in batch if loaded.image is not None]
-        return infer(np.stack(images)) if images else np.empty([0, num_classes])
+        return of_images(np.stack(images)) if images else None
 
-    return logits
+    return outcome
 
 
 def _predictions(
-    batch: list[_LoadedImage], guesses: Iterator[tuple[float, tuple[Guess, ...]]], reject_below: float | None
+    batch: list[_LoadedImage],
+    outcome: _Outcome | None,
+    classifier: Classifier,
+    top_k: int,
+    reject_below: float | None,
+    nearest: NearestImages | None,
 ) -> Iterator[Prediction]:
+    logits, features = outcome if outcome is not None else (None, None)
+    guesses = _guess(logits, classifier, top_k) if logits is not None else iter(())
+    similar = iter(nearest.of(features) if nearest is not None and features is not None else ())
+    of_images = iter(features if features is not None else ())
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
             highest, best = next(guesses)
-            is_rejected = reject_below is not None and highest < reject_below
-            yield Prediction(loaded.filename, best, changes=loaded.changes, is_rejected=is_rejected)
+            yield Prediction(
+                loaded.filename,
+                best,
+                changes=loaded.changes,
+                is_rejected=reject_below is not None and highest < reject_below,
+                features=next(of_images, None),
+                neighbours=next(similar, ()),
+            )
 
 
 def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[float, tuple[Guess, ...]]]:

@@ -96,6 +96,9 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         None, slim=["eval_dir"], access="write", help="where the files go; not given: eval_SPLIT beside the checkpoint"
     )
     report: bool = flag(True, help="draw the plots and write report.html")
+    nearest: int | None = flag(
+        None, above=0, metavar="K", help="in the report, beside each mistake the K most similar training images"
+    )
     write_logits: bool = flag(False, help="put every logit into predictions.csv")
     assert_accuracy_at_least: float | None = flag(
         None, at_least=0, at_most=1, metavar="SHARE", help="exit with status 3 below this accuracy"
@@ -139,6 +142,7 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
                 f"{one_by_one} and {chosen} don't go together: what is chosen is for one checkpoint.",
                 "Evaluate that checkpoint alone.",
             )
+        self._refuse_idle_nearest()
         flag = "--shard" if self.shard is not None else "--merge-shards"
         unshared = {
             "--watch": self.watch,
@@ -148,3 +152,19 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         for name, is_given in unshared.items():
             if is_given and (self.shard is not None or self.merge_shards is not None):
                 raise UserError(f"{flag} and {name} don't go together: shares are of all images.", "Leave one out.")
+
+    def _refuse_idle_nearest(self) -> None:
+        """What makes no report of mistakes has no use for similar images."""
+        without_report = {
+            "--no-report": not self.report,
+            "--watch": self.watch,
+            "--compare": bool(self.compare),
+            "--shard": self.shard is not None,
+            "--merge-shards": self.merge_shards is not None,
+        }
+        for name, is_given in without_report.items():
+            if is_given and self.nearest is not None:
+                raise UserError(
+                    f"--nearest and {name} don't go together: similar images stand in the report of one evaluation.",
+                    "Leave one of them out.",
+                )
