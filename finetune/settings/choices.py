@@ -15,6 +15,7 @@ TEST_TIME_AUGMENTATIONS = ("none", "flip")
 WAYS_TO_MATCH = ("name", "index")
 LAYOUTS = ("classes", "splits")
 ON_CORRUPT = ("fail", "skip")
+ON_DUPLICATE = ("warn", "fail", "same-split")
 PREDICTION_FORMATS = ("csv", "json", "lines")
 HEAD_POOLINGS = ("avg", "max", "concat")
 EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras", "keras-weights")
@@ -33,6 +34,7 @@ IMAGE_KEY = "image/encoded"
 LABEL_KEY = "image/class/label"
 
 DEFAULT_VALIDATION_FRACTION = 0.2
+DEFAULT_DUPLICATE_SIMILARITY = 0.5
 MIN_SHARDS = 5  # slim's number.
 MAX_IMAGES_PER_SHARD = 1000
 MOST_SHARDS = 99_999  # A shard's number has five digits.
