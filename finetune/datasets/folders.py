@@ -28,6 +28,8 @@ class ImageFolder:
         renamed: Folders whose names are no text, and what their classes are called instead.
         guesses: What was guessed.
         weights: How much each file counts in training; empty: nothing is said of it.
+        groups: Of each file which others it stays together with, by the table's column that was asked for; empty: there
+            is no such column, or none was asked for.
     """
 
     root: Path
@@ -38,6 +40,7 @@ class ImageFolder:
     renamed: list[str] = field(default_factory=list)
     guesses: list[Remark] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:

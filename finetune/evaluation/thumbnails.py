@@ -28,7 +28,7 @@ def read_thumbnails(dataset: Dataset, positions: Iterable[int], size_pixels: int
     for position, serialized in read_records(dataset, sorted(positions)):
         encoded = parse_record(serialized, dataset.schema).encoded.numpy()
         try:
-            thumbnails[position] = _thumbnail(encoded, size_pixels)
+            thumbnails[position] = thumbnail(encoded, size_pixels)
         except OSError:
             continue
     return thumbnails
@@ -45,7 +45,12 @@ def read_records(dataset: Dataset, positions: Sequence[int]) -> Iterable[tuple[i
         first += shard.num_records
 
 
-def _thumbnail(encoded: bytes, size_pixels: int) -> bytes:
+def thumbnail(encoded: bytes, size_pixels: int) -> bytes:
+    """A JPEG file of an image of at most `size_pixels` in height and width.
+
+    Raises:
+        OSError: Pillow can't read the image.
+    """
     image: Image.Image = Image.open(io.BytesIO(encoded))
     if image.mode.startswith("I"):  # TensorFlow takes the high byte.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -16,6 +16,7 @@ WAYS_TO_MATCH = ("name", "index")
 LAYOUTS = ("classes", "splits")
 ON_CORRUPT = ("fail", "skip")
 FEATURE_SUFFIXES = (".npz", ".parquet")
+ON_DUPLICATE = ("warn", "fail", "same-split")
 PREDICTION_FORMATS = ("csv", "json", "lines")
 HEAD_POOLINGS = ("avg", "max", "concat")
 EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "openvino", "keras", "keras-weights")
@@ -37,6 +38,7 @@ IMAGE_KEY = "image/encoded"
 LABEL_KEY = "image/class/label"
 
 DEFAULT_VALIDATION_FRACTION = 0.2
+DEFAULT_DUPLICATE_SIMILARITY = 0.5
 MIN_SHARDS = 5  # slim's number.
 MAX_IMAGES_PER_SHARD = 1000
 MOST_SHARDS = 99_999  # A shard's number has five digits.
