@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 BACKGROUND = "background"
 # Of what is encoded anew, what isn't the same afterwards.
 LOSSY = "turned JPEG"
+# What images without labels are called in tables.
+NO_LABEL = "(no label)"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Conversion:
         name: The data set's.
         classes: The index is the label.
         counts: For each split the number of images of each class, in the order of the labels.
+        num_images: For each split.
+        num_without_labels: For each split, where an image has any number of labels; else empty.
+        task: Whether an image has one label, a word of `TASKS`.
         num_shards: For each split.
         reencoded: How many images were encoded anew, by what they were before.
         changed: How many images were changed beyond that, by what was done.
@@ -39,7 +44,7 @@ class Conversion:
         corrupt: File and reason of each that was left out.
         ignored: Files and folders that were left out for other reasons.
         duplicates: For each picture that is in more than one split, its files by split.
-        contradictions: For each picture that is in more than one class, its files by class.
+        contradictions: For each picture that is in more than one class, or of other labels, its files by class.
         remarks: What was left out, changed, guessed or looks doubtful.
     """
 
@@ -47,6 +52,9 @@ class Conversion:
     name: str
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
+    num_images: dict[str, int]
+    num_without_labels: dict[str, int]
+    task: str
     num_shards: dict[str, int]
     reencoded: dict[str, int]
     changed: dict[str, int]
@@ -89,8 +97,8 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *remarks_on(
             Kind.DOUBTFUL,
             _side_by_side(conversion.contradictions),
-            "picture is in more than one class",
-            "pictures are in more than one class",
+            "picture is in more than one class" if not conversion.num_without_labels else "picture has other labels",
+            "pictures are in more than one class" if not conversion.num_without_labels else "pictures have other labels",
         ),
         *remarks_on(Kind.DOUBTFUL, missing, "class has no image in a split", "classes have no image in a split"),
         *remarks_on(
@@ -167,8 +175,10 @@ def _print_summary(conversion: Conversion, console: "Console") -> None:
     rows = list(zip(*conversion.counts.values(), strict=True))
     for label, (name, row) in enumerate(zip(conversion.classes, rows, strict=True)):
         table.add_row(str(label), Text(visible(name)), *map(str, row))
+    if conversion.num_without_labels:
+        table.add_row("", NO_LABEL, *(str(conversion.num_without_labels[split]) for split in conversion.counts))
     table.add_section()
-    table.add_row("", "all", *(str(sum(counts)) for counts in conversion.counts.values()))
+    table.add_row("", "all", *(str(conversion.num_images[split]) for split in conversion.counts))
     table.add_row("", "shards", *(str(conversion.num_shards[split]) for split in conversion.counts))
     console.print(table)
     if conversion.reencoded:

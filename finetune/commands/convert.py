@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.commands.command import run_command, say
-from finetune.commands.conversion import BACKGROUND, Conversion, print_summary, remarks_of
+from finetune.commands.conversion import BACKGROUND, NO_LABEL, Conversion, print_summary, remarks_of
 from finetune.commands.conversion_shares import (
     PROGRAM,
     ConversionPlan,
@@ -29,10 +29,13 @@ from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import ClassFiles, ImageFolder, scan_images
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.image_walk import found_folder, list_folder
+from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.label_table import find_label_table, read_label_table
+from finetune.datasets.multilabel_splits import by_class, divide_evenly
 from finetune.datasets.remarks import Remark
 from finetune.datasets.sample_bits import find_used_bits
-from finetune.datasets.shards import ShardReport, ShardTask, num_cores, write_shards
+from finetune.datasets.shards import ShardReport, ShardTask, labels_of, num_cores, write_shards
+from finetune.datasets.shared_pictures import with_labels_of_copies
 from finetune.datasets.split_folders import NoClassesError
 from finetune.datasets.split_words import SPLITS
 from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
@@ -47,7 +50,9 @@ from finetune.settings.choices import (
     MAX_IMAGES_PER_SHARD,
     MIN_SHARDS,
     MOST_SAMPLE_BITS,
+    MULTILABEL,
     PUBLISHED_DATASETS,
+    SINGLE_LABEL,
 )
 from finetune.settings.convert import ConvertSettings
 
@@ -90,7 +95,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         else:
             conversion = _convert_share(settings, settings.share, plan, given_rules)
     seconds = time.monotonic() - start
-    num_written = sum(map(sum, conversion.counts.values()))
+    num_written = sum(conversion.num_images.values())
     rate = num_written / seconds
     log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_written, settings.dataset_dir, seconds, rate)
     return conversion
@@ -144,7 +149,7 @@ def _convert_and_print(settings: ConvertSettings) -> None:
     if share is None:
         print_summary(conversion)
         return
-    num_images, num_files = sum(map(sum, conversion.counts.values())), sum(conversion.num_shards.values())
+    num_images, num_files = sum(conversion.num_images.values()), sum(conversion.num_shards.values())
     say(f"share {share}: {num_images} images in {num_files} record files, {len(conversion.corrupt)} can't be read")
     kept = settings.dataset_dir / SHARES_FOLDER / share.folder_name
     say(f"kept in {kept}; when all are there: --merge-shards {share.count}")
@@ -214,10 +219,15 @@ def find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
         UserError: There are none, or they contradict each other.
     """
     skip = settings.dataset_dir
+    is_multilabel = settings.task == MULTILABEL
     if settings.labels_csv is not None:
-        return read_label_table(settings.labels_csv, images_dir, skip=skip)
+        lists = LabelLists(settings.label_columns, settings.label_separator) if is_multilabel else None
+        return read_label_table(settings.labels_csv, images_dir, skip=skip, lists=lists)
     try:
-        return scan_images(images_dir, skip=skip, layout=settings.layout)
+        found = scan_images(images_dir, skip=skip, layout=settings.layout, may_share=is_multilabel)
+        if is_multilabel:
+            with_labels_of_copies(found)
+        return found
     except NoClassesError as error:
         table = find_label_table(images_dir, skip=skip)
         if table is None:
@@ -250,6 +260,8 @@ def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFil
     fraction = settings.validation_fraction
     if fraction is None:
         fraction = 0.0 if found.is_split else DEFAULT_VALIDATION_FRACTION
+    if found.labels:
+        return {**found.splits, **_divide_lists(found, settings, fraction)}
     sizes = count(found.splits["train"])
     test = share_by_fraction(sizes, settings.test_fraction or 0.0)
     rest = {name: size - test[name] for name, size in sizes.items()}
@@ -262,20 +274,33 @@ def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFil
     return {**found.splits, **divided}
 
 
+def _divide_lists(found: ImageFolder, settings: ConvertSettings, fraction: float) -> dict[str, ClassFiles]:
+    """As `_divide`, of images with any number of labels, whose files by split are then in `found.files`."""
+    size = settings.validation_size
+    divided = divide_evenly(
+        {file: found.labels[file] for file in found.files["train"]},
+        seed=settings.seed,
+        validation=fraction if size is None else size,
+        test=settings.test_fraction or 0.0,
+    )
+    found.files |= divided
+    return {split: by_class(files, found.labels, found.classes) for split, files in divided.items()}
+
+
 def _plan(images_dir: Path, name: str, settings: ConvertSettings) -> ConversionPlan:
     """Which image goes where: a function of the folder and the settings alone."""
     found = find_images(images_dir, settings)
     splits = _divide(found, settings)
     known = KNOWN_DATASETS.get(name)
     classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
-    tasks = _plan_shards(splits, classes, found.weights, name, settings)
+    tasks = _plan_shards(splits, classes, found, name, settings)
     return ConversionPlan(name, classes, found, tuple(tasks))
 
 
 def _plan_shards(
     splits: Mapping[str, ClassFiles],
     classes: Sequence[str],
-    weights: Mapping[str, float],
+    found: ImageFolder,
     name: str,
     settings: ConvertSettings,
 ) -> list[ShardTask]:
@@ -283,15 +308,21 @@ def _plan_shards(
     labels = {class_name: label for label, class_name in enumerate(classes)}
     tasks = []
     for split in sorted(splits, key=SPLITS.index):
-        label_of = {file: labels[class_name] for class_name, files in splits[split].items() for file in files}
+        label_of: dict[str, int | tuple[int, ...]]
+        if found.labels:
+            label_of = {file: tuple(sorted(map(labels.__getitem__, found.labels[file]))) for file in found.files[split]}
+        else:
+            label_of = {file: labels[class_name] for class_name, files in splits[split].items() for file in files}
         files = shuffled(label_of, settings.seed)
         wanted = settings.num_shards or max(MIN_SHARDS, -(-len(files) // MAX_IMAGES_PER_SHARD))
         num_shards = min(wanted, len(files))
         for index in range(num_shards):
             part = files[len(files) * index // num_shards : len(files) * (index + 1) // num_shards]
             shard_name = f"{name}_{split}_{index:05d}-of-{num_shards:05d}.tfrecord"
-            of_part = tuple(weights[file] for file in part) if weights else ()
-            tasks.append(ShardTask(split, shard_name, tuple(part), tuple(label_of[file] for file in part), of_part))
+            of_part = tuple(found.weights[file] for file in part) if found.weights else ()
+            names = tuple(classes) if found.labels else ()
+            of_files = tuple(label_of[file] for file in part)
+            tasks.append(ShardTask(split, shard_name, tuple(part), of_files, of_part, names))
     return tasks
 
 
@@ -317,8 +348,9 @@ def _summarise(settings: ConvertSettings, plan: ConversionPlan, work: Conversion
     of_classes: dict[str, dict[str, bytes]] = defaultdict(dict)
     for report in work.reports:
         for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
-            label, file = report.task.labels[index], report.task.files[index]
-            of_splits[report.task.split][file] = of_classes[plan.classes[label]][file] = fingerprint
+            labels, file = labels_of(report.task.labels[index]), report.task.files[index]
+            group = ", ".join(plan.classes[label] for label in labels) or NO_LABEL
+            of_splits[report.task.split][file] = of_classes[group][file] = fingerprint
     conversion = _found_in(work, settings, plan)
     for class_name, number in zip(plan.classes, conversion.counts["train"], strict=True):
         if not number and class_name != BACKGROUND:
@@ -335,15 +367,23 @@ def _summarise(settings: ConvertSettings, plan: ConversionPlan, work: Conversion
 def _found_in(work: ConversionWork, settings: ConvertSettings, plan: ConversionPlan) -> Conversion:
     """What record files hold, without duplicates, contradictions and remarks."""
     counts: dict[str, list[int]] = {}
+    num_images, num_without_labels = Counter[str](), Counter[str]()
     for report in work.reports:
         of_split = counts.setdefault(report.task.split, [0] * len(plan.classes))
+        num_images[report.task.split] += len(report.written)
         for index in report.written:
-            of_split[report.task.labels[index]] += 1
+            labels = labels_of(report.task.labels[index])
+            num_without_labels[report.task.split] += not labels
+            for label in labels:
+                of_split[label] += 1
     return Conversion(
         dataset_dir=settings.dataset_dir,
         name=plan.name,
         classes=plan.classes,
         counts={split: tuple(of_split) for split, of_split in counts.items()},
+        num_images={split: num_images[split] for split in counts},
+        num_without_labels={split: num_without_labels[split] for split in counts} if plan.found.labels else {},
+        task=MULTILABEL if plan.found.labels else SINGLE_LABEL,
         num_shards=dict(Counter(report.task.split for report in work.reports)),
         reencoded=_total(report.reencoded for report in work.reports),
         changed=_total(report.changed for report in work.reports),
@@ -377,13 +417,19 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         )
     description = {
         "version": VERSION,
+        **({"task": conversion.task} if conversion.task != SINGLE_LABEL else {}),
         "name": conversion.name,
         "seed": seed,
         "classes": conversion.classes,
         "splits": {
             split: {
-                "num_examples": sum(counts),
+                "num_examples": conversion.num_images[split],
                 "num_examples_per_class": dict(zip(conversion.classes, counts, strict=True)),
+                **(
+                    {"num_without_labels": conversion.num_without_labels[split]}
+                    if conversion.num_without_labels
+                    else {}
+                ),
                 "shards": shards[split],
             }
             for split, counts in conversion.counts.items()

@@ -34,15 +34,17 @@ class ShardTask:
         split: The shard's split.
         name: The shard's file name.
         files: Image files relative to the image folder, in the order of the records.
-        labels: Their classes.
+        labels: Their classes; where an image has any number of labels all of each file's.
         weights: How much they count in training; empty: images have no weights.
+        classes: Where an image has any number of labels the names of all classes, which records hold, too.
     """
 
     split: str
     name: str
     files: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[int | tuple[int, ...], ...]
     weights: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -72,6 +74,11 @@ class ShardReport:
     corrupt: list[tuple[str, str]] = field(default_factory=list)
 
 
+def labels_of(label: int | tuple[int, ...]) -> tuple[int, ...]:
+    """All labels of a file of a task."""
+    return label if isinstance(label, tuple) else (label,)
+
+
 def write_shard(
     task: ShardTask, images_dir: Path, output_dir: Path, rules: ImageRules, on_image: Callable[[], None]
 ) -> ShardReport:
@@ -85,7 +92,8 @@ def write_shard(
                 report.corrupt.append((readable_name(file), str(error)))
             else:
                 name, weight = canonical_name(file), task.weights[index] if task.weights else None
-                record = Record(image.encoded, image.format, label, image.height, image.width, name, weight)
+                texts = tuple(task.classes[each] for each in label) if isinstance(label, tuple) else ()
+                record = Record(image.encoded, image.format, label, image.height, image.width, name, weight, texts)
                 writer.write(encode_record(record))
                 report.written.append(index)
                 report.fingerprints.append(image.fingerprint)

@@ -1,5 +1,6 @@
 """The words that flags allow, and defaults and limits that the settings share with what reads them. No TensorFlow."""
 
+SINGLE_LABEL, MULTILABEL = TASKS = ("single-label", "multilabel")
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "lion", "momentum", "rmsprop", "sgd")
 DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine", "one-cycle", "piecewise")
 RATE_SCALINGS = ("none", "linear", "sqrt")
@@ -27,6 +28,10 @@ PUBLISHED_DATASETS = ("flowers", "cifar10", "mnist")
 
 # In place of a checkpoint's path.
 FROM_SCRATCH = "none"
+
+TASK_HELP = "single-label: one class an image; multilabel: any number of them"
+# Between the classes of an image in a cell of a table.
+DEFAULT_LABEL_SEPARATOR = ";"
 
 # Keys of the image and of its label in slim's records.
 IMAGE_KEY = "image/encoded"

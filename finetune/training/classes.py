@@ -60,5 +60,7 @@ def _matched(
         other_mend=mend,
     )
     # Both splits are of one data set: what is said of the first holds for the second.
-    validation = data.validation and dataclasses.replace(data.validation, outputs=training.outputs)
+    validation = data.validation and dataclasses.replace(
+        data.validation, outputs=training.outputs, num_network_outputs=training.num_network_outputs
+    )
     return dataclasses.replace(data, training=training, validation=validation, class_names=class_names)
