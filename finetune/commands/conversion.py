@@ -10,7 +10,7 @@ from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.remarks import MOST_NAMED, Kind, Remark, changed_images, remarks_on
 from finetune.errors import visible
-from finetune.settings.choices import DEFAULT_VALIDATION_FRACTION
+from finetune.settings.choices import DEFAULT_VALIDATION_FRACTION, MULTILABEL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,8 +97,7 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *remarks_on(
             Kind.DOUBTFUL,
             _side_by_side(conversion.contradictions),
-            "picture is in more than one class" if not conversion.num_without_labels else "picture has other labels",
-            "pictures are in more than one class" if not conversion.num_without_labels else "pictures have other labels",
+            *_contradicting(conversion.task),
         ),
         *remarks_on(Kind.DOUBTFUL, missing, "class has no image in a split", "classes have no image in a split"),
         *remarks_on(
@@ -110,6 +109,12 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *_on_validation(conversion, validation),
     )
     return tuple(sorted(remarks, key=lambda remark: list(Kind).index(remark.kind)))
+
+
+def _contradicting(task: str) -> tuple[str, str]:
+    if task == MULTILABEL:
+        return "picture is there twice, with other labels", "pictures are there twice, with other labels"
+    return "picture is in more than one class", "pictures are in more than one class"
 
 
 def _side_by_side(pictures: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:

@@ -28,8 +28,8 @@ from finetune.settings.stage import DEFAULT_BATCH_SIZE
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
+    from finetune.commands.evaluate import AnyResult
     from finetune.commands.train_stage import EndedStage, RunOfSeveral
-    from finetune.evaluation.result_files import EvalResult
     from finetune.model.scopes import VariablePlan
     from finetune.training.devices import Devices
     from finetune.training.loop import EndedBy
@@ -65,7 +65,7 @@ class TrainResult:
     best_value: float | None = None
     final_loss: float | None = None
     ended_by: "EndedBy" = "steps"
-    evaluation: "EvalResult | None" = None
+    evaluation: "AnyResult | None" = None
     is_chief: bool = True
 
     @property

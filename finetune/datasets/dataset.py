@@ -310,9 +310,7 @@ def bad_record(path: Path, record: StoredRecord, problem: str, mend: str) -> Use
     )
 
 
-def check_labels(
-    serialized: bytes, schema: RecordSchema, labels_offset: int, num_classes: int
-) -> tuple[int, ...]:
+def check_labels(serialized: bytes, schema: RecordSchema, labels_offset: int, num_classes: int) -> tuple[int, ...]:
     """The labels of a record, one where records have no lists, if all of them are classes.
 
     Args:

@@ -18,8 +18,8 @@ from finetune.datasets.folders import (
     check_folder,
     class_name,
 )
-from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
+from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.datasets.split_words import SPLITS
@@ -336,8 +336,10 @@ def _advice_on_columns(lines: list[tuple[int, list[str]]], lists: LabelLists | N
     if len(ones) > 1 and lists is not None:
         return f"{few(ones, MOST_NAMED)} hold 0 and 1 only: if each is a class, give {flags}"
     if len(ones) > 1:
-        return f"{few(ones, MOST_NAMED)} hold 0 and 1 only: write the name of the one that is 1 into one column, label. "\
+        return (
+            f"{few(ones, MOST_NAMED)} hold 0 and 1 only: write the name of the one that is 1 into one column, label. "
             f"If several may be: --task {MULTILABEL} {flags}"
+        )
     return "Call them filename and label in its first line."
 
 

@@ -244,7 +244,8 @@ def evaluation_batches(dataset: Dataset, options: ReadOptions, *, batch_size: in
 
     Returns:
         Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, labels, int64 [B],
-        or where an image has any number of them uint8 [B,num_outputs], and file names, string [B] ('' where the record has none). Iterate within `reading`.
+        or where an image has any number of them uint8 [B,num_outputs], and file names, string [B] ('' where the record
+        has none). Iterate within `reading`.
     """
 
     def prepare(serialized: Tensor) -> tuple[Tensor, Tensor, Tensor]:

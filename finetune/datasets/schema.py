@@ -2,8 +2,9 @@
 
 Slim's records hold a JPEG or PNG file's bytes and one int64; others hold the label as a float, as a text, or as a list
 with a single one in it. The kind is that of a split's first record, and must be that of all. Where an image may have
-several labels a record holds any number of int64, each a class, or none; slim's single one is a list of one. Two readers agree on what
-a label is: one without TensorFlow, which can say what is wrong with a record, and one within TensorFlow's graph.
+several labels a record holds any number of int64, each a class, or none; slim's single one is a list of one. Two
+readers agree on what a label is: one without TensorFlow, which can say what is wrong with a record, and one within
+TensorFlow's graph.
 """
 
 import math

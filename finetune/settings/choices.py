@@ -20,7 +20,7 @@ PREDICTION_FORMATS = ("csv", "json", "lines")
 HEAD_POOLINGS = ("avg", "max", "concat")
 EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras", "keras-weights")
 QUANTIZATIONS = ("none", "float16", "int8")
-BEST_BY = ("accuracy", "balanced_accuracy", "f1", "loss")
+BEST_BY = ("accuracy", "balanced_accuracy", "f1", "mean_average_precision", "loss")
 ON_DIVERGENCE = ("stop", "halve")
 SHELLS = ("bash", "zsh")
 # Those of slim's data sets that can be downloaded; published/known_datasets.py says from where.

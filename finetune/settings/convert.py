@@ -45,10 +45,14 @@ class ImageSourceSettings(CommandSettings):
     )
     task: str = flag(SINGLE_LABEL, choices=TASKS, help=TASK_HELP)
     label_columns: tuple[str, ...] = flag(
-        (), metavar="A,B,...", help="with multilabel: columns of --labels-csv that hold 1 for an image of the class, else 0"
+        (),
+        metavar="A,B,...",
+        help="with multilabel: columns of --labels-csv that hold 1 for an image of the class, else 0",
     )
     label_separator: str = flag(
-        DEFAULT_LABEL_SEPARATOR, metavar="TEXT", help="with multilabel: between the classes in one column of --labels-csv"
+        DEFAULT_LABEL_SEPARATOR,
+        metavar="TEXT",
+        help="with multilabel: between the classes in one column of --labels-csv",
     )
     background: str = flag(
         DEFAULT_BACKGROUND, metavar="COLOUR", help="what transparency is laid on, such as white, black or #ff8000"

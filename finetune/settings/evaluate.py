@@ -13,12 +13,16 @@ from finetune.settings.choices import (
     PRECISIONS,
     RESIZE_HELP,
     RESIZES,
+    SINGLE_LABEL,
+    TASK_HELP,
+    TASKS,
     TEST_TIME_AUGMENTATIONS,
     WAYS_TO_MATCH,
 )
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.gpus import GpuSettings
 from finetune.settings.head import TrainedHeadSettings
+from finetune.settings.label_thresholds import ChosenThresholdSettings
 from finetune.settings.shares import ShareSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
 from finetune.settings.trust import TRUST_CODE_HELP
@@ -65,6 +69,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
         None, at_least=0, at_most=1, metavar="DECAY", help="any value: the same as --moving-average"
     )
     model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
+    task: str | None = flag(None, choices=TASKS, help=f"{TASK_HELP}; not given: the run's, else {SINGLE_LABEL}")
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: the run's")
@@ -76,7 +81,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings, ShareSettings, GpuSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChosenThresholdSettings, ShareSettings, GpuSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"
