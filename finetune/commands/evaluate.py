@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from finetune.commands.command import EXIT_DONE, run_command, say
 from finetune.commands.evaluation_shares import PROGRAM, merged_evaluation, part_of_split, write_evaluation_share
-from finetune.commands.label_thresholds import chosen_thresholds, thresholds_in_use
+from finetune.commands.label_thresholds import chosen_thresholds
 from finetune.commands.multilabel_evaluation import print_label_result, refuse_of_other_task, write_label_results
 from finetune.commands.shares import weights_sha256
 from finetune.commands.tensorflow_start import start_tensorflow
@@ -44,6 +44,7 @@ from finetune.nets import spec_of
 from finetune.notices import tell_once
 from finetune.remote.session import bring
 from finetune.remote.urls import named, url_of
+from finetune.runs.label_thresholds import thresholds_in_use
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,

@@ -1,4 +1,4 @@
-"""Thresholds of several labels an image: chosen on a split and kept beside the checkpoint, or found there."""
+"""Thresholds of several labels an image, chosen on a split to be kept beside the checkpoint."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ from finetune.errors import UserError
 from finetune.evaluation.multilabel_metrics import MultilabelScores
 from finetune.evaluation.thresholds import choose_threshold
 from finetune.notices import few
-from finetune.runs.label_thresholds import DEFAULT_THRESHOLD, LabelThresholds, read_label_thresholds
+from finetune.runs.label_thresholds import DEFAULT_THRESHOLD, LabelThresholds
 from finetune.settings.threshold import ThresholdRule
 
 log = logging.getLogger("finetune")
@@ -48,22 +48,3 @@ def chosen_thresholds(
     return LabelThresholds(
         Path(checkpoint).name, str(rule), split, data_sha256, scores.num_examples, thresholds, tuple(not_chosen)
     )
-
-
-def thresholds_in_use(given: float | None, checkpoint: str, names: list[str]) -> tuple[tuple[float, ...], str]:
-    """Of each class, and what they are by, in words.
-
-    Args:
-        given: One for all classes; None: those that are kept beside the checkpoint, else 0.5.
-        checkpoint: Prefix of the checkpoint.
-        names: Of its classes.
-
-    Raises:
-        UserError: The file of those that are kept holds something else.
-    """
-    if given is not None:
-        return (given,) * len(names), f"{given:g} for each class, by hand"
-    kept = read_label_thresholds(checkpoint, names)
-    if kept is None:
-        return (DEFAULT_THRESHOLD,) * len(names), f"{DEFAULT_THRESHOLD:g} for each class"
-    return kept.of_classes(names), f"chosen by {kept}"

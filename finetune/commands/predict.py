@@ -31,6 +31,7 @@ from finetune.files.whole_files import whole_file
 from finetune.files.write_errors import write_errors_told
 from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
+from finetune.prediction.multilabel_writers import LABEL_WRITERS
 from finetune.prediction.writers import WRITERS, Prediction
 from finetune.progress import progress
 from finetune.remote.urls import named, with_urls
@@ -75,6 +76,8 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
     from finetune.prediction.stream import classify
 
+    if classifier.is_multilabel:
+        _refuse_of_one_label(settings)
     return classify(
         classifier,
         filenames,
@@ -85,7 +88,7 @@ def _classified(classifier: Classifier, filenames: Iterable[str], settings: Pred
 
 
 def _predict_and_write(settings: PredictSettings) -> int:
-    write = WRITERS[_choose_format(settings)]
+    output_format = _choose_format(settings)
     if settings.output is not None:
         _refuse_no_file(settings.output)
     if settings.share is not None and settings.output is not None:
@@ -93,16 +96,43 @@ def _predict_and_write(settings: PredictSettings) -> int:
     if settings.merge_shards is None:
         find_images(settings.images)  # What isn't there is told before TensorFlow has started.
         start_tensorflow()
-    predictions = predict(settings)
     tally = _Tally()
+    predictions, write = _predictions_and_writer(settings, output_format)
     with _open_output(settings.output) as file, _progress(settings) as advance:
-        write(map(_told, tally.count(predictions, advance)), file, settings.top_k)
+        write(map(_told, tally.count(predictions, advance)), file)
     if settings.merge_shards is not None and settings.output is not None:
         remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
         log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
+
+
+def _predictions_and_writer(
+    settings: PredictSettings, output_format: str
+) -> tuple[Iterator[Prediction], Callable[[Iterable[Prediction], TextIO], None]]:
+    """What the images show, and what writes it in the form that the network's task has."""
+    write = WRITERS[output_format]
+    if settings.merge_shards is not None:
+        predictions = merged_predictions(settings, settings.merge_shards)
+        return predictions, lambda each, file: write(each, file, settings.top_k)
+    classifier = restore_classifier(settings)
+    predictions = _classified(classifier, find_images(settings.images), settings)
+    if classifier.is_multilabel:
+        names, write_labels = classifier.class_names, LABEL_WRITERS[output_format]
+        return predictions, lambda each, file: write_labels(each, file, names)
+    return predictions, lambda each, file: write(each, file, settings.top_k)
+
+
+def _refuse_of_one_label(settings: PredictSettings) -> None:
+    """Refuses what is of networks that tell one label an image."""
+    given = {"--top-k": settings.top_k != 1, "--shard": settings.shard is not None}
+    asked = [name for name, is_given in given.items() if is_given]
+    if asked:
+        raise UserError(
+            f"{' and '.join(asked)}: of one label an image, and this network tells several.",
+            "Leave it out: all classes that reach their thresholds are told.",
+        )
 
 
 def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def recall_figure(scores: MultilabelScores, names: Sequence[str], theme: Theme) 
             curves = curves_of(scores.probabilities[:, label], scores.labels[:, label])
             assert curves is not None
             rank = worst.index(label) if label in worst else None
-            style = {"color": theme.faint, "linewidth": 1.0} if rank is None else {"linewidth": 1.6}
+            style: dict[str, Any] = {"color": theme.faint, "linewidth": 1.0} if rank is None else {"linewidth": 1.6}
             if rank is not None:
                 style |= {"color": theme.wrong, "linestyle": ("-", "--", ":")[rank]}
                 style["label"] = f"{drawable(names[label], label)} {scores.average_precisions[label]:.2f}"

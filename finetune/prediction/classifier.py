@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
+from finetune.notices import tell_once
+from finetune.runs.label_thresholds import thresholds_in_use
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
 from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_network
+from finetune.settings.choices import MULTILABEL
 from finetune.settings.classifier import ClassifierSettings
 from finetune.types import Tensor
 
@@ -36,6 +39,7 @@ class Classifier:
         has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
         image_rules: How image files become pixels.
+        thresholds: Where an image has any number of labels, probabilities from which on it has a class, by class.
     """
 
     model: "Model"
@@ -45,6 +49,12 @@ class Classifier:
     has_class_names: bool
     checkpoint: "Checkpoint"
     image_rules: ImageRules
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image has any number of labels."""
+        return self.network.task == MULTILABEL
 
     @property
     def read_options(self) -> "ReadOptions":
@@ -92,7 +102,22 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     model = restore_network(network, num_classes or 1, checkpoint)
     names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
     labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
-    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    thresholds = _thresholds(settings, network.task, checkpoint, names or labels)
+    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules, thresholds)
+
+
+def _thresholds(
+    settings: ClassifierSettings, task: str, checkpoint: "Checkpoint", names: tuple[str, ...]
+) -> tuple[float, ...]:
+    """As given, else as chosen for the checkpoint; none where an image has one label."""
+    given: float | None = getattr(settings, "threshold", None)
+    if task != MULTILABEL:
+        if given is not None:
+            raise UserError("--threshold is of several labels an image, and this network tells one.", "Leave it out.")
+        return ()
+    thresholds, by = thresholds_in_use(given, checkpoint.prefix, names)
+    tell_once(f"Thresholds: {by}.")
+    return thresholds
 
 
 def _image_rules(settings: ClassifierSettings, folder: Path) -> ImageRules:

@@ -1,5 +1,6 @@
 """Image files to predictions, as a stream: order is kept, memory doesn't grow with their number, bad files are told."""
 
+import itertools
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ import tensorflow as tf
 from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.evaluation.metrics import log_softmax
+from finetune.evaluation.multilabel_metrics import sigmoid
 from finetune.evaluation.scoring import inference_function
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.writers import Guess, Prediction
@@ -50,7 +52,7 @@ def classify(
     infer = inference_function(classifier.model)
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
     for batch in _batches(images, batch_size):
-        yield from _predict(infer, batch, classifier.class_names, top_k)
+        yield from _predict(infer, batch, classifier, top_k)
 
 
 def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
@@ -76,23 +78,36 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
 
 
 def _predict(
-    infer: Callable[[Any], Any], batch: list[_LoadedImage], class_names: tuple[str, ...], top_k: int
+    infer: Callable[[Any], Any], batch: list[_LoadedImage], classifier: Classifier, top_k: int
 ) -> Iterator[Prediction]:
     images = [loaded.image for loaded in batch if loaded.image is not None]
-    guesses = _guess(infer(np.stack(images)).numpy(), class_names, top_k) if images else iter(())
+    logits = infer(np.stack(images)).numpy() if images else np.zeros([0, 0])
+    guesses = _guess_labels(logits, classifier) if classifier.is_multilabel else _guess(logits, classifier, top_k)
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
-            yield Prediction(loaded.filename, next(guesses), changes=loaded.changes)
+            guessed, all_classes = next(guesses)
+            yield Prediction(loaded.filename, guessed, changes=loaded.changes, all_classes=all_classes)
 
 
-def _guess(logits: Array, class_names: tuple[str, ...], top_k: int) -> Iterator[tuple[Guess, ...]]:
-    """For each row of logits [B,num_classes] its likeliest classes."""
+def _guess_labels(logits: Array, classifier: Classifier) -> Iterator[tuple[tuple[Guess, ...], tuple[Guess, ...]]]:
+    """For each row of logits [B,num_classes] the classes that reach their thresholds, likeliest first, and all."""
+    for row in sigmoid(logits):
+        classes = tuple(Guess(*each) for each in zip(itertools.count(), classifier.class_names, row.tolist()))
+        reached = [guess for guess in classes if guess.probability >= classifier.thresholds[guess.class_id]]
+        yield tuple(sorted(reached, key=lambda guess: -guess.probability)), classes
+
+
+def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[tuple[Guess, ...], tuple[Guess, ...]]]:
+    """For each row of logits [B,num_classes] its likeliest classes, and nothing on all of them."""
+    if not len(logits):
+        return
+    class_names = classifier.class_names
     probabilities = np.exp(log_softmax(logits))
     best = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     for row, class_ids in zip(probabilities, best, strict=True):
-        yield tuple(Guess(int(class_id), class_names[class_id], float(row[class_id])) for class_id in class_ids)
+        yield tuple(Guess(int(class_id), class_names[class_id], float(row[class_id])) for class_id in class_ids), ()
 
 
 def _map_in_order(

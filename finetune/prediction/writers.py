@@ -14,7 +14,7 @@ from finetune.notices import on_one_line
 
 
 class Guess(NamedTuple):
-    """A class that an image may be of, with its softmax probability, 0 to 1."""
+    """A class that an image may be of, with its probability, 0 to 1, of the softmax or its own sigmoid."""
 
     class_id: int
     name: str
@@ -28,14 +28,17 @@ class Prediction:
     Attributes:
         filename: As it was given.
         guesses: The likeliest classes, likeliest first, the lower id where two are equal; none if it can't be read.
+            Where an image has any number of labels, those that reach their thresholds.
         error: Why it can't be read, or None.
         changes: What was left out or changed of the image, in words.
+        all_classes: Where an image has any number of labels, all of them in the order of the outputs; else empty.
     """
 
     filename: str
     guesses: tuple[Guess, ...]
     error: str | None = None
     changes: tuple[str, ...] = ()
+    all_classes: tuple[Guess, ...] = ()
 
 
 def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:

@@ -82,3 +82,22 @@ def read_label_thresholds(checkpoint_prefix: str, names: Sequence[str]) -> Label
         tell_once(f"{path} {why}, not {prefix.name}: {DEFAULT_THRESHOLD} counts for each class.")
         return None
     return kept
+
+
+def thresholds_in_use(given: float | None, checkpoint: str, names: Sequence[str]) -> tuple[tuple[float, ...], str]:
+    """Of each class, and what they are by, in words.
+
+    Args:
+        given: One for all classes; None: those that are kept beside the checkpoint, else 0.5.
+        checkpoint: Prefix of the checkpoint.
+        names: Of its classes.
+
+    Raises:
+        UserError: The file of those that are kept holds something else.
+    """
+    if given is not None:
+        return (given,) * len(names), f"{given:g} for each class, by hand"
+    kept = read_label_thresholds(checkpoint, names)
+    if kept is None:
+        return (DEFAULT_THRESHOLD,) * len(names), f"{DEFAULT_THRESHOLD:g} for each class"
+    return kept.of_classes(names), f"chosen by {kept}"

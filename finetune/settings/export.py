@@ -14,6 +14,7 @@ from finetune.settings.choices import (
 )
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.label_thresholds import UsedThresholdSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class MeasuringSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(MeasuringSettings, ClassifierSettings):
+class ExportSettings(MeasuringSettings, ClassifierSettings, UsedThresholdSettings):
     """Settings of `finetune-export`."""
 
     title: ClassVar[str] = "Export"

@@ -8,11 +8,12 @@ from finetune.errors import UserError
 from finetune.settings.choices import DEFAULT_MAX_MEGAPIXELS, MOST_MEGAPIXELS, PREDICTION_FORMATS
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import flag
+from finetune.settings.label_thresholds import UsedThresholdSettings
 from finetune.settings.shares import ShareSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictSettings(ClassifierSettings, ShareSettings):
+class PredictSettings(ClassifierSettings, UsedThresholdSettings, ShareSettings):
     """Settings of `finetune-predict`."""
 
     title: ClassVar[str] = "Images and predictions"
