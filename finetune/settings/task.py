@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune.errors import UserError
 from finetune.settings.choices import MULTILABEL, SINGLE_LABEL
+from finetune.settings.objective import NONE
 from finetune.settings.stage import StageSettings
 
 BEST_BY_OF_LABELS = "mean_average_precision"
@@ -52,7 +53,7 @@ def refuse_stage_of_other_task(task: str, stage: StageSettings) -> None:
         UserError: Likewise.
     """
     objective = stage.objective
-    if task == SINGLE_LABEL and objective.positive_weights:
+    if task == SINGLE_LABEL and objective.positive_weights not in ((), (NONE,)):
         raise UserError(
             "--positive-weights is of several labels an image.", f"Give --task {MULTILABEL}, or --class-weights."
         )
