@@ -11,7 +11,7 @@ from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.remarks import MOST_NAMED, Kind, Remark, changed_images, remarks_on
 from finetune.errors import visible
-from finetune.settings.choices import DEFAULT_VALIDATION_FRACTION
+from finetune.settings.choices import DEFAULT_VALIDATION_FRACTION, MULTILABEL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BACKGROUND = "background"
 # Of what is encoded anew, what isn't the same afterwards.
 LOSSY = "turned JPEG"
+# What images without labels are called in tables.
+NO_LABEL = "(no label)"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ class Conversion:
         name: The data set's.
         classes: The index is the label.
         counts: For each split the number of images of each class, in the order of the labels.
+        num_images: For each split.
+        num_without_labels: For each split, where an image has any number of labels; else empty.
+        task: Whether an image has one label, a word of `TASKS`.
         num_shards: For each split.
         reencoded: How many images were encoded anew, by what they were before.
         changed: How many images were changed beyond that, by what was done.
@@ -87,7 +92,7 @@ class Conversion:
         corrupt: File and reason of each that was left out.
         ignored: Files and folders that were left out for other reasons.
         duplicates: For each picture that is in more than one split, its files by split.
-        contradictions: For each picture that is in more than one class, its files by class.
+        contradictions: For each picture that is in more than one class, or of other labels, its files by class.
         remarks: What was left out, changed, guessed or looks doubtful.
         near_duplicates: Where they were looked for.
         grouping: Where images were kept together.
@@ -97,6 +102,9 @@ class Conversion:
     name: str
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
+    num_images: dict[str, int]
+    num_without_labels: dict[str, int]
+    task: str
     num_shards: dict[str, int]
     reencoded: dict[str, int]
     changed: dict[str, int]
@@ -141,8 +149,7 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *remarks_on(
             Kind.DOUBTFUL,
             _side_by_side(conversion.contradictions),
-            "picture is in more than one class",
-            "pictures are in more than one class",
+            *_contradicting(conversion.task),
         ),
         *_on_near_duplicates(conversion.near_duplicates),
         *remarks_on(
@@ -182,6 +189,12 @@ def _on_near_duplicates(found: NearDuplicates | None) -> tuple[Remark, ...]:
             "pairs of pictures that are nearly the same are in different classes",
         ),
     )
+
+
+def _contradicting(task: str) -> tuple[str, str]:
+    if task == MULTILABEL:
+        return "picture is there twice, with other labels", "pictures are there twice, with other labels"
+    return "picture is in more than one class", "pictures are in more than one class"
 
 
 def _side_by_side(pictures: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
@@ -247,8 +260,10 @@ def _print_summary(conversion: Conversion, console: "Console") -> None:
     rows = list(zip(*conversion.counts.values(), strict=True))
     for label, (name, row) in enumerate(zip(conversion.classes, rows, strict=True)):
         table.add_row(str(label), Text(visible(name)), *map(str, row))
+    if conversion.num_without_labels:
+        table.add_row("", NO_LABEL, *(str(conversion.num_without_labels[split]) for split in conversion.counts))
     table.add_section()
-    table.add_row("", "all", *(str(sum(counts)) for counts in conversion.counts.values()))
+    table.add_row("", "all", *(str(conversion.num_images[split]) for split in conversion.counts))
     table.add_row("", "shards", *(str(conversion.num_shards[split]) for split in conversion.counts))
     console.print(table)
     if conversion.reencoded:

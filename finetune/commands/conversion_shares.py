@@ -16,7 +16,7 @@ from finetune.commands.shares import command_of_share, facts_of_settings, facts_
 from finetune.datasets.duplicates import DuplicatePair
 from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import IMAGE_RULES_SHAPE, ImageRules
-from finetune.datasets.shards import ShardReport, ShardTask
+from finetune.datasets.shards import ShardReport, ShardTask, labels_of
 from finetune.errors import UserError
 from finetune.files.json_files import Number
 from finetune.files.shares import (
@@ -82,9 +82,9 @@ class ConversionPlan:
 
     @property
     def class_of(self) -> dict[str, str]:
-        """Of each file its class."""
+        """Of each file its class, or its classes."""
         return {
-            file: self.classes[label]
+            file: ", ".join(self.classes[each] for each in labels_of(label))
             for task in self.tasks
             for file, label in zip(task.files, task.labels, strict=True)
         }

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune.commands.command import run_command, say
-from finetune.commands.conversion import BACKGROUND, Conversion, Grouping, NearDuplicates, print_summary, remarks_of
+from finetune.commands.conversion import (
+    BACKGROUND,
+    NO_LABEL,
+    Conversion,
+    Grouping,
+    NearDuplicates,
+    print_summary,
+    remarks_of,
+)
 from finetune.commands.conversion_shares import (
     PROGRAM,
     ConversionPlan,
@@ -38,11 +46,14 @@ from finetune.datasets.folders import ClassFiles, ImageFolder, scan_images
 from finetune.datasets.groups import Groups, groups_of, joined, refuse_divided
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.image_walk import found_folder, list_folder
+from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.label_table import find_label_table, read_label_table
+from finetune.datasets.multilabel_splits import by_class, divide_evenly
 from finetune.datasets.processes import num_cores
 from finetune.datasets.remarks import Remark
 from finetune.datasets.sample_bits import find_used_bits
-from finetune.datasets.shards import ShardReport, ShardTask, write_shards
+from finetune.datasets.shards import ShardReport, ShardTask, labels_of, write_shards
+from finetune.datasets.shared_pictures import with_labels_of_copies
 from finetune.datasets.split_folders import NoClassesError
 from finetune.datasets.split_words import SPLITS
 from finetune.datasets.splits import count, divide, divide_groups, share_by_fraction, share_by_size, shuffled
@@ -57,7 +68,9 @@ from finetune.settings.choices import (
     MAX_IMAGES_PER_SHARD,
     MIN_SHARDS,
     MOST_SAMPLE_BITS,
+    MULTILABEL,
     PUBLISHED_DATASETS,
+    SINGLE_LABEL,
 )
 from finetune.settings.convert import ConvertSettings
 from finetune.settings.group_rule import GroupRule
@@ -101,7 +114,7 @@ def convert(settings: ConvertSettings) -> Conversion:
         else:
             conversion = _convert_share(settings, settings.share, plan, given_rules)
     seconds = time.monotonic() - start
-    num_written = sum(map(sum, conversion.counts.values()))
+    num_written = sum(conversion.num_images.values())
     rate = num_written / seconds
     log.info("Converted %d images into %s in %.1f s (%.0f/s).", num_written, settings.dataset_dir, seconds, rate)
     return conversion
@@ -157,7 +170,7 @@ def _convert_and_print(settings: ConvertSettings) -> None:
     if share is None:
         print_summary(conversion)
         return
-    num_images, num_files = sum(map(sum, conversion.counts.values())), sum(conversion.num_shards.values())
+    num_images, num_files = sum(conversion.num_images.values()), sum(conversion.num_shards.values())
     say(f"share {share}: {num_images} images in {num_files} record files, {len(conversion.corrupt)} can't be read")
     kept = settings.dataset_dir / SHARES_FOLDER / share.folder_name
     say(f"kept in {kept}; when all are there: --merge-shards {share.count}")
@@ -227,6 +240,7 @@ def find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
         UserError: There are none, or they contradict each other.
     """
     skip = settings.dataset_dir
+    is_multilabel = settings.task == MULTILABEL
     if settings.labels_csv is not None:
         rule = settings.group_rule or GroupRule()
         return read_label_table(
@@ -235,9 +249,13 @@ def find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
             skip=skip,
             group_column=rule.column,
             must_have_groups=bool(rule.column and not rule.pattern),
+            lists=LabelLists(settings.label_columns, settings.label_separator) if is_multilabel else None,
         )
     try:
-        return scan_images(images_dir, skip=skip, layout=settings.layout)
+        found = scan_images(images_dir, skip=skip, layout=settings.layout, may_share=is_multilabel)
+        if is_multilabel:
+            with_labels_of_copies(found)
+        return found
     except NoClassesError as error:
         table = find_label_table(images_dir, skip=skip)
         if table is None:
@@ -269,6 +287,8 @@ def _divide(
                 f"{found.root} has its own {split} split, and --{split}-fraction or --{split}-size asks for another.",
                 "Leave out the flag, or point --images-dir at the train folder.",
             )
+    if found.labels:
+        return {**found.splits, **_divide_lists(found, settings)}, {}
     validation, test = _numbers_kept_aside(found, settings)
     classes, seed = found.splits["train"], settings.seed
     if groups:
@@ -281,9 +301,7 @@ def _divide(
 
 def _numbers_kept_aside(found: ImageFolder, settings: ConvertSettings) -> tuple[dict[str, int], dict[str, int]]:
     """How many images of each class are to go into validation, and how many into test."""
-    fraction = settings.validation_fraction
-    if fraction is None:
-        fraction = 0.0 if found.is_split else DEFAULT_VALIDATION_FRACTION
+    fraction = _validation_fraction(found, settings)
     sizes = count(found.splits["train"])
     test = share_by_fraction(sizes, settings.test_fraction or 0.0)
     rest = {name: size - test[name] for name, size in sizes.items()}
@@ -291,6 +309,25 @@ def _numbers_kept_aside(found: ImageFolder, settings: ConvertSettings) -> tuple[
         return share_by_size(rest, settings.validation_size), test
     # Of the whole class, so that a test split takes nothing from validation, as long as one is left to train on.
     return {name: min(n, rest[name] - 1) for name, n in share_by_fraction(sizes, fraction).items()}, test
+
+
+def _validation_fraction(found: ImageFolder, settings: ConvertSettings) -> float:
+    if settings.validation_fraction is not None:
+        return settings.validation_fraction
+    return 0.0 if found.is_split else DEFAULT_VALIDATION_FRACTION
+
+
+def _divide_lists(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFiles]:
+    """As `_divide`, of images with any number of labels, whose files by split are then in `found.files`."""
+    size = settings.validation_size
+    divided = divide_evenly(
+        {file: found.labels[file] for file in found.files["train"]},
+        seed=settings.seed,
+        validation=_validation_fraction(found, settings) if size is None else size,
+        test=settings.test_fraction or 0.0,
+    )
+    found.files |= divided
+    return {split: by_class(files, found.labels, found.classes) for split, files in divided.items()}
 
 
 def _plan(images_dir: Path, name: str, settings: ConvertSettings, given_rules: ImageRules) -> ConversionPlan:
@@ -312,7 +349,7 @@ def _plan(images_dir: Path, name: str, settings: ConvertSettings, given_rules: I
         refuse_apart(pairs, split_of, settings)
     known = KNOWN_DATASETS.get(name)
     classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
-    tasks = _plan_shards(splits, classes, found.weights, groups, name, settings)
+    tasks = _plan_shards(splits, classes, found, groups, name, settings)
     return ConversionPlan(name, classes, found, tuple(tasks), pairs, _grouping(settings, groups, wanted))
 
 
@@ -328,7 +365,7 @@ def _grouping(settings: ConvertSettings, groups: Groups, wanted: Mapping[str, in
 def _plan_shards(
     splits: Mapping[str, ClassFiles],
     classes: Sequence[str],
-    weights: Mapping[str, float],
+    found: ImageFolder,
     groups: Groups,
     name: str,
     settings: ConvertSettings,
@@ -337,17 +374,22 @@ def _plan_shards(
     labels = {class_name: label for label, class_name in enumerate(classes)}
     tasks = []
     for split in sorted(splits, key=SPLITS.index):
-        label_of = {file: labels[class_name] for class_name, files in splits[split].items() for file in files}
+        label_of: dict[str, int | tuple[int, ...]]
+        if found.labels:
+            label_of = {file: tuple(sorted(map(labels.__getitem__, found.labels[file]))) for file in found.files[split]}
+        else:
+            label_of = {file: labels[class_name] for class_name, files in splits[split].items() for file in files}
         files = shuffled(label_of, settings.seed)
         wanted = settings.num_shards or max(MIN_SHARDS, -(-len(files) // MAX_IMAGES_PER_SHARD))
         num_shards = min(wanted, len(files))
         for index in range(num_shards):
             part = files[len(files) * index // num_shards : len(files) * (index + 1) // num_shards]
             shard_name = f"{name}_{split}_{index:05d}-of-{num_shards:05d}.tfrecord"
-            of_part = tuple(weights[file] for file in part) if weights else ()
+            of_part = tuple(found.weights[file] for file in part) if found.weights else ()
             labels_of_part = tuple(label_of[file] for file in part)
             groups_of_part = tuple(groups.get(file, "") for file in part) if groups else ()
-            tasks.append(ShardTask(split, shard_name, tuple(part), labels_of_part, of_part, groups_of_part))
+            names = tuple(classes) if found.labels else ()
+            tasks.append(ShardTask(split, shard_name, tuple(part), labels_of_part, of_part, groups_of_part, names))
     return tasks
 
 
@@ -373,8 +415,9 @@ def _summarise(settings: ConvertSettings, plan: ConversionPlan, work: Conversion
     of_classes: dict[str, dict[str, bytes]] = defaultdict(dict)
     for report in work.reports:
         for index, fingerprint in zip(report.written, report.fingerprints, strict=True):
-            label, file = report.task.labels[index], report.task.files[index]
-            of_splits[report.task.split][file] = of_classes[plan.classes[label]][file] = fingerprint
+            labels, file = labels_of(report.task.labels[index]), report.task.files[index]
+            group = ", ".join(plan.classes[label] for label in labels) or NO_LABEL
+            of_splits[report.task.split][file] = of_classes[group][file] = fingerprint
     conversion = _found_in(work, settings, plan)
     for class_name, number in zip(plan.classes, conversion.counts["train"], strict=True):
         if not number and class_name != BACKGROUND:
@@ -402,15 +445,23 @@ def _near_duplicates(settings: ConvertSettings, plan: ConversionPlan) -> NearDup
 def _found_in(work: ConversionWork, settings: ConvertSettings, plan: ConversionPlan) -> Conversion:
     """What record files hold, without duplicates, contradictions and remarks."""
     counts: dict[str, list[int]] = {}
+    num_images, num_without_labels = Counter[str](), Counter[str]()
     for report in work.reports:
         of_split = counts.setdefault(report.task.split, [0] * len(plan.classes))
+        num_images[report.task.split] += len(report.written)
         for index in report.written:
-            of_split[report.task.labels[index]] += 1
+            labels = labels_of(report.task.labels[index])
+            num_without_labels[report.task.split] += not labels
+            for label in labels:
+                of_split[label] += 1
     return Conversion(
         dataset_dir=settings.dataset_dir,
         name=plan.name,
         classes=plan.classes,
         counts={split: tuple(of_split) for split, of_split in counts.items()},
+        num_images={split: num_images[split] for split in counts},
+        num_without_labels={split: num_without_labels[split] for split in counts} if plan.found.labels else {},
+        task=MULTILABEL if plan.found.labels else SINGLE_LABEL,
         num_shards=dict(Counter(report.task.split for report in work.reports)),
         reencoded=_total(report.reencoded for report in work.reports),
         changed=_total(report.changed for report in work.reports),
@@ -445,13 +496,19 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         )
     description = {
         "version": VERSION,
+        **({"task": conversion.task} if conversion.task != SINGLE_LABEL else {}),
         "name": conversion.name,
         "seed": seed,
         "classes": conversion.classes,
         "splits": {
             split: {
-                "num_examples": sum(counts),
+                "num_examples": conversion.num_images[split],
                 "num_examples_per_class": dict(zip(conversion.classes, counts, strict=True)),
+                **(
+                    {"num_without_labels": conversion.num_without_labels[split]}
+                    if conversion.num_without_labels
+                    else {}
+                ),
                 "shards": shards[split],
             }
             for split, counts in conversion.counts.items()

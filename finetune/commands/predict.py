@@ -34,6 +34,7 @@ from finetune.files.write_errors import write_errors_told
 from finetune.model.openvino_network import load_openvino
 from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
+from finetune.prediction.multilabel_writers import LABEL_WRITERS
 from finetune.prediction.writers import WRITERS, Prediction
 from finetune.progress import progress
 from finetune.remote.urls import named, with_urls
@@ -85,6 +86,8 @@ def _restored(settings: PredictSettings) -> Classifier:
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
     from finetune.prediction.stream import classify
 
+    if classifier.is_multilabel:
+        _refuse_of_one_label(settings)
     wanted_by = "--features" if settings.features is not None else "--nearest" if settings.nearest is not None else None
     network = feature_network_of(classifier, wanted_by) if wanted_by is not None else None
     predictions = classify(
@@ -104,7 +107,7 @@ def _classified(classifier: Classifier, filenames: Iterable[str], settings: Pred
 
 
 def _predict_and_write(settings: PredictSettings) -> int:
-    write = WRITERS[_choose_format(settings)]
+    output_format = _choose_format(settings)
     if settings.output is not None:
         _refuse_no_file(settings.output, "--output")
     if settings.features is not None:
@@ -115,12 +118,10 @@ def _predict_and_write(settings: PredictSettings) -> int:
     if settings.merge_shards is None:
         find_images(settings.images)  # What isn't there is told before TensorFlow has started.
         start_tensorflow()
-    predictions = predict(settings)
     tally = _Tally()
+    predictions, write = _predictions_and_writer(settings, output_format)
     with _open_output(settings.output) as file, _progress(settings) as advance:
-        told = map(_told, tally.count(predictions, advance))
-        may_reject, num_nearest = settings.reject_below is not None, settings.nearest or 0
-        write(told, file, settings.top_k, may_reject=may_reject, num_nearest=num_nearest)
+        write(map(_told, tally.count(predictions, advance)), file)
     if settings.merge_shards is not None and settings.output is not None:
         remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
@@ -129,6 +130,43 @@ def _predict_and_write(settings: PredictSettings) -> int:
     if settings.reject_below is not None:
         log.info("%d of them rejected, below %g.", tally.num_rejected, settings.reject_below)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
+
+
+def _predictions_and_writer(
+    settings: PredictSettings, output_format: str
+) -> tuple[Iterator[Prediction], Callable[[Iterable[Prediction], TextIO], None]]:
+    """What the images show, and what writes it in the form that the network's task has."""
+    write = WRITERS[output_format]
+    may_reject, num_nearest = settings.reject_below is not None, settings.nearest or 0
+
+    def write_guesses(predictions: Iterable[Prediction], file: TextIO) -> None:
+        write(predictions, file, settings.top_k, may_reject=may_reject, num_nearest=num_nearest)
+
+    if settings.merge_shards is not None:
+        return merged_predictions(settings, settings.merge_shards), write_guesses
+    classifier = _restored(settings)
+    predictions = _classified(classifier, find_images(settings.images), settings)
+    if classifier.is_multilabel:
+        names, write_labels = classifier.class_names, LABEL_WRITERS[output_format]
+        return predictions, lambda each, file: write_labels(each, file, names)
+    return predictions, write_guesses
+
+
+def _refuse_of_one_label(settings: PredictSettings) -> None:
+    """Refuses what is of networks that tell one label an image."""
+    given = {
+        "--top-k": settings.top_k != 1,
+        "--shard": settings.shard is not None,
+        "--reject-below": settings.reject_below is not None,
+        "--features": settings.features is not None,
+        "--nearest": settings.nearest is not None,
+    }
+    asked = [name for name, is_given in given.items() if is_given]
+    if asked:
+        raise UserError(
+            f"{' and '.join(asked)}: of one label an image, and this network tells several.",
+            "Leave it out: all classes that reach their thresholds are told.",
+        )
 
 
 def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int:

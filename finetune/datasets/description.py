@@ -1,10 +1,11 @@
 """dataset.json: what a converted data set holds, written beside its shards.
 
     version            of this file's format
+    task               "multilabel" where an image has any number of labels; not there: it has one
     name, seed         of the data set and of its division
     classes            their names; the index is the label
-    splits             for each split: num_examples, num_examples_per_class, and its shards with file, num_records,
-                       num_bytes and sha256
+    splits             for each split: num_examples, num_examples_per_class, where an image has any number of labels
+                       num_without_labels, and its shards with file, num_records, num_bytes and sha256
     weights            where images have weights, for each split the least, the most and the mean
     formats            how many records of each format ("jpg", "png")
     images             the rules by which image files became pixels: `background` and `sample_bits` (see image_rules.py)
@@ -35,6 +36,7 @@ from finetune.errors import UserError
 from finetune.files.json_files import MayLack, Number, read_json
 from finetune.files.whole_files import TextTooLongError, is_special, read_bytes, write_text
 from finetune.notices import has_control, on_one_line, tell_once
+from finetune.settings.choices import SINGLE_LABEL, TASKS
 
 FILE_NAME = "dataset.json"
 LABELS_FILE = "labels.txt"
@@ -54,6 +56,7 @@ SHAPE = {
         }
     },
     "images": MayLack(IMAGE_RULES_SHAPE),
+    "task": MayLack(str),
 }
 MEND = "Convert the images again, or remove this file: the shards can be read without it."
 
@@ -90,6 +93,7 @@ class Description:
     classes: tuple[str, ...]
     shards: Mapping[str, tuple[ShardDescription, ...]]
     image_rules: ImageRules
+    task: str = SINGLE_LABEL
 
 
 def read_description(dataset_dir: Path) -> Description | None:
@@ -116,7 +120,10 @@ def read_description(dataset_dir: Path) -> Description | None:
     }
     for split, part in content["splits"].items():
         _check_sum(path, split, part["num_examples"], shards[split])
-    return Description(content["name"], tuple(content["classes"]), shards, _image_rules(path, content))
+    task = content.get("task", SINGLE_LABEL)
+    if task not in TASKS:
+        raise UserError(f"{path} has the task {task!r}, this program knows {' and '.join(TASKS)}.", MEND)
+    return Description(content["name"], tuple(content["classes"]), shards, _image_rules(path, content), task)
 
 
 def _image_rules(path: Path, content: Mapping[str, Any]) -> ImageRules:

@@ -22,17 +22,19 @@ class ShardTask:
         split: The shard's split.
         name: The shard's file name.
         files: Image files relative to the image folder, in the order of the records.
-        labels: Their classes.
+        labels: Their classes; where an image has any number of labels all of each file's.
         weights: How much they count in training; empty: images have no weights.
         groups: Which images they stay together with, '' where an image is by itself; empty: all are.
+        classes: Where an image has any number of labels the names of all classes, which records hold, too.
     """
 
     split: str
     name: str
     files: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[int | tuple[int, ...], ...]
     weights: tuple[float, ...] = ()
     groups: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -62,6 +64,11 @@ class ShardReport:
     corrupt: list[tuple[str, str]] = field(default_factory=list)
 
 
+def labels_of(label: int | tuple[int, ...]) -> tuple[int, ...]:
+    """All labels of a file of a task."""
+    return label if isinstance(label, tuple) else (label,)
+
+
 def write_shard(
     task: ShardTask, on_image: Callable[[], None], *, images_dir: Path, output_dir: Path, rules: ImageRules
 ) -> ShardReport:
@@ -76,7 +83,10 @@ def write_shard(
             else:
                 name, weight = canonical_name(file), task.weights[index] if task.weights else None
                 group = task.groups[index] if task.groups else ""
-                record = Record(image.encoded, image.format, label, image.height, image.width, name, weight, group)
+                texts = tuple(task.classes[each] for each in label) if isinstance(label, tuple) else ()
+                record = Record(
+                    *(image.encoded, image.format, label, image.height, image.width, name, weight, group, texts)
+                )
                 writer.write(encode_record(record))
                 report.written.append(index)
                 report.fingerprints.append(image.fingerprint)

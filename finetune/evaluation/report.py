@@ -73,13 +73,31 @@ class Picture:
 
 def write_report(result: EvalResult) -> None:
     """Writes report.html and its plots as PNG files into the result's folder."""
+    render_report(TEMPLATE, _content(result), result.output_dir)
+
+
+def render_report(template: str, content: Mapping[str, Any], folder: Path) -> None:
+    """Writes report.html of a template beside this module, filled with what it names."""
     import jinja2
 
     loader = jinja2.PackageLoader("finetune.evaluation", package_path="")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u202f%"
-    html = environment.get_template(TEMPLATE).render(_content(result))
-    write_text(result.output_dir / REPORT_FILE, printable(html))
+    html = environment.get_template(template).render(content)
+    write_text(folder / REPORT_FILE, printable(html))
+
+
+def write_picture(draw: Draw, path: Path, alt: str) -> Picture:
+    """Writes a plot as a PNG file, and gives it for the report.
+
+    Args:
+        draw: Draws it.
+        path: The file.
+        alt: What is seen.
+    """
+    write_bytes(path, plots.render(draw(plots.LIGHT, True), "png"))
+    light, dark = (plots.render(draw(theme, False), "svg") for theme in (plots.LIGHT, plots.DARK))
+    return Picture(data_uri(light, "svg+xml"), data_uri(dark, "svg+xml"), alt)
 
 
 def _content(result: EvalResult) -> dict[str, Any]:
@@ -104,7 +122,7 @@ def _content(result: EvalResult) -> dict[str, Any]:
         "spreads": spreads_of(result.folds) if result.folds else {},
         "label_errors": _label_errors(result),
         **_pictures(result),
-        **_run_content(result.run_folder, result.run_folder.parent if result.folds else result.run_folder),
+        **run_content(result.run_folder, result.run_folder.parent if result.folds else result.run_folder),
     }
 
 
@@ -150,7 +168,7 @@ def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
     similar = _similar_images(result)
     return [
         {
-            "image": _data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "image": data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
             "filename": scores.filenames[position],
             "label": result.class_names[scores.labels[position]],
             "label_probability": scores.label_probabilities[position],
@@ -180,7 +198,7 @@ def _similar_images(result: EvalResult) -> dict[int, list[dict[str, Any]]]:
     return {
         position: [
             {
-                "image": _data_uri(thumbnails[each.position], "jpeg") if each.position in thumbnails else None,
+                "image": data_uri(thumbnails[each.position], "jpeg") if each.position in thumbnails else None,
                 "filename": each.filename,
                 "label": each.label,
                 "similarity": each.similarity,
@@ -200,7 +218,7 @@ def _label_errors(result: EvalResult) -> list[dict[str, Any]]:
     thumbnails = read_thumbnails(result.dataset, positions, THUMBNAIL_PIXELS)
     return [
         {
-            "image": _data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "image": data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
             "filename": result.scores.filenames[position],
             "label": result.class_names[errors.labels[index]],
             "label_probability": errors.label_probabilities[index],
@@ -222,9 +240,7 @@ def _pictures(result: EvalResult) -> dict[str, Any]:
         return plots.confusion_figure(confusion, names, theme, most_inches=inches)
 
     def picture(draw: Draw, file_name: str, alt: str) -> Picture:
-        write_bytes(result.output_dir / file_name, plots.render(draw(plots.LIGHT, True), "png"))
-        light, dark = (plots.render(draw(theme, False), "svg") for theme in (plots.LIGHT, plots.DARK))
-        return Picture(_data_uri(light, "svg+xml"), _data_uri(dark, "svg+xml"), alt)
+        return write_picture(draw, result.output_dir / file_name, alt)
 
     return {
         "confusion_picture": picture(
@@ -250,7 +266,7 @@ def _pictures(result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _run_content(folder: Path, named: Path) -> dict[str, Any]:
+def run_content(folder: Path, named: Path) -> dict[str, Any]:
     """How the run was made: `chosen` settings differ from the defaults; all are None or empty where it is no run.
 
     Args:
@@ -285,5 +301,6 @@ def _setting(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else with_urls(str(value))
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
+    """An image, "jpeg", "png" or "svg+xml", as an address that holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,10 +180,10 @@ def write_confusion_matrix(result: EvalResult) -> None:
             writer.writerow(cells_of([name, *row.tolist()]))
 
 
-def append_to_history(result: EvalResult) -> None:
+def append_to_history(folder: Path, checkpoint_name: str, step: int | None, summary: Mapping[str, Any]) -> None:
     """Adds a line to evaluations.jsonl, where the checkpoints of a watched run follow each other."""
-    figures = {"checkpoint": result.checkpoint_name, "step": result.step, **result.scores.summary()}
-    append_line(result.output_dir / HISTORY_FILE, json.dumps(figures))
+    figures = {"checkpoint": checkpoint_name, "step": step, **summary}
+    append_line(folder / HISTORY_FILE, json.dumps(figures))
 
 
 def write_comparison(folder: Path, runs: Sequence[str], comparison: Comparison) -> None:

@@ -1,6 +1,6 @@
 """One exact pass over a split: every record scored once, whatever the batch size. Training and evaluation share it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,16 @@ import tensorflow as tf
 
 from finetune.errors import UserError
 from finetune.evaluation.metrics import Scores, join_scores, score_batch
+from finetune.evaluation.multilabel_metrics import (
+    AnyScores,
+    MultilabelScores,
+    join_label_scores,
+    score_label_batch,
+)
 from finetune.evaluation.side_by_side import in_turn
 from finetune.model.model import Model
 from finetune.model.out_of_memory import out_of_memory_told
+from finetune.settings.choices import MULTILABEL, SINGLE_LABEL
 from finetune.types import Array, Tensor
 
 Infer = Callable[[Any], Tensor]  # From images [B,H,W,C], or what else is given, to logits [B,num_classes].
@@ -79,14 +86,36 @@ def score(
         UserError: There are no images.
         NotFiniteError: A logit is not finite.
     """
-    parts = []
+    of_batches = _logits_of(infers, batches, on_batch)
+    return join_scores([score_batch(*of_batch, keep_logits=keep_logits) for of_batch in of_batches])
+
+
+def score_labels(
+    infers: Sequence[Infer],
+    batches: Iterable[tuple[Any, Any, Any]],
+    *,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+) -> MultilabelScores:
+    """As `score`, where an image has any number of labels: 1 or 0 for each class [B,num_classes]."""
+    return join_label_scores([score_label_batch(*of_batch) for of_batch in _logits_of(infers, batches, on_batch)])
+
+
+# By the task of a data set, what scores its splits.
+SCORERS: Mapping[str, Callable[..., AnyScores]] = {SINGLE_LABEL: score, MULTILABEL: score_labels}
+
+
+def _logits_of(
+    infers: Sequence[Infer], batches: Iterable[tuple[Any, Any, Any]], on_batch: Callable[[int], None]
+) -> Iterator[tuple[Array, Array, list[str]]]:
+    """Logits, labels and file names of each batch."""
+    has_images = False
     for (_, labels, filenames), logits in in_turn([_logits_of_batch(infer) for infer in infers], batches):
         names = [name.decode("utf-8", "surrogateescape") for name in np.asarray(filenames)]
-        parts.append(score_batch(logits, np.asarray(labels), names, keep_logits=keep_logits))
+        yield logits, np.asarray(labels), names
         on_batch(len(names))
-    if not parts:
+        has_images = True
+    if not has_images:
         raise UserError("There are no images to evaluate: the split is empty.")
-    return join_scores(parts)
 
 
 def _logits_of_batch(infer: Infer) -> Callable[[tuple[Any, Any, Any]], Array]:

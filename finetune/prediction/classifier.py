@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
+from finetune.notices import tell_once
 from finetune.prediction.decision import find_decision
 from finetune.runs.decision_file import Decision
+from finetune.runs.label_thresholds import thresholds_in_use
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
 from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_networks
+from finetune.settings.choices import MULTILABEL, NO_DECISION
 from finetune.settings.classifier import ClassifierSettings
 from finetune.types import Tensor
 
@@ -39,7 +42,8 @@ class Classifier:
         has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
         image_rules: How image files become pixels.
-        decision: How its logits become a class.
+        decision: How its logits become a class; nothing of it where an image has any number of labels.
+        thresholds: Where an image has any number of labels, probabilities from which on it has a class, by class.
     """
 
     copies: Mapping[str | None, "Model"]
@@ -50,6 +54,12 @@ class Classifier:
     checkpoint: "Checkpoint"
     image_rules: ImageRules
     decision: Decision = Decision()
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image has any number of labels."""
+        return self.network.task == MULTILABEL
 
     @property
     def cut(self) -> tuple[int, float] | None:
@@ -109,7 +119,27 @@ def restore_classifier(settings: ClassifierSettings, num_clones: int = 1) -> Cla
     names = _class_names(settings.labels, network.labels_offset, checkpoint, num_outputs)
     labels = tuple(map(str, range(network.labels_offset, network.labels_offset + num_outputs)))
     classifier = Classifier(copies, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    if classifier.is_multilabel:
+        return dataclasses.replace(classifier, thresholds=_thresholds(settings, classifier))
     return dataclasses.replace(classifier, decision=find_decision(classifier, settings))
+
+
+def _thresholds(settings: ClassifierSettings, classifier: Classifier) -> tuple[float, ...]:
+    """Of each label, as given, else as chosen for the checkpoint."""
+    only_single_label = {
+        "--positive-class": settings.positive_class is not None,
+        "--calibrate": settings.calibrate is not None,
+        "--threshold none": settings.threshold == NO_DECISION,
+    }
+    asked = [name for name, is_given in only_single_label.items() if is_given]
+    if asked:
+        raise UserError(
+            f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
+        )
+    given = settings.threshold if isinstance(settings.threshold, float) else None
+    thresholds, by = thresholds_in_use(given, classifier.checkpoint.prefix, classifier.class_names)
+    tell_once(f"Thresholds: {by}.")
+    return thresholds
 
 
 def _image_rules(settings: ClassifierSettings, folder: Path) -> ImageRules:

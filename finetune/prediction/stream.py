@@ -1,5 +1,6 @@
 """Image files to predictions, as a stream: order is kept, memory doesn't grow with their number, bad files are told."""
 
+import itertools
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from finetune.embeddings.neighbours import NearestImages
 from finetune.embeddings.pooled_features import PooledFeatures
 from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax
+from finetune.evaluation.multilabel_metrics import sigmoid
 from finetune.evaluation.side_by_side import in_turn
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.engines import Infer, inference_by
@@ -29,6 +31,14 @@ Outcome = TypeVar("Outcome")
 # Logits [B,num_classes], and features [B,D] where they are wanted.
 _Outcome = tuple[Array, Array | None]
 _Pass = Callable[[Array], _Outcome]  # From images [B,H,W,C].
+
+
+class _Guesses(NamedTuple):
+    """Of one image: what is told, the highest probability, and all classes where it has any number of labels."""
+
+    guesses: tuple[Guess, ...]
+    highest: float
+    all_classes: tuple[Guess, ...] = ()
 
 
 class _LoadedImage(NamedTuple):
@@ -126,26 +136,37 @@ def _predictions(
     nearest: NearestImages | None,
 ) -> Iterator[Prediction]:
     logits, features = outcome if outcome is not None else (None, None)
-    guesses = _guess(logits, classifier, top_k) if logits is not None else iter(())
+    guesses: Iterator[_Guesses] = iter(())
+    if logits is not None:
+        guesses = _guess_labels(logits, classifier) if classifier.is_multilabel else _guess(logits, classifier, top_k)
     similar = iter(nearest.of(features) if nearest is not None and features is not None else ())
     of_images = iter(features if features is not None else ())
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
-            highest, best = next(guesses)
+            guess = next(guesses)
             yield Prediction(
                 loaded.filename,
-                best,
+                guess.guesses,
                 changes=loaded.changes,
-                is_rejected=reject_below is not None and highest < reject_below,
+                is_rejected=reject_below is not None and guess.highest < reject_below,
                 features=next(of_images, None),
                 neighbours=next(similar, ()),
+                all_classes=guess.all_classes,
             )
 
 
-def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[float, tuple[Guess, ...]]]:
-    """For each row of logits [B,num_classes] its highest probability, and its guesses: what is decided for first."""
+def _guess_labels(logits: Array, classifier: Classifier) -> Iterator[_Guesses]:
+    """For each row of logits [B,num_classes] the classes that reach their thresholds, likeliest first, and all."""
+    for row in sigmoid(logits):
+        classes = tuple(Guess(*each) for each in zip(itertools.count(), classifier.class_names, row.tolist()))
+        reached = [guess for guess in classes if guess.probability >= classifier.thresholds[guess.class_id]]
+        yield _Guesses(tuple(sorted(reached, key=lambda guess: -guess.probability)), float(row.max()), classes)
+
+
+def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[_Guesses]:
+    """For each row of logits [B,num_classes] what is decided for first, and the likeliest others."""
     names = classifier.class_names
     probabilities = np.exp(log_softmax(logits, classifier.decision.divisor))
     order = np.argsort(-logits, axis=1, kind="stable")
@@ -154,7 +175,7 @@ def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[
         order = np.stack([[decision, *row[row != decision]] for decision, row in zip(decisions, order, strict=True)])
     for row, class_ids in zip(probabilities, order[:, :top_k], strict=True):
         guesses = (Guess(int(class_id), names[class_id], float(row[class_id])) for class_id in class_ids)
-        yield float(row.max()), tuple(guesses)
+        yield _Guesses(tuple(guesses), float(row.max()))
 
 
 def _map_in_order(

@@ -18,7 +18,7 @@ DONT_KNOW = "don't know"
 
 
 class Guess(NamedTuple):
-    """A class that an image may be of, with its softmax probability, 0 to 1."""
+    """A class that an image may be of, with its probability, 0 to 1, of the softmax or its own sigmoid."""
 
     class_id: int
     name: str
@@ -32,12 +32,14 @@ class Prediction:
     Attributes:
         filename: As it was given.
         guesses: The likeliest classes, likeliest first, the lower id where two are equal; none if it can't be read.
-            With a threshold the class that it decides for comes before them.
+            With a threshold the class that it decides for comes before them. Where an image has any number of labels,
+            those that reach their thresholds.
         error: Why it can't be read, or None.
         changes: What was left out or changed of the image, in words.
         is_rejected: Whether the guesses are too unsure to be an answer.
         features: What the classification layer was given, float32 [D]; None: they weren't asked for.
         neighbours: The most similar images, most similar first, where these were asked for.
+        all_classes: Where an image has any number of labels, all of them in the order of the outputs; else empty.
     """
 
     filename: str
@@ -47,6 +49,7 @@ class Prediction:
     is_rejected: bool = False
     features: Array | None = dataclasses.field(default=None, compare=False)
     neighbours: tuple[Neighbour, ...] = ()
+    all_classes: tuple[Guess, ...] = ()
 
 
 def write_csv(

@@ -1,5 +1,6 @@
 """The words that flags allow, and defaults and limits that the settings share with what reads them. No TensorFlow."""
 
+SINGLE_LABEL, MULTILABEL = TASKS = ("single-label", "multilabel")
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "lion", "momentum", "rmsprop", "sgd")
 DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine", "one-cycle", "piecewise")
 RATE_SCALINGS = ("none", "linear", "sqrt")
@@ -22,7 +23,7 @@ HEAD_POOLINGS = ("avg", "max", "concat")
 EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "openvino", "keras", "keras-weights")
 ENGINES = ("tensorflow", "openvino")
 QUANTIZATIONS = ("none", "float16", "int8")
-BEST_BY = ("accuracy", "balanced_accuracy", "f1", "loss")
+BEST_BY = ("accuracy", "balanced_accuracy", "f1", "mean_average_precision", "loss")
 ON_DIVERGENCE = ("stop", "halve")
 CALIBRATIONS = ("temperature", "none")
 NO_DECISION = "none"
@@ -32,6 +33,10 @@ PUBLISHED_DATASETS = ("flowers", "cifar10", "mnist")
 
 # In place of a checkpoint's path.
 FROM_SCRATCH = "none"
+
+TASK_HELP = "single-label: one class an image; multilabel: any number of them"
+# Between the classes of an image in a cell of a table.
+DEFAULT_LABEL_SEPARATOR = ";"
 
 # Keys of the image and of its label in slim's records.
 IMAGE_KEY = "image/encoded"

@@ -9,6 +9,7 @@ from finetune.notices import has_control
 from finetune.settings.choices import (
     DEFAULT_BACKGROUND,
     DEFAULT_DUPLICATE_SIMILARITY,
+    DEFAULT_LABEL_SEPARATOR,
     DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_VALIDATION_FRACTION,
     LAYOUTS,
@@ -18,8 +19,12 @@ from finetune.settings.choices import (
     MOST_MEGAPIXELS,
     MOST_SAMPLE_BITS,
     MOST_SHARDS,
+    MULTILABEL,
     ON_CORRUPT,
     ON_DUPLICATE,
+    SINGLE_LABEL,
+    TASK_HELP,
+    TASKS,
 )
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.group_rule import GroupRule
@@ -40,6 +45,17 @@ class ImageSourceSettings(CommandSettings):
         access="read",
         metavar="FILE",
         help="CSV with the file and class of each image, and its split if known, in place of class folders",
+    )
+    task: str = flag(SINGLE_LABEL, choices=TASKS, help=TASK_HELP)
+    label_columns: tuple[str, ...] = flag(
+        (),
+        metavar="A,B,...",
+        help="with multilabel: columns of --labels-csv that hold 1 for an image of the class, else 0",
+    )
+    label_separator: str = flag(
+        DEFAULT_LABEL_SEPARATOR,
+        metavar="TEXT",
+        help="with multilabel: between the classes in one column of --labels-csv",
     )
     background: str = flag(
         DEFAULT_BACKGROUND, metavar="COLOUR", help="what transparency is laid on, such as white, black or #ff8000"
@@ -66,6 +82,25 @@ class ImageSourceSettings(CommandSettings):
             raise UserError(
                 "--layout and --labels-csv are both given.", "Leave out --layout: the table says the classes."
             )
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        """Refuses settings of a table's labels that nothing is read by."""
+        separator = "--label-separator" if self.label_separator != DEFAULT_LABEL_SEPARATOR else ""
+        given = "--label-columns" if self.label_columns else separator
+        if given and self.task != MULTILABEL:
+            raise UserError(f"{given} is of several labels an image.", f"Give --task {MULTILABEL}, or leave it out.")
+        if given and self.labels_csv is None:
+            raise UserError(f"{given} is of a table.", "Give the table with --labels-csv.")
+        if self.label_columns and separator:
+            raise UserError(
+                "--label-columns and --label-separator are both given.",
+                "Give the columns that hold 0 and 1, or the separator of the lists in one column.",
+            )
+        if not self.label_separator.strip():
+            raise UserError(f"--label-separator is {self.label_separator!r}, but must be a text that isn't blank.")
+        if len(set(self.label_columns)) < len(self.label_columns):
+            raise UserError("--label-columns names a column twice.", "Name each once.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +185,7 @@ class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
         super().__post_init__()
         if self.group_rule is not None:
             self.group_rule.check()
+        self._refuse_together()
         name = self.dataset_name
         if name is not None and (name != Path(name).name or name.startswith(".")):
             raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
@@ -157,6 +193,20 @@ class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
             raise UserError(
                 f"--dataset-name is {name!r}; it is the first part of file names, which hold no line breaks and no "
                 "control characters."
+            )
+
+    def _refuse_together(self) -> None:
+        """Images of several labels are divided so that each label has its share, whatever belongs together."""
+        together = {
+            "--group-by": self.group_by is not None,
+            "--find-near-duplicates": self.find_near_duplicates,
+            f"--on-duplicate {self.on_duplicate}": self.on_duplicate != ON_DUPLICATE[0],
+        }
+        given = [name for name, is_given in together.items() if is_given]
+        if given and self.task == MULTILABEL:
+            raise UserError(
+                f"{' and '.join(given)}: not with --task {MULTILABEL}, which divides images by their labels alone.",
+                "Leave it out, and give folders for train and validation, or a column of the table that says the split.",
             )
 
     @property

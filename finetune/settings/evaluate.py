@@ -13,6 +13,9 @@ from finetune.settings.choices import (
     PRECISIONS,
     RESIZE_HELP,
     RESIZES,
+    SINGLE_LABEL,
+    TASK_HELP,
+    TASKS,
     TEST_TIME_AUGMENTATIONS,
     WAYS_TO_MATCH,
 )
@@ -66,6 +69,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
         None, at_least=0, at_most=1, metavar="DECAY", help="any value: the same as --moving-average"
     )
     model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
+    task: str | None = flag(None, choices=TASKS, help=f"{TASK_HELP}; not given: the run's, else {SINGLE_LABEL}")
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: the run's")

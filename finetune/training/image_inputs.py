@@ -24,8 +24,8 @@ from finetune.datasets.service_watch import watched
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.datasets.unlabelled_batches import picked_examples, reading_unlabelled, unlabelled_evaluation_batches
 from finetune.errors import UserError
-from finetune.evaluation.metrics import Scores
-from finetune.evaluation.scoring import Infer, inference_function, score
+from finetune.evaluation.multilabel_metrics import AnyScores
+from finetune.evaluation.scoring import SCORERS, Infer, inference_function
 from finetune.evaluation.side_by_side import in_turn
 from finetune.model.model import Outputs
 from finetune.model.out_of_memory import out_of_memory_told
@@ -180,13 +180,13 @@ class TrainingInputs:
 
     forward: Callable[[Any, Tensor], Outputs]
     batches: Callable[[int], Iterator[Any]]
-    validate: Callable[[], Scores] | None
+    validate: Callable[[], AnyScores] | None
     eval_split: str
     batch_size: int
     steps_per_call: int = 1
     num_views: int = 0
     features: tuple[str, ...] = ()
-    validate_plain: Callable[[], Scores] | None = None
+    validate_plain: Callable[[], AnyScores] | None = None
     cached: CachedFeatures | None = None
     mixed_batches: Callable[[MixedSteps], Iterator[Any]] | None = None
     unlabelled_logits: Callable[[], Array] | None = None
@@ -226,7 +226,7 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
         with reading(dataset, images.options.labels_offset):
             # What fails in a validation should do so before hours of training, not after.
-            score(infers, rehearsal.take(REHEARSAL_BATCHES))
+            SCORERS[dataset.task](infers, rehearsal.take(REHEARSAL_BATCHES))
     return TrainingInputs(
         forward=lambda batch, seed: model(batch, is_training=True, seed=seed),
         batches=batches,
@@ -289,12 +289,12 @@ def _logits(unlabelled: UnlabelledImages, images: TrainingImages, infers: Sequen
     return np.concatenate(parts)
 
 
-def validation(images: TrainingImages, state: TrainingState, run: Callable[[], Scores]) -> Callable[[], Scores]:
+def validation(images: TrainingImages, state: TrainingState, run: Callable[[], AnyScores]) -> Callable[[], AnyScores]:
     """With the moving averages where they are kept, for they are what will be used."""
     dataset = images.data.validation
     assert dataset is not None
 
-    def validate() -> Scores:
+    def validate() -> AnyScores:
         state.share_statistics()
         in_place = state.averages.in_place() if state.averages is not None else contextlib.nullcontext()
         with reading(dataset, images.options.labels_offset), in_place:
@@ -304,8 +304,8 @@ def validation(images: TrainingImages, state: TrainingState, run: Callable[[], S
 
 
 def plain_validation(
-    images: TrainingImages, state: TrainingState, run: Callable[[], Scores]
-) -> Callable[[], Scores] | None:
+    images: TrainingImages, state: TrainingState, run: Callable[[], AnyScores]
+) -> Callable[[], AnyScores] | None:
     """With the weights themselves, where moving averages are kept beside them; None where they aren't.
 
     It is told and never counts: what commands take of a run is one or the other for all of its checkpoints.
@@ -315,7 +315,7 @@ def plain_validation(
     if state.averages is None:
         return None
 
-    def validate() -> Scores:
+    def validate() -> AnyScores:
         with reading(dataset, images.options.labels_offset):
             return run()
 

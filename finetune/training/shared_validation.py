@@ -11,7 +11,8 @@ from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.pipeline import evaluation_batches
 from finetune.datasets.record_ranges import records_within
 from finetune.evaluation.metrics import NotFiniteError, Scores
-from finetune.evaluation.scoring import Infer, score
+from finetune.evaluation.multilabel_metrics import AnyScores
+from finetune.evaluation.scoring import SCORERS, Infer, score
 from finetune.files.shares import Share
 from finetune.types import Array
 
@@ -27,7 +28,7 @@ def scorer(
     *,
     batch_size: int,
     num_classes: int,
-) -> Callable[[], Scores]:
+) -> Callable[[], AnyScores]:
     """Scores a split, shared out to the workers of the strategy where it has several.
 
     The scores hold no names of files then.
@@ -42,7 +43,7 @@ def scorer(
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         whole = evaluation_batches(dataset, options, batch_size=batch_size)
-        return lambda: score(infers, whole)
+        return lambda: SCORERS[dataset.task](infers, whole)
     resolver = strategy.cluster_resolver
     share = Share(resolver.task_id + 1, resolver.cluster_spec().num_tasks("worker"))
     own = records_within(dataset, share.part_of(dataset.num_examples))
