@@ -206,7 +206,7 @@ class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
         if given and self.task == MULTILABEL:
             raise UserError(
                 f"{' and '.join(given)}: not with --task {MULTILABEL}, which divides images by their labels alone.",
-                "Leave it out, and give folders for train and validation, or a column of the table that says the split.",
+                "Leave it out, and give folders for train and validation, or a column of the table with splits.",
             )
 
     @property
