@@ -420,6 +420,7 @@ def test_pairs_of_flowers_from_conversion_to_export(pairs, shared_dir, tmp_path,
     )
     report = (run / "eval_validation/report.html").read_text()
     assert "mean average precision" in report
+    assert ">threshold</th>" in report
     assert "Confusion matrix" not in report
 
     few = [str(pairs / row["filename"]) for row in rows[:8]]

@@ -14,6 +14,7 @@ from finetune.commands.prediction_shares import place_of_shares
 from finetune.errors import UserError
 from finetune.remote.session import Copy, at_hand
 from finetune.remote.urls import url_of
+from finetune.runs.decision_file import DECISION_FILE
 from finetune.runs.run_folder import DESCRIBING_FILES, FEATURES_FOLDER
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.flags import Flag, flags_of, flat_values, names_urls
@@ -67,6 +68,9 @@ def copies_of(settings: Any) -> list[Copy]:
         # Beside a checkpoint, which is a folder or lies in one.
         folders = dict.fromkeys(folder / name for path in networks for folder in (path, path.parent))
         copies += [Copy(folder, is_written=True, is_certain=False) for folder in folders]
+    if isinstance(settings, EvalSettings) and settings.chooses:
+        files = dict.fromkeys(folder / DECISION_FILE for path in settings.checkpoint for folder in (path, path.parent))
+        copies += [Copy(file, is_written=True, is_certain=False) for file in files]
     if isinstance(settings, PredictSettings) and settings.output is not None:
         is_shared = settings.shard is not None or settings.merge_shards is not None
         copies += [Copy(place_of_shares(settings.output), is_written=True)] if is_shared else []

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from finetune.commands.command import EXIT_DONE, run_command, say
+from finetune.commands.decisions import check_choice, decided, print_decision
 from finetune.commands.evaluation_shares import PROGRAM, merged_evaluation, part_of_split, write_evaluation_share
 from finetune.commands.label_thresholds import chosen_thresholds
 from finetune.commands.multilabel_evaluation import print_label_result, refuse_of_other_task, write_label_results
-from finetune.commands.shares import weights_sha256
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
+from finetune.evaluation.class_areas import keeps_logits
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.cross_validation import write_folds
 from finetune.evaluation.label_errors import write_label_errors
@@ -44,17 +45,17 @@ from finetune.nets import spec_of
 from finetune.notices import tell_once
 from finetune.remote.session import bring
 from finetune.remote.urls import named, url_of
-from finetune.runs.label_thresholds import thresholds_in_use
+from finetune.runs.label_thresholds import LabelThresholds, thresholds_in_use
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
     network_settings,
     restore_network,
     restore_weights,
+    weights_sha256,
 )
-from finetune.settings.choices import MULTILABEL
+from finetune.settings.choices import MULTILABEL, NO_DECISION
 from finetune.settings.evaluate import EvalSettings
-from finetune.settings.label_thresholds import number_of
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
@@ -249,26 +250,40 @@ class _Evaluator:
     def evaluate(self) -> AnyResult:
         """Scores the split and writes the files."""
         output_dir = self._output_dir()
+        if self._network.task == MULTILABEL:
+            return self._evaluate_labels(output_dir)
+        check_choice(self._settings, self.class_names, Path(self.checkpoint.prefix).parent)
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
-            if self._network.task == MULTILABEL:
-                return self._evaluate_labels(output_dir)
-            result = self._result(output_dir)
+            result = decided(self._result(output_dir), self._settings, lambda: weights_sha256(self._model))
             write_results(result, with_report=self._settings.report)
         return result
 
     def _evaluate_labels(self, output_dir: Path) -> MultilabelResult:
         """As `evaluate`, where an image has any number of labels; keeps the thresholds that are asked for."""
+        with gone_if_empty(output_dir), write_errors_told():
+            _make_writable(output_dir)
+            result, chosen = self._label_result(output_dir)
+            with _whole_results(output_dir, last=METRICS_FILE) as staging:
+                write_label_results(dataclasses.replace(result, output_dir=staging), with_report=self._settings.report)
+            if chosen is not None:
+                chosen.write(result.run_folder)
+        return result
+
+    def _label_result(self, output_dir: Path) -> tuple[MultilabelResult, LabelThresholds | None]:
+        """What the split comes to, and the thresholds that are chosen on it; None: none are."""
         from finetune.evaluation.scoring import score_labels
 
-        settings, prefix = self._settings, self.checkpoint.prefix
-        scores, rule = self._scored_by(score_labels), settings.threshold_rule
-        if rule is None:
-            given = None if settings.threshold is None else number_of(settings.threshold)
+        settings, prefix, chosen = self._settings, self.checkpoint.prefix, None
+        scores = self._scored_by(score_labels)
+        if settings.rule is None:
+            given = NO_DECISION if settings.threshold == NO_DECISION else settings.threshold_by_hand
             thresholds, by = thresholds_in_use(given, prefix, self.class_names)
         else:
             chosen = chosen_thresholds(
-                *(scores, self.class_names, rule),
+                scores,
+                self.class_names,
+                settings.rule,
                 checkpoint=prefix,
                 split=self._dataset.split,
                 data_sha256=self._data_sha256,
@@ -288,11 +303,7 @@ class _Evaluator:
             class_names=self.class_names,
             output_dir=output_dir,
         )
-        with _whole_results(output_dir, last=METRICS_FILE) as staging:
-            write_label_results(dataclasses.replace(result, output_dir=staging), with_report=settings.report)
-        if rule is not None:
-            chosen.write(result.run_folder)
-        return result
+        return result, chosen
 
     def evaluate_share(self, share: Share) -> EvalResult:
         """Scores one share of the split, and keeps what its images came to."""
@@ -314,16 +325,25 @@ class _Evaluator:
             tta=self._settings.tta,
             dataset=self._dataset,
             data_sha256=self._data_sha256,
-            scores=self.score(),
+            scores=self.score(keep_logits=self._settings.write_logits or self._keeps_logits()),
             class_names=self.class_names,
             output_dir=output_dir,
+            writes_logits=self._settings.write_logits,
         )
 
-    def score(self) -> Scores:
+    def _keeps_logits(self) -> bool:
+        """Whether they are few enough for curves and decisions: of a share, those of all together."""
+        most, dataset = self._settings.max_num_batches, self._dataset.whole or self._dataset
+        num_images = (
+            dataset.num_examples if most is None else min(dataset.num_examples, most * self._settings.batch_size)
+        )
+        return keeps_logits(num_images, len(self.class_names))
+
+    def score(self, *, keep_logits: bool = False) -> Scores:
         """One pass over the split."""
         from finetune.evaluation.scoring import score
 
-        return self._scored_by(functools.partial(score, keep_logits=self._settings.write_logits))
+        return self._scored_by(functools.partial(score, keep_logits=keep_logits))
 
     def _scored_by(self, scorer: Callable[..., Passed]) -> Passed:
         """What a scorer makes of the split."""
@@ -357,6 +377,8 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
         _print_comparison(settings, *compare(settings))
         return EXIT_DONE
     if settings.share is not None:
+        if settings.chooses:
+            log.info("--threshold and --calibrate choose when all shares are there: give them with --merge-shards.")
         _print_share(evaluate(settings), settings.share)
         return EXIT_DONE
     for result in watch(settings) if settings.watch else [evaluate(settings)]:
@@ -391,6 +413,7 @@ def print_result(result: AnyResult, *, with_report: bool) -> None:
         say(f"caution: {result.caution}")
     say(f"top-{min(5, scores.num_classes)} accuracy {scores.top_5_accuracy:.4f}")
     say(f"loss {scores.loss:.4f}")
+    print_decision(result)
     say(f"written to {result.output_dir / REPORT_FILE if with_report else result.output_dir}")
 
 

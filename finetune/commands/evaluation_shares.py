@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.commands.decisions import decided
 from finetune.commands.shares import command_of_share, facts_of_settings, facts_of_software
 from finetune.datasets.dataset import (
     Dataset,
@@ -17,6 +18,7 @@ from finetune.datasets.dataset import (
 from finetune.datasets.record_ranges import records_within
 from finetune.datasets.tfrecord import hash_content
 from finetune.errors import UserError
+from finetune.evaluation.class_areas import keeps_logits
 from finetune.evaluation.metrics import Scores, join_scores
 from finetune.evaluation.result_files import EvalResult
 from finetune.evaluation.score_rows import ROW_SHAPE, rows_of, scores_of
@@ -45,6 +47,7 @@ PROGRAM = "finetune-eval"
 NOT_OF_THE_RESULT = (
     *("batch_size", "num_preprocessing_threads"),
     *("report", "assert_accuracy_at_least", "timeout", "trust_code"),
+    *("threshold", "positive_class", "calibrate"),
 )
 COUNT = Number(int, at_least=0)
 NETWORK_SHAPE: dict[str, Shape] = {
@@ -66,6 +69,7 @@ FACTS_SHAPE = {
     "checkpoint": str,
     "file": str,
     "step": int | None,
+    "weights (sha256)": str,
     "classes": [str],
     "network": NETWORK_SHAPE,
 }
@@ -144,7 +148,7 @@ def merged_evaluation(settings: EvalSettings, count: int) -> EvalResult:
     dataset = _as_read(whole, shares, mend)
     if dataset.num_skipped:
         log.warning("%s", skipped_in_words(dataset))
-    return EvalResult(
+    result = EvalResult(
         checkpoint=str(run_folder / Path(facts["file"]).name),
         checkpoint_name=facts["checkpoint"],
         step=facts["step"],
@@ -155,7 +159,9 @@ def merged_evaluation(settings: EvalSettings, count: int) -> EvalResult:
         scores=join_scores([_scores(found, whole.num_examples, settings, mend) for found in shares]),
         class_names=facts["classes"],
         output_dir=output_dir,
+        writes_logits=settings.write_logits,
     )
+    return decided(result, settings, lambda: facts["weights (sha256)"])
 
 
 def _facts_of_data(whole: Dataset) -> dict[str, Any]:
@@ -215,6 +221,7 @@ def _scores(found: FoundShare, num_images: int, settings: EvalSettings, mend: st
         )
     try:
         rows = read_rows(found, ROW_SHAPE, mend)
-        return scores_of(rows, len(found.facts["classes"]), has_logits=settings.write_logits)
+        num_classes = len(found.facts["classes"])
+        return scores_of(rows, num_classes, has_logits=settings.write_logits or keeps_logits(num_images, num_classes))
     except ValueError as error:
         raise UserError(f"{found.folder} can't be used: {error}.", mend) from error

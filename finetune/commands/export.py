@@ -267,6 +267,7 @@ def _describe(
             if classifier.is_multilabel
             else {}
         ),
+        **_describe_decision(classifier),
         "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "
         "in the records its label is i + labels_offset.",
         "files": [
@@ -299,3 +300,24 @@ def _measured(one: "Measured") -> dict[str, Any]:
     figures = dataclasses.asdict(one)
     del figures["mean_average_precision" if one.mean_average_precision is None else "accuracy"]
     return figures
+
+
+def _describe_decision(classifier: "Classifier") -> dict[str, Any]:
+    """The temperature that is in the exported files, and the threshold that their probabilities are made for."""
+    facts = classifier.decision.facts()
+    if not facts:
+        return {}
+    words = (
+        ["Logits are divided by the temperature already: probabilities are calibrated."]
+        if "temperature" in facts
+        else []
+    )
+    words += (
+        [
+            "An image is of positive_class where its probability is at least the threshold's value, else of the "
+            "likeliest other class; a SavedModel's prediction is that."
+        ]
+        if "threshold" in facts
+        else []
+    )
+    return {**facts, "decision_in_words": " ".join(words)}

@@ -5,7 +5,7 @@ from finetune.errors import UserError
 from finetune.evaluation.multilabel_result import MultilabelResult, write_label_metrics, write_label_predictions
 from finetune.evaluation.result_files import REPORT_FILE
 from finetune.notices import few
-from finetune.settings.choices import MULTILABEL, SINGLE_LABEL
+from finetune.settings.choices import MULTILABEL
 from finetune.settings.evaluate import EvalSettings
 
 
@@ -19,22 +19,14 @@ def refuse_of_other_task(task: str, settings: EvalSettings) -> None:
         "--compare": bool(settings.compare),
         "--shard": settings.shard is not None,
         "--write-logits": settings.write_logits,
+        "--positive-class": settings.positive_class is not None,
+        "--calibrate": settings.calibrate is not None,
         "--assert-accuracy-at-least": settings.assert_accuracy_at_least is not None,
     }
     asked = [name for name, is_given in only_single_label.items() if is_given]
     if task == MULTILABEL and asked:
         raise UserError(
             f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
-        )
-    if task == SINGLE_LABEL and settings.threshold is not None:
-        raise UserError(
-            "--threshold is of several labels an image, and this network tells one.",
-            f"Leave it out; a network of several labels is trained with --task {MULTILABEL}.",
-        )
-    if settings.watch and settings.threshold_rule is not None:
-        raise UserError(
-            "--watch and --threshold with a rule don't go together: thresholds are for one checkpoint.",
-            "Evaluate that checkpoint alone.",
         )
 
 

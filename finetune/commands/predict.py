@@ -5,6 +5,7 @@ Exit status 4 says that all went well but for files that could not be read: they
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import sys
@@ -84,6 +85,7 @@ def _classified(classifier: Classifier, filenames: Iterable[str], settings: Pred
         top_k=settings.top_k,
         batch_size=settings.batch_size,
         num_threads=settings.num_preprocessing_threads,
+        reject_below=settings.reject_below,
     )
 
 
@@ -105,6 +107,8 @@ def _predict_and_write(settings: PredictSettings) -> int:
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
         log.info("%s", remark)
     log.info("%d images predicted, %d could not be read.", tally.num_predicted, tally.num_unreadable)
+    if settings.reject_below is not None:
+        log.info("%d of them rejected, below %g.", tally.num_rejected, settings.reject_below)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
 
 
@@ -112,16 +116,16 @@ def _predictions_and_writer(
     settings: PredictSettings, output_format: str
 ) -> tuple[Iterator[Prediction], Callable[[Iterable[Prediction], TextIO], None]]:
     """What the images show, and what writes it in the form that the network's task has."""
-    write = WRITERS[output_format]
+    may_reject = settings.reject_below is not None
+    write = functools.partial(WRITERS[output_format], top_k=settings.top_k, may_reject=may_reject)
     if settings.merge_shards is not None:
-        predictions = merged_predictions(settings, settings.merge_shards)
-        return predictions, lambda each, file: write(each, file, settings.top_k)
+        return merged_predictions(settings, settings.merge_shards), write
     classifier = restore_classifier(settings)
     predictions = _classified(classifier, find_images(settings.images), settings)
     if classifier.is_multilabel:
         names, write_labels = classifier.class_names, LABEL_WRITERS[output_format]
         return predictions, lambda each, file: write_labels(each, file, names)
-    return predictions, lambda each, file: write(each, file, settings.top_k)
+    return predictions, write
 
 
 def _refuse_of_one_label(settings: PredictSettings) -> None:
@@ -186,6 +190,7 @@ class _Tally:
     def __init__(self) -> None:
         self.num_predicted = 0
         self.num_unreadable = 0
+        self.num_rejected = 0
         self.changed: Counter[str] = Counter()
 
     def count(self, predictions: Iterable[Prediction], advance: Callable[[int], None]) -> Iterator[Prediction]:
@@ -194,6 +199,7 @@ class _Tally:
                 self.num_predicted += 1
             else:
                 self.num_unreadable += 1
+            self.num_rejected += prediction.is_rejected
             self.changed.update(prediction.changes)
             yield prediction
             advance(1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.commands.shares import command_of_share, facts_of_settings, facts_of_software, weights_sha256
+from finetune.commands.shares import command_of_share, facts_of_settings, facts_of_software
 from finetune.errors import UserError
 from finetune.files.json_files import MayLack, Number
 from finetune.files.shares import SHARES_FOLDER, FoundShare, Share, check_shapes, find_shares, read_rows, write_share
@@ -14,6 +14,7 @@ from finetune.prediction.classifier import Classifier
 from finetune.prediction.find_images import find_images
 from finetune.prediction.writers import Guess, Prediction
 from finetune.remote.urls import named
+from finetune.runs.trained_network import weights_sha256
 from finetune.settings.predict import PredictSettings
 
 PROGRAM = "finetune-predict"
@@ -24,6 +25,7 @@ ROW_SHAPE = {
     "filename": str,
     "classes": MayLack([Number(int, at_least=0)]),
     "probabilities": MayLack([Number(float, at_least=0, at_most=1)]),
+    "rejected": MayLack(bool),
     "error": MayLack(str),
     "changes": MayLack([str]),
 }
@@ -71,6 +73,7 @@ def write_prediction_share(
         "weights (sha256)": weights_sha256(classifier.model),
         "network": dataclasses.asdict(classifier.network),
         "classes": classifier.class_names,
+        "decision": classifier.decision.facts(),
         "rules of the images": classifier.image_rules.to_json(),
         "images": {"number": len(filenames), "names (sha256)": _hash_of(filenames)},
     }
@@ -139,6 +142,8 @@ def _row_of(prediction: Prediction) -> dict[str, Any]:
         return {**row, "error": prediction.error}
     row["classes"] = [guess.class_id for guess in prediction.guesses]
     row["probabilities"] = [guess.probability for guess in prediction.guesses]
+    if prediction.is_rejected:
+        row["rejected"] = True
     return {**row, "changes": prediction.changes} if prediction.changes else row
 
 
@@ -149,4 +154,9 @@ def _prediction_of(row: dict[str, Any], class_names: Sequence[str], found: Found
     if not classes or len(classes) != len(probabilities) or max(classes) >= len(class_names):
         raise UserError(f"{found.folder} has no guesses of {row['filename']} that could be.", mend)
     guesses = (Guess(each, class_names[each], share) for each, share in zip(classes, probabilities, strict=True))
-    return Prediction(row["filename"], tuple(guesses), changes=tuple(row.get("changes", ())))
+    return Prediction(
+        row["filename"],
+        tuple(guesses),
+        changes=tuple(row.get("changes", ())),
+        is_rejected=row.get("rejected", False),
+    )

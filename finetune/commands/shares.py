@@ -4,16 +4,13 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune.runs.provenance import software_versions
 from finetune.settings.command_line import words_of
 from finetune.settings.flags import flags_of
 from finetune.settings.settings_file import plain_value
 from finetune.settings.shares import ShareSettings
-
-if TYPE_CHECKING:
-    from finetune.model.model import Model
 
 
 def facts_of_settings(settings: ShareSettings, not_of_the_result: Collection[str]) -> dict[str, Any]:
@@ -35,13 +32,6 @@ def facts_of_settings(settings: ShareSettings, not_of_the_result: Collection[str
 def facts_of_software() -> dict[str, str]:
     """The versions of what computes: other ones may round otherwise."""
     return {f"version of {name}": version for name, version in software_versions().items() if name != "Python"}
-
-
-def weights_sha256(model: "Model") -> str:
-    """The hash of a network's weights, by their names."""
-    from finetune.trunk.features import values_hash
-
-    return values_hash((name, variable.numpy()) for name, variable in sorted(model.model_variables.items()))
 
 
 def command_of_share(settings: ShareSettings, prog: str) -> Callable[[str], str]:

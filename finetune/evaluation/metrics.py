@@ -29,7 +29,7 @@ class Scores:
         ranks: int64 [N], how many classes come before the true one by logit; 0: the prediction is right.
         losses: float64 [N], cross-entropy.
         num_classes: Number of logits.
-        logits: float32 [N,num_classes], or None where they were not kept.
+        logits: float32 [N,num_classes], before any temperature, or None where they were not kept.
     """
 
     filenames: list[str]
@@ -104,14 +104,18 @@ class Scores:
         }
 
 
-def log_softmax(logits: Array) -> Array:
+def log_softmax(logits: Array, temperature: float = 1.0) -> Array:
     """Logarithms of the softmax probabilities, float64 [B,num_classes], of logits of any float type.
+
+    Args:
+        logits: float [B,num_classes].
+        temperature: What they are divided by.
 
     Raises:
         NotFiniteError: A logit is not finite.
     """
     check_finite(logits)
-    wide = logits.astype(np.float64)
+    wide = logits.astype(np.float64) / temperature
     shifted = wide - wide.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
@@ -126,20 +130,23 @@ def check_finite(outputs: Array) -> None:
         raise NotFiniteError("The network's logits are not finite: its weights are damaged, or of a failed training.")
 
 
-def score_batch(logits: Array, labels: Array, filenames: Sequence[str], *, keep_logits: bool = False) -> Scores:
+def score_batch(
+    logits: Array, labels: Array, filenames: Sequence[str], *, keep_logits: bool = False, temperature: float = 1.0
+) -> Scores:
     """Scores of one batch.
 
     Args:
         logits: float [B,num_classes].
         labels: int [B].
         filenames: B names.
-        keep_logits: Whether the scores hold the logits.
+        keep_logits: Whether the scores hold the logits, as they are here.
+        temperature: What they are divided by for probabilities and losses.
 
     Raises:
         NotFiniteError: A logit is not finite.
     """
     rows = np.arange(len(labels))
-    log_probabilities = log_softmax(logits)
+    log_probabilities = log_softmax(logits, temperature)
     predictions = logits.argmax(axis=1)
     true_logits = logits[rows, labels][:, np.newaxis]
     is_before = np.arange(logits.shape[1]) < labels[:, np.newaxis]

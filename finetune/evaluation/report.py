@@ -12,6 +12,7 @@ import numpy as np
 from finetune.evaluation import plots
 from finetune.evaluation.calibration import calibration
 from finetune.evaluation.cross_validation import spreads_of
+from finetune.evaluation.decision_report import decision_content
 from finetune.evaluation.metrics import class_figures, confusion_matrix, most_confused, wilson_interval
 from finetune.evaluation.result_files import REPORT_FILE, EvalResult
 from finetune.evaluation.thumbnails import read_thumbnails
@@ -197,7 +198,7 @@ def _label_errors(result: EvalResult) -> list[dict[str, Any]]:
     ]
 
 
-def _pictures(result: EvalResult) -> dict[str, Picture | None]:
+def _pictures(result: EvalResult) -> dict[str, Any]:
     scores, names = result.scores, result.class_names
     confusion, bins = confusion_matrix(scores), calibration(scores)
     # Curves of several runs are in their own folders.
@@ -230,6 +231,7 @@ def _pictures(result: EvalResult) -> dict[str, Picture | None]:
         )
         if lines
         else None,
+        **decision_content(result, picture),
     }
 
 

@@ -2,20 +2,25 @@
 
 import csv
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.datasets.dataset import Dataset
-from finetune.evaluation.calibration import calibration
+from finetune.evaluation.calibration import Calibration, calibration
+from finetune.evaluation.class_areas import ClassAreas, class_areas
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.cross_validation import FoldFigures, folds_summary
+from finetune.evaluation.decision_figures import class_area_figures, decision_figures
+from finetune.evaluation.decisions import Judgement
 from finetune.evaluation.label_errors import LabelErrors
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.evaluation.seen_images import caution
 from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import append_line, whole_file, write_json
+from finetune.runs.decision_file import Decision
 
 if TYPE_CHECKING:
     from finetune.runs.trained_network import TrainedNetwork
@@ -47,6 +52,11 @@ class EvalResult:
         folds: Of a cross-validation, whose scores are of several runs, none of which had seen the images that it
             scored; the checkpoint is then of the first of them.
         label_errors: Labels in doubt; None: they weren't looked for.
+        decision: The temperature that is in the scores, and the threshold.
+        positive_class: Of two classes the one that curves are drawn of; None: the second.
+        judgement: What the threshold comes to; None where there is none.
+        uncalibrated: The calibration without the temperature; None where there is none.
+        writes_logits: Whether predictions.csv holds the logits, where they were kept.
     """
 
     checkpoint: str
@@ -61,6 +71,16 @@ class EvalResult:
     output_dir: Path
     folds: tuple[FoldFigures, ...] = ()
     label_errors: LabelErrors | None = None
+    decision: Decision = Decision()
+    positive_class: int | None = None
+    judgement: Judgement | None = None
+    uncalibrated: Calibration | None = None
+    writes_logits: bool = True
+
+    @functools.cached_property
+    def class_areas(self) -> ClassAreas | None:
+        """Of all classes; None where the logits weren't kept."""
+        return class_areas(self.scores, self.positive_class, self.decision.divisor)
 
     @property
     def run_folder(self) -> Path:
@@ -83,6 +103,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
     """All figures by their names in metrics.json; shares lie in 0 to 1."""
     scores = result.scores
     classes = class_figures(scores)
+    areas = class_area_figures(result.class_areas)
     return {
         **scores.summary(),
         "num_right": scores.num_right,
@@ -101,6 +122,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
         "moving_average": result.network.use_moving_averages,
         "tta": result.tta,
         **(folds_summary(result.folds) if result.folds else {}),
+        **decision_figures(result),
         **({"num_label_errors": result.label_errors.num_errors} if result.label_errors is not None else {}),
         "classes": [
             {
@@ -110,6 +132,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
                 "recall": float(classes.recall[label]),
                 "f1": float(classes.f1[label]),
                 "support": int(classes.support[label]),
+                **areas.get(label, {}),
             }
             for label, name in enumerate(result.class_names)
         ],
@@ -122,19 +145,27 @@ def write_metrics(result: EvalResult) -> None:
 
 
 def write_predictions(result: EvalResult) -> None:
-    """Writes predictions.csv: a line for each image, probabilities to the last digit, rank 0 where it is right."""
-    scores, names = result.scores, result.class_names
+    """Writes predictions.csv: a line for each image, probabilities to the last digit, rank 0 where it is right.
+
+    With a threshold also the class that it decides for.
+    """
+    scores, names, judgement = result.scores, result.class_names, result.judgement
     label_probabilities = scores.label_probabilities
+    logits = scores.logits if result.writes_logits else None
     header = ["filename", "label", "prediction", "label_name", "prediction_name", "probability", "rank"]
-    logit_columns = [f"logit_{index}" for index in range(scores.num_classes)] if scores.logits is not None else []
+    decision_columns = ["decision", "decision_name"] if judgement is not None else []
+    logit_columns = [f"logit_{index}" for index in range(scores.num_classes)] if logits is not None else []
     with whole_file(result.output_dir / PREDICTIONS_FILE, newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*header, "label_probability", *logit_columns])
+        writer.writerow([*header, "label_probability", *decision_columns, *logit_columns])
         for index, filename in enumerate(scores.filenames):
             label, prediction = int(scores.labels[index]), int(scores.predictions[index])
             row = [filename, label, prediction, names[label], names[prediction], float(scores.probabilities[index])]
             row += [int(scores.ranks[index]), float(label_probabilities[index])]
-            writer.writerow(cells_of([*row, *(scores.logits[index].tolist() if scores.logits is not None else [])]))
+            if judgement is not None:
+                decision = int(judgement.decisions[index])
+                row += [decision, names[decision]]
+            writer.writerow(cells_of([*row, *(logits[index].tolist() if logits is not None else [])]))
 
 
 def write_confusion_matrix(result: EvalResult) -> None:

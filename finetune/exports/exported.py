@@ -38,12 +38,16 @@ class Exported:
 
 
 def answer(classifier: Classifier, images: Tensor) -> dict[str, Tensor]:
-    """`logits` and `probabilities`, [B,num_classes], of prepared images, float32 [B,H,W,C]; for a graph."""
+    """`logits` and `probabilities`, [B,num_classes], of prepared images, float32 [B,H,W,C]; for a graph.
+
+    The logits are those that the probabilities are of: divided by the temperature, where there is one.
+    """
     logits = classifier.model(images, is_training=False).logits
-    return {
-        "logits": logits,
-        "probabilities": tf.sigmoid(logits) if classifier.is_multilabel else tf.nn.softmax(logits),
-    }
+    if classifier.is_multilabel:
+        return {"logits": logits, "probabilities": tf.sigmoid(logits)}
+    if classifier.decision.temperature is not None:
+        logits = logits / classifier.decision.divisor
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
 
 def prepared_images(classifier: Classifier, num_images: int | None) -> tf.TensorSpec:

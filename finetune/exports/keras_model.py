@@ -8,6 +8,7 @@ import numpy as np
 from finetune.errors import UserError
 from finetune.exports.exported import Exported
 from finetune.exports.keras_images import images_for_keras, preparation_in_words, refuse_other_head, steps_for_keras
+from finetune.exports.keras_temperature import divide_logits
 from finetune.exports.keras_weights_file import TOLERANCE
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights import keras_application, keras_weights
@@ -32,7 +33,9 @@ def write_keras_model(classifier: Classifier, folder: Path) -> Exported:
     from finetune.nets.keras_networks.network import with_softmax
 
     refuse_other_head(classifier.model.spec)
-    with_softmax(_application(classifier)).save(folder / FILE)
+    application = _application(classifier)
+    divide_logits(application, classifier.decision.divisor)
+    with_softmax(application).save(folder / FILE)
     loaded = keras.saving.load_model(folder / FILE, compile=False, safe_mode=True)
 
     def run(images: Array, encoded: list[bytes]) -> Array:

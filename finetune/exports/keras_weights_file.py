@@ -9,6 +9,7 @@ import tensorflow as tf
 from finetune.errors import UserError
 from finetune.exports.exported import Exported
 from finetune.exports.keras_images import images_for_keras, preparation_in_words, refuse_other_head, steps_for_keras
+from finetune.exports.keras_temperature import divide_logits
 from finetune.exports.signatures import Signature, describe_tensor
 from finetune.foreign_weights import keras_application
 from finetune.foreign_weights.keras_weights import application_call, padding_remark, write_keras_weights
@@ -58,6 +59,8 @@ def _write_for_slim(classifier: Classifier, path: Path) -> tuple[Any, str, tuple
     """Writes a slim network's weights; returns Keras's application with them, the line that makes it, and remarks."""
     model = classifier.model
     application = write_keras_weights(model, path)
+    divide_logits(application, classifier.decision.divisor)
+    application.save_weights(path)
     size = application.input_shape[1]
     if model.image_size != size:
         raise UserError(
@@ -79,7 +82,9 @@ def _write_application(classifier: Classifier, path: Path) -> tuple[Any, str, tu
             "without, so that a file of weights is not enough.",
             "Take --format keras, a file that has the network as well.",
         )
-    keras_application.application_with_weights(model).save_weights(path)
+    application = keras_application.application_with_weights(model)
+    divide_logits(application, classifier.decision.divisor)
+    application.save_weights(path)
     size = model.image_size
     application = make_application(name, model.num_classes, include_top=True, input_shape=(size, size, model.channels))
     application.load_weights(path)

@@ -6,10 +6,10 @@ Signatures:
     images            images: uint8 [B,H,W,C], of any size
     class_names       nothing; gives class_names: string [num_classes]
 
-The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class,
-and `prediction_name`, string [B]. Where an image has any number of labels they give in place of the last two
-`predictions`, bool [B,num_classes], and there is a signature `thresholds`, by which these are made, float32
-[num_classes].
+The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class
+or the one that a threshold decides for, and `prediction_name`, string [B]. Where an image has any number of labels they
+give in place of the last two `predictions`, bool [B,num_classes], and there is a signature `thresholds`, by which these
+are made, float32 [num_classes].
 
 Files come out as in a prediction, but for what file_decoding.py names. Batch norm stays a layer of its own; TensorFlow
 fuses it with the convolution before it when it runs the graph.
@@ -72,7 +72,8 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
                 **answers,
                 "predictions": answers["probabilities"] >= tf.constant(classifier.thresholds, tf.float32),
             }
-        prediction = tf.argmax(answers["logits"], axis=1)
+        cut = classifier.cut
+        prediction = tf.argmax(answers["logits"], axis=1) if cut is None else _decide(answers["probabilities"], *cut)
         return {**answers, "prediction": prediction, "prediction_name": tf.gather(names, prediction)}
 
     def classify_encoded(encoded: Tensor) -> dict[str, Tensor]:
@@ -93,6 +94,13 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
         "class_names": _trace(class_names),
         **({"thresholds": _trace(thresholds)} if classifier.is_multilabel else {}),
     }
+
+
+def _decide(probabilities: Tensor, positive: int, threshold: float) -> Tensor:
+    """The class of each row, int64 [B], as `evaluation.decisions.decide` has it."""
+    others = tf.one_hot(positive, probabilities.shape[1], on_value=-1.0, off_value=0.0)
+    likeliest_other = tf.argmax(tf.where(others < 0, others, probabilities), axis=1)
+    return tf.where(probabilities[:, positive] >= threshold, tf.constant(positive, tf.int64), likeliest_other)
 
 
 def _describe(name: str, signature: Any) -> Signature:

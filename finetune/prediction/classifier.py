@@ -10,11 +10,14 @@ from finetune.datasets.description import LABELS_FILE, read_labels
 from finetune.datasets.image_rules import DEFAULT_RULES, ImageRules
 from finetune.errors import UserError
 from finetune.notices import tell_once
+from finetune.prediction.decision import find_decision
+from finetune.runs.decision_file import Decision
 from finetune.runs.label_thresholds import thresholds_in_use
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
 from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_network
 from finetune.settings.choices import MULTILABEL
 from finetune.settings.classifier import ClassifierSettings
+from finetune.settings.flags import dashed
 from finetune.types import Tensor
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class Classifier:
         has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
         image_rules: How image files become pixels.
+        decision: How its logits become a class.
         thresholds: Where an image has any number of labels, probabilities from which on it has a class, by class.
     """
 
@@ -49,12 +53,18 @@ class Classifier:
     has_class_names: bool
     checkpoint: "Checkpoint"
     image_rules: ImageRules
+    decision: Decision = Decision()
     thresholds: tuple[float, ...] = ()
 
     @property
     def is_multilabel(self) -> bool:
         """Whether an image has any number of labels."""
         return self.network.task == MULTILABEL
+
+    @property
+    def cut(self) -> tuple[int, float] | None:
+        """Number of the class that there is a threshold for, and the threshold; None: the likeliest class is taken."""
+        return self.decision.cut(self.class_names)
 
     @property
     def read_options(self) -> "ReadOptions":
@@ -102,20 +112,26 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     model = restore_network(network, num_classes or 1, checkpoint)
     names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
     labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
-    thresholds = _thresholds(settings, network.task, checkpoint, names or labels)
-    return Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules, thresholds)
+    classifier = Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    if classifier.is_multilabel:
+        return dataclasses.replace(classifier, thresholds=_thresholds(settings, classifier))
+    return dataclasses.replace(classifier, decision=find_decision(classifier, settings))
 
 
-def _thresholds(
-    settings: ClassifierSettings, task: str, checkpoint: "Checkpoint", names: tuple[str, ...]
-) -> tuple[float, ...]:
-    """As given, else as chosen for the checkpoint; none where an image has one label."""
-    given: float | None = getattr(settings, "threshold", None)
-    if task != MULTILABEL:
-        if given is not None:
-            raise UserError("--threshold is of several labels an image, and this network tells one.", "Leave it out.")
-        return ()
-    thresholds, by = thresholds_in_use(given, checkpoint.prefix, names)
+def _thresholds(settings: ClassifierSettings, classifier: Classifier) -> tuple[float, ...]:
+    """Where an image has any number of labels: as given, else as chosen for the checkpoint.
+
+    Raises:
+        UserError: What is of one label an image is asked for.
+    """
+    of_one_label = {name: getattr(settings, name, None) for name in ("positive_class", "calibrate", "reject_below")}
+    asked = [dashed(name) for name, value in of_one_label.items() if value is not None]
+    if asked:
+        raise UserError(
+            f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
+        )
+    given = getattr(settings, "threshold", None)
+    thresholds, by = thresholds_in_use(given, classifier.checkpoint.prefix, classifier.class_names)
     tell_once(f"Thresholds: {by}.")
     return thresholds
 

@@ -1,6 +1,5 @@
 """Image files to predictions, as a stream: order is kept, memory doesn't grow with their number, bad files are told."""
 
-import itertools
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from finetune.datasets.decoding import BAD_DATA_ERRORS
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
+from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.multilabel_metrics import sigmoid
 from finetune.evaluation.scoring import inference_function
@@ -32,7 +32,13 @@ class _LoadedImage(NamedTuple):
 
 
 def classify(
-    classifier: Classifier, filenames: Iterable[str], *, top_k: int, batch_size: int, num_threads: int | None = None
+    classifier: Classifier,
+    filenames: Iterable[str],
+    *,
+    top_k: int,
+    batch_size: int,
+    num_threads: int | None = None,
+    reject_below: float | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -42,6 +48,7 @@ def classify(
         top_k: How many guesses for each.
         batch_size: Images at a time; the result doesn't depend on it.
         num_threads: That read and decode; None: a few more than there are cores.
+        reject_below: Images whose likeliest class has a lower probability are rejected; None: none are.
 
     Yields:
         A prediction for each file, in their order.
@@ -52,7 +59,7 @@ def classify(
     infer = inference_function(classifier.model)
     images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
     for batch in _batches(images, batch_size):
-        yield from _predict(infer, batch, classifier, top_k)
+        yield from _predict(infer, batch, classifier, top_k, reject_below)
 
 
 def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
@@ -78,36 +85,52 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
 
 
 def _predict(
-    infer: Callable[[Any], Any], batch: list[_LoadedImage], classifier: Classifier, top_k: int
+    infer: Callable[[Any], Any],
+    batch: list[_LoadedImage],
+    classifier: Classifier,
+    top_k: int,
+    reject_below: float | None,
 ) -> Iterator[Prediction]:
     images = [loaded.image for loaded in batch if loaded.image is not None]
-    logits = infer(np.stack(images)).numpy() if images else np.zeros([0, 0])
-    guesses = _guess_labels(logits, classifier) if classifier.is_multilabel else _guess(logits, classifier, top_k)
+    logits = infer(np.stack(images)).numpy() if images else np.zeros([0, len(classifier.class_names)])
+    if classifier.is_multilabel:
+        yield from _with_labels(batch, sigmoid(logits), classifier)
+        return
+    guesses = _guess(logits, classifier, top_k) if images else iter(())
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
-            guessed, all_classes = next(guesses)
-            yield Prediction(loaded.filename, guessed, changes=loaded.changes, all_classes=all_classes)
+            highest, best = next(guesses)
+            is_rejected = reject_below is not None and highest < reject_below
+            yield Prediction(loaded.filename, best, changes=loaded.changes, is_rejected=is_rejected)
 
 
-def _guess_labels(logits: Array, classifier: Classifier) -> Iterator[tuple[tuple[Guess, ...], tuple[Guess, ...]]]:
-    """For each row of logits [B,num_classes] the classes that reach their thresholds, likeliest first, and all."""
-    for row in sigmoid(logits):
-        classes = tuple(Guess(*each) for each in zip(itertools.count(), classifier.class_names, row.tolist()))
+def _with_labels(batch: list[_LoadedImage], probabilities: Array, classifier: Classifier) -> Iterator[Prediction]:
+    """Of each image all classes that reach their thresholds, likeliest first, and all classes."""
+    rows = iter(probabilities.tolist())
+    for loaded in batch:
+        if loaded.image is None:
+            yield Prediction(loaded.filename, (), loaded.error)
+            continue
+        named = zip(classifier.class_names, next(rows), strict=True)
+        classes = tuple(Guess(label, name, probability) for label, (name, probability) in enumerate(named))
         reached = [guess for guess in classes if guess.probability >= classifier.thresholds[guess.class_id]]
-        yield tuple(sorted(reached, key=lambda guess: -guess.probability)), classes
+        guesses = tuple(sorted(reached, key=lambda guess: -guess.probability))
+        yield Prediction(loaded.filename, guesses, changes=loaded.changes, all_classes=classes)
 
 
-def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[tuple[Guess, ...], tuple[Guess, ...]]]:
-    """For each row of logits [B,num_classes] its likeliest classes, and nothing on all of them."""
-    if not len(logits):
-        return
-    class_names = classifier.class_names
-    probabilities = np.exp(log_softmax(logits))
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-    for row, class_ids in zip(probabilities, best, strict=True):
-        yield tuple(Guess(int(class_id), class_names[class_id], float(row[class_id])) for class_id in class_ids), ()
+def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[float, tuple[Guess, ...]]]:
+    """For each row of logits [B,num_classes] its highest probability, and its guesses: what is decided for first."""
+    names = classifier.class_names
+    probabilities = np.exp(log_softmax(logits, classifier.decision.divisor))
+    order = np.argsort(-logits, axis=1, kind="stable")
+    if classifier.cut is not None:
+        decisions = decide(probabilities, classifier.cut)
+        order = np.stack([[decision, *row[row != decision]] for decision, row in zip(decisions, order, strict=True)])
+    for row, class_ids in zip(probabilities, order[:, :top_k], strict=True):
+        guesses = (Guess(int(class_id), names[class_id], float(row[class_id])) for class_id in class_ids)
+        yield float(row.max()), tuple(guesses)
 
 
 def _map_in_order(

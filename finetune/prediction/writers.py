@@ -6,11 +6,13 @@ Predictions are written one by one as they come, so that a million of them need 
 import csv
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, TextIO
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, TextIO
 
 from finetune.files.csv_cells import cells_of
 from finetune.notices import on_one_line
+
+DONT_KNOW = "don't know"
 
 
 class Guess(NamedTuple):
@@ -28,9 +30,11 @@ class Prediction:
     Attributes:
         filename: As it was given.
         guesses: The likeliest classes, likeliest first, the lower id where two are equal; none if it can't be read.
-            Where an image has any number of labels, those that reach their thresholds.
+            With a threshold the class that it decides for comes before them. Where an image has any number of labels,
+            those that reach their thresholds.
         error: Why it can't be read, or None.
         changes: What was left out or changed of the image, in words.
+        is_rejected: Whether the guesses are too unsure to be an answer.
         all_classes: Where an image has any number of labels, all of them in the order of the outputs; else empty.
     """
 
@@ -38,58 +42,87 @@ class Prediction:
     guesses: tuple[Guess, ...]
     error: str | None = None
     changes: tuple[str, ...] = ()
+    is_rejected: bool = False
     all_classes: tuple[Guess, ...] = ()
 
 
-def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
-    """A row for each file: its name, id, name and probability of each guess, and the error where there is one."""
+def write_csv(predictions: Iterable[Prediction], file: TextIO, top_k: int, *, may_reject: bool = False) -> None:
+    """A row for each file: its name, id, name and probability of each guess, and the error where there is one.
+
+    Where files may be rejected, `rejected` says which are: `yes` or `no`. Of these the ids and names are empty.
+    """
     columns = ("prediction", "prediction_name", "probability")
     suffixes = ["" if rank == 1 else f"_{rank}" for rank in range(1, top_k + 1)]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["filename", *(column + suffix for suffix in suffixes for column in columns), "error"])
+    rejected_column = ["rejected"] if may_reject else []
+    header = ["filename", *(column + suffix for suffix in suffixes for column in columns), *rejected_column, "error"]
+    writer.writerow(header)
     for prediction in predictions:
-        cells = [cell for guess in prediction.guesses for cell in _cells(guess)]
+        cells = [cell for guess in prediction.guesses for cell in _cells(guess, is_rejected=prediction.is_rejected)]
         blanks = [""] * (len(columns) * top_k - len(cells))
-        writer.writerow(cells_of([prediction.filename, *cells, *blanks, prediction.error or ""]))
+        rejected = [_rejected_cell(prediction)] if may_reject else []
+        writer.writerow(cells_of([prediction.filename, *cells, *blanks, *rejected, prediction.error or ""]))
 
 
-def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
-    """A list with an object for each file: `filename`, and `guesses` (`class`, `name`, `probability`) or `error`."""
+def write_json(predictions: Iterable[Prediction], file: TextIO, top_k: int, *, may_reject: bool = False) -> None:
+    """A list with an object for each file: `filename`, and `guesses` (`class`, `name`, `probability`) or `error`.
+
+    Where files may be rejected, `rejected` says which are: true or false. The guesses of these are called `candidates`.
+    """
     del top_k  # The guesses say how many they are.
     separator = "[\n"
     for prediction in predictions:
-        file.write(f"{separator} {json.dumps(_as_object(prediction))}")
+        file.write(f"{separator} {json.dumps(_as_object(prediction, may_reject=may_reject))}")
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def write_lines(predictions: Iterable[Prediction], file: TextIO, top_k: int) -> None:
+def write_lines(predictions: Iterable[Prediction], file: TextIO, top_k: int, *, may_reject: bool = False) -> None:
     """A line for each file: its name and, behind tabs, class and probability of each guess, or the error.
 
-    A name's own line breaks and tabs are written as escapes.
+    A name's own line breaks and tabs are written as escapes. Before the guesses of a rejected file stands `don't know`.
     """
-    del top_k
+    del top_k, may_reject
     for prediction in predictions:
         guesses = [f"{guess.name} {guess.probability:.4f}" for guess in prediction.guesses]
+        rejected = [DONT_KNOW] if prediction.is_rejected else []
         error = [f"error: {prediction.error}"] if prediction.error else []
-        file.write("\t".join([on_one_line(prediction.filename), *guesses, *error]) + "\n")
+        file.write("\t".join([on_one_line(prediction.filename), *rejected, *guesses, *error]) + "\n")
 
 
-WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, int], None]] = {
+class Writer(Protocol):
+    """Writes predictions with up to `top_k` guesses, some of which may be rejected."""
+
+    def __call__(
+        self, predictions: Iterable[Prediction], file: TextIO, top_k: int, *, may_reject: bool = False
+    ) -> None: ...
+
+
+WRITERS: dict[str, Writer] = {
     "csv": write_csv,
     "json": write_json,
     "lines": write_lines,
 }
 
 
-def _cells(guess: Guess) -> tuple[int, str, str]:
-    return guess.class_id, guess.name, f"{guess.probability:.9g}"
+def _cells(guess: Guess, *, is_rejected: bool) -> tuple[int | str, str, str]:
+    probability = f"{guess.probability:.9g}"
+    return ("", "", probability) if is_rejected else (guess.class_id, guess.name, probability)
 
 
-def _as_object(prediction: Prediction) -> dict[str, object]:
+def _rejected_cell(prediction: Prediction) -> str:
+    if prediction.error is not None:
+        return ""
+    return "yes" if prediction.is_rejected else "no"
+
+
+def _as_object(prediction: Prediction, *, may_reject: bool) -> dict[str, object]:
     if prediction.error is not None:
         return {"filename": prediction.filename, "error": prediction.error}
     guesses = [
         {"class": guess.class_id, "name": guess.name, "probability": guess.probability} for guess in prediction.guesses
     ]
-    return {"filename": prediction.filename, "guesses": guesses}
+    if not may_reject:
+        return {"filename": prediction.filename, "guesses": guesses}
+    key = "candidates" if prediction.is_rejected else "guesses"
+    return {"filename": prediction.filename, "rejected": prediction.is_rejected, key: guesses}

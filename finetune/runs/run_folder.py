@@ -31,6 +31,7 @@ from finetune.files.whole_files import (
 from finetune.model.checkpoint_names import BEST_FILE
 from finetune.model.scopes import VariablePlan
 from finetune.notices import few, tell_once
+from finetune.runs.decision_file import DECISION_FILE
 from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE
 from finetune.runs.provenance import PROVENANCE_FILE
 from finetune.runs.stage_record import STAGES_FILE
@@ -57,7 +58,7 @@ _SETTINGS_FILES = (
     ARCHITECTURE_FILE,
 )
 # What is said of a run's checkpoints.
-DESCRIBING_FILES = (*_SETTINGS_FILES, BEST_FILE, LABEL_THRESHOLDS_FILE)
+DESCRIBING_FILES = (*_SETTINGS_FILES, BEST_FILE, DECISION_FILE, LABEL_THRESHOLDS_FILE)
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {

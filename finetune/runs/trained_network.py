@@ -229,3 +229,20 @@ def restore_weights(model: "Model", network: TrainedNetwork, checkpoint: "Checkp
         ),
     )
     model.restore(checkpoint, plan)
+
+
+def scored_with(network: TrainedNetwork, tta: str = "none") -> dict[str, str | int | None]:
+    """What the probabilities of some weights hang on besides, by name, as decision.json has it."""
+    return {
+        "preprocessing": network.preprocessing,
+        "resize": network.resize,
+        "image_size": network.image_size or spec_of(network).image_size,
+        "tta": tta,
+    }
+
+
+def weights_sha256(model: "Model") -> str:
+    """The hash of a network's weights, by their names."""
+    from finetune.trunk.features import values_hash
+
+    return values_hash((name, variable.numpy()) for name, variable in sorted(model.model_variables.items()))

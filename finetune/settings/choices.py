@@ -22,6 +22,8 @@ EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras", "keras-weights")
 QUANTIZATIONS = ("none", "float16", "int8")
 BEST_BY = ("accuracy", "balanced_accuracy", "f1", "mean_average_precision", "loss")
 ON_DIVERGENCE = ("stop", "halve")
+CALIBRATIONS = ("temperature", "none")
+NO_DECISION = "none"
 SHELLS = ("bash", "zsh")
 # Those of slim's data sets that can be downloaded; published/known_datasets.py says from where.
 PUBLISHED_DATASETS = ("flowers", "cifar10", "mnist")

@@ -15,6 +15,7 @@ from finetune.settings.choices import (
     TASK_HELP,
     TASKS,
 )
+from finetune.settings.decisions import UseSettings
 from finetune.settings.flags import flag
 from finetune.settings.gpus import GpuSettings
 from finetune.settings.head import TrainedHeadSettings
@@ -22,7 +23,7 @@ from finetune.settings.trust import TRUST_CODE_HELP
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierSettings(TrainedHeadSettings, GpuSettings):
+class ClassifierSettings(TrainedHeadSettings, UseSettings, GpuSettings):
     """Which checkpoint, and how its network is rebuilt; what is not given is known from a run's own settings."""
 
     title: ClassVar[str] = "Checkpoint and network"

@@ -19,10 +19,10 @@ from finetune.settings.choices import (
     TEST_TIME_AUGMENTATIONS,
     WAYS_TO_MATCH,
 )
+from finetune.settings.decisions import ChoiceSettings
 from finetune.settings.flags import CommandSettings, flag
 from finetune.settings.gpus import GpuSettings
 from finetune.settings.head import TrainedHeadSettings
-from finetune.settings.label_thresholds import ChosenThresholdSettings
 from finetune.settings.shares import ShareSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
 from finetune.settings.trust import TRUST_CODE_HELP
@@ -81,7 +81,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChosenThresholdSettings, ShareSettings, GpuSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareSettings, GpuSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"
@@ -135,6 +135,13 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChosenThresholdSetting
             raise UserError(
                 "--compare goes neither with --assert-accuracy-at-least nor with --write-logits.",
                 "Evaluate the runs one by one for these.",
+            )
+        one_by_one = "--compare" if self.compare else "--watch" if self.watch else None
+        if one_by_one is not None and self.chooses:
+            chosen = "--calibrate" if self.rule is None else "--threshold"
+            raise UserError(
+                f"{one_by_one} and {chosen} don't go together: what is chosen is for one checkpoint.",
+                "Evaluate that checkpoint alone.",
             )
         flag = "--shard" if self.shard is not None else "--merge-shards"
         unshared = {

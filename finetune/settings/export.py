@@ -14,7 +14,6 @@ from finetune.settings.choices import (
 )
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import CommandSettings, flag
-from finetune.settings.label_thresholds import UsedThresholdSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class MeasuringSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(MeasuringSettings, ClassifierSettings, UsedThresholdSettings):
+class ExportSettings(MeasuringSettings, ClassifierSettings):
     """Settings of `finetune-export`."""
 
     title: ClassVar[str] = "Export"

@@ -8,12 +8,11 @@ from finetune.errors import UserError
 from finetune.settings.choices import DEFAULT_MAX_MEGAPIXELS, MOST_MEGAPIXELS, PREDICTION_FORMATS
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import flag
-from finetune.settings.label_thresholds import UsedThresholdSettings
 from finetune.settings.shares import ShareSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictSettings(ClassifierSettings, UsedThresholdSettings, ShareSettings):
+class PredictSettings(ClassifierSettings, ShareSettings):
     """Settings of `finetune-predict`."""
 
     title: ClassVar[str] = "Images and predictions"
@@ -27,6 +26,14 @@ class PredictSettings(ClassifierSettings, UsedThresholdSettings, ShareSettings):
         help="files, folders, globs; - for paths on standard input",
     )
     top_k: int = flag(1, above=0, metavar="K", help="the K likeliest classes of each image")
+    reject_below: float | None = flag(
+        None,
+        at_least=0,
+        at_most=1,
+        metavar="P",
+        help="don't know, where the likeliest class has a lower probability; finetune-eval's report says what that is "
+        "good for",
+    )
     output: Path | None = flag(None, access="write", metavar="FILE.csv|.json|.txt", help="not given: standard output")
     format: str | None = flag(
         None, choices=PREDICTION_FORMATS, help="not given: what the output is called, lines on standard output"
