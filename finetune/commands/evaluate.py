@@ -46,7 +46,7 @@ from finetune.nets import spec_of
 from finetune.notices import tell_once
 from finetune.remote.session import bring
 from finetune.remote.urls import named, url_of
-from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE, thresholds_in_use
+from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE, LabelThresholds, thresholds_in_use
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
@@ -55,7 +55,7 @@ from finetune.runs.trained_network import (
     restore_weights,
     weights_sha256,
 )
-from finetune.settings.choices import MULTILABEL
+from finetune.settings.choices import MULTILABEL, NO_DECISION
 from finetune.settings.evaluate import EvalSettings
 
 if TYPE_CHECKING:
@@ -257,9 +257,9 @@ class _Evaluator:
 
     def evaluate(self) -> AnyResult:
         """Scores the split and writes the files."""
-        if self._network.task == MULTILABEL:
-            return self._evaluate_labels()
         output_dir = self._output_dir()
+        if self._network.task == MULTILABEL:
+            return self._evaluate_labels(output_dir)
         check_choice(self._settings, self.class_names, Path(self.checkpoint.prefix).parent)
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
@@ -269,45 +269,53 @@ class _Evaluator:
             write_results(result, with_report=self._settings.report)
         return result
 
-    def _evaluate_labels(self) -> MultilabelResult:
+    def _evaluate_labels(self, output_dir: Path) -> MultilabelResult:
         """As `evaluate`, where an image has any number of labels; keeps the thresholds that are asked for."""
-        from finetune.evaluation.scoring import score_labels
-
-        settings, prefix, output_dir = self._settings, self.checkpoint.prefix, self._output_dir()
-        if settings.rule is not None:
-            refuse_unwritable(Path(prefix).parent / LABEL_THRESHOLDS_FILE)
+        if self._settings.rule is not None:
+            refuse_unwritable(Path(self.checkpoint.prefix).parent / LABEL_THRESHOLDS_FILE)
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
-            scores = self._scored_by(score_labels)
-            if settings.rule is None:
-                thresholds, by = thresholds_in_use(settings.threshold_by_hand, prefix, self.class_names)
-            else:
-                chosen = chosen_thresholds(
-                    *(scores, self.class_names, settings.rule),
-                    checkpoint=prefix,
-                    split=self._dataset.split,
-                    data_sha256=self._data_sha256,
-                )
-                thresholds, by = chosen.of_classes(self.class_names), f"chosen by {chosen}"
-            result = MultilabelResult(
-                checkpoint=prefix,
-                checkpoint_name=_name(self.checkpoint),
-                step=self.checkpoint.step(),
-                network=self._network,
-                tta=settings.tta,
-                dataset=self._dataset,
-                data_sha256=self._data_sha256,
-                scores=scores,
-                thresholds=thresholds,
-                thresholds_by=by,
-                class_names=self.class_names,
-                output_dir=output_dir,
-            )
+            result, chosen = self._label_result(output_dir)
             with _whole_results(output_dir, last=METRICS_FILE) as staging:
-                write_label_results(dataclasses.replace(result, output_dir=staging), with_report=settings.report)
-            if settings.rule is not None:
+                write_label_results(dataclasses.replace(result, output_dir=staging), with_report=self._settings.report)
+            if chosen is not None:
                 chosen.write(result.run_folder)
         return result
+
+    def _label_result(self, output_dir: Path) -> tuple[MultilabelResult, LabelThresholds | None]:
+        """What the split comes to, and the thresholds that are chosen on it; None: none are."""
+        from finetune.evaluation.scoring import score_labels
+
+        settings, prefix, chosen = self._settings, self.checkpoint.prefix, None
+        scores = self._scored_by(score_labels)
+        if settings.rule is None:
+            given = NO_DECISION if settings.threshold == NO_DECISION else settings.threshold_by_hand
+            thresholds, by = thresholds_in_use(given, prefix, self.class_names)
+        else:
+            chosen = chosen_thresholds(
+                scores,
+                self.class_names,
+                settings.rule,
+                checkpoint=prefix,
+                split=self._dataset.split,
+                data_sha256=self._data_sha256,
+            )
+            thresholds, by = chosen.of_classes(self.class_names), f"chosen by {chosen}"
+        result = MultilabelResult(
+            checkpoint=prefix,
+            checkpoint_name=_name(self.checkpoint),
+            step=self.checkpoint.step(),
+            network=self._network,
+            tta=settings.tta,
+            dataset=self._dataset,
+            data_sha256=self._data_sha256,
+            scores=scores,
+            thresholds=thresholds,
+            thresholds_by=by,
+            class_names=self.class_names,
+            output_dir=output_dir,
+        )
+        return result, chosen
 
     def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages:
         from finetune.commands.embeddings import similar_to_mistakes

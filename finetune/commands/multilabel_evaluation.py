@@ -5,7 +5,6 @@ from finetune.errors import UserError
 from finetune.evaluation.multilabel_result import MultilabelResult, write_label_metrics, write_label_predictions
 from finetune.evaluation.result_files import REPORT_FILE
 from finetune.notices import few
-from finetune.settings.choices import NO_DECISION
 from finetune.settings.evaluate import EvalSettings
 
 
@@ -19,10 +18,9 @@ def refuse_of_one_label(settings: EvalSettings) -> None:
         "--compare": bool(settings.compare),
         "--shard": settings.shard is not None,
         "--write-logits": settings.write_logits,
-        "--assert-accuracy-at-least": settings.assert_accuracy_at_least is not None,
         "--positive-class": settings.positive_class is not None,
         "--calibrate": settings.calibrate is not None,
-        "--threshold none": settings.threshold == NO_DECISION,
+        "--assert-accuracy-at-least": settings.assert_accuracy_at_least is not None,
         "--nearest": settings.nearest is not None,
     }
     asked = [name for name, is_given in only_single_label.items() if is_given]

@@ -16,8 +16,9 @@ from finetune.runs.decision_file import Decision
 from finetune.runs.label_thresholds import thresholds_in_use
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
 from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_networks
-from finetune.settings.choices import MULTILABEL, NO_DECISION
+from finetune.settings.choices import MULTILABEL
 from finetune.settings.classifier import ClassifierSettings
+from finetune.settings.flags import dashed
 from finetune.types import Tensor
 
 if TYPE_CHECKING:
@@ -125,18 +126,18 @@ def restore_classifier(settings: ClassifierSettings, num_clones: int = 1) -> Cla
 
 
 def _thresholds(settings: ClassifierSettings, classifier: Classifier) -> tuple[float, ...]:
-    """Of each label, as given, else as chosen for the checkpoint."""
-    only_single_label = {
-        "--positive-class": settings.positive_class is not None,
-        "--calibrate": settings.calibrate is not None,
-        "--threshold none": settings.threshold == NO_DECISION,
-    }
-    asked = [name for name, is_given in only_single_label.items() if is_given]
+    """Where an image has any number of labels: as given, else as chosen for the checkpoint.
+
+    Raises:
+        UserError: What is of one label an image is asked for.
+    """
+    of_one_label = {name: getattr(settings, name, None) for name in ("positive_class", "calibrate", "reject_below")}
+    asked = [dashed(name) for name, value in of_one_label.items() if value is not None]
     if asked:
         raise UserError(
             f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
         )
-    given = settings.threshold if isinstance(settings.threshold, float) else None
+    given = settings.threshold
     thresholds, by = thresholds_in_use(given, classifier.checkpoint.prefix, classifier.class_names)
     tell_once(f"Thresholds: {by}.")
     return thresholds

@@ -1,6 +1,5 @@
 """Image files to predictions, as a stream: order is kept, memory doesn't grow with their number, bad files are told."""
 
-import itertools
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -160,7 +159,8 @@ def _predictions(
 def _guess_labels(logits: Array, classifier: Classifier) -> Iterator[_Guesses]:
     """For each row of logits [B,num_classes] the classes that reach their thresholds, likeliest first, and all."""
     for row in sigmoid(logits):
-        classes = tuple(Guess(*each) for each in zip(itertools.count(), classifier.class_names, row.tolist()))
+        named = zip(classifier.class_names, row.tolist(), strict=True)
+        classes = tuple(Guess(label, name, probability) for label, (name, probability) in enumerate(named))
         reached = [guess for guess in classes if guess.probability >= classifier.thresholds[guess.class_id]]
         yield _Guesses(tuple(sorted(reached, key=lambda guess: -guess.probability)), float(row.max()), classes)
 

@@ -8,6 +8,7 @@ from typing import Any
 from finetune.files.json_files import Number, read_json
 from finetune.files.whole_files import write_json
 from finetune.notices import few, tell_once
+from finetune.settings.choices import NO_DECISION
 
 LABEL_THRESHOLDS_FILE = "label_thresholds.json"
 DEFAULT_THRESHOLD = 0.5
@@ -84,20 +85,22 @@ def read_label_thresholds(checkpoint_prefix: str, names: Sequence[str]) -> Label
     return kept
 
 
-def thresholds_in_use(given: float | None, checkpoint: str, names: Sequence[str]) -> tuple[tuple[float, ...], str]:
+def thresholds_in_use(
+    given: float | str | None, checkpoint_prefix: str, names: Sequence[str]
+) -> tuple[tuple[float, ...], str]:
     """Of each class, and what they are by, in words.
 
     Args:
-        given: One for all classes; None: those that are kept beside the checkpoint, else 0.5.
-        checkpoint: Prefix of the checkpoint.
+        given: One for all classes; None: those that are kept beside the checkpoint, else 0.5; "none": 0.5.
+        checkpoint_prefix: Of the checkpoint.
         names: Of its classes.
 
     Raises:
         UserError: The file of those that are kept holds something else.
     """
-    if given is not None:
+    if isinstance(given, float):
         return (given,) * len(names), f"{given:g} for each class, by hand"
-    kept = read_label_thresholds(checkpoint, names)
+    kept = None if given == NO_DECISION else read_label_thresholds(checkpoint_prefix, names)
     if kept is None:
         return (DEFAULT_THRESHOLD,) * len(names), f"{DEFAULT_THRESHOLD:g} for each class"
     return kept.of_classes(names), f"chosen by {kept}"
