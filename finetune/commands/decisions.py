@@ -90,6 +90,8 @@ def decided(result: EvalResult, settings: ChoiceSettings, weights_sha256: Callab
     result = dataclasses.replace(result, decision=decision)
     if threshold is not None:
         result = _judged(result, threshold)
+    elif named is not None and len(result.class_names) > 2:
+        tell_once(f"{POSITIVE_CLASS}: of more than two classes it is for a threshold, and there is none.")
     if settings.chooses:
         _keep(result, scorer(), decision, kept)
     return result
