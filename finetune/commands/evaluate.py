@@ -51,6 +51,8 @@ from finetune.settings.evaluate import EvalSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
+    from finetune.datasets.decoding import ReadOptions
+    from finetune.evaluation.explainer import Explainer
     from finetune.model.checkpoint import Checkpoint
 
 EXIT_BELOW_ACCURACY = 3
@@ -220,6 +222,7 @@ class _Evaluator:
         self._model = restore_network(self._network, len(own_names), checkpoint)
         order = output_order(own_names, self.class_names, checkpoint.prefix, how)
         self._infer = with_outputs_in_order(inference_function(self._model), order)
+        self._explainer = self._make_explainer(settings.explain) if settings.explain is not None else None
 
     def restore(self, checkpoint: "Checkpoint") -> None:
         """Goes over to another checkpoint of the same network."""
@@ -264,26 +267,35 @@ class _Evaluator:
             scores=self.score(),
             class_names=self.class_names,
             output_dir=output_dir,
+            explainer=self._explainer,
+        )
+
+    def _make_explainer(self, method: str) -> "Explainer":
+        from finetune.evaluation.explainer import Explainer
+
+        return Explainer(self._model, method, self._read_options())
+
+    def _read_options(self) -> "ReadOptions":
+        from finetune.datasets.decoding import ReadOptions
+
+        return ReadOptions(
+            self._preprocessing,
+            self._model.image_size,
+            self._model.channels,
+            labels_offset=self._network.labels_offset,
+            num_parallel_calls=self._settings.num_preprocessing_threads,
         )
 
     def score(self) -> Scores:
         """One pass over the split."""
         from finetune.datasets.bad_records import reading
-        from finetune.datasets.decoding import ReadOptions
         from finetune.datasets.pipeline import evaluation_batches
         from finetune.evaluation.scoring import score
         from finetune.evaluation.test_time_augmentation import with_mirror_images
         from finetune.progress import progress
 
         settings, offset = self._settings, self._network.labels_offset
-        options = ReadOptions(
-            self._preprocessing,
-            self._model.image_size,
-            self._model.channels,
-            labels_offset=offset,
-            num_parallel_calls=settings.num_preprocessing_threads,
-        )
-        batches = evaluation_batches(self._dataset, options, batch_size=settings.batch_size)
+        batches = evaluation_batches(self._dataset, self._read_options(), batch_size=settings.batch_size)
         num_images = self._dataset.num_examples
         if settings.max_num_batches is not None:
             batches = batches.take(settings.max_num_batches)

@@ -73,14 +73,19 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
 
 
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
+    from finetune.prediction.heat_maps import HeatMaps
     from finetune.prediction.stream import classify
 
+    heat_maps = None
+    if settings.explain is not None and settings.heat_map_dir is not None:
+        heat_maps = HeatMaps(classifier, settings.explain, settings.heat_map_dir, settings.top_k)
     return classify(
         classifier,
         filenames,
         top_k=settings.top_k,
         batch_size=settings.batch_size,
         num_threads=settings.num_preprocessing_threads,
+        heat_maps=heat_maps,
     )
 
 
@@ -96,7 +101,7 @@ def _predict_and_write(settings: PredictSettings) -> int:
     predictions = predict(settings)
     tally = _Tally()
     with _open_output(settings.output) as file, _progress(settings) as advance:
-        write(map(_told, tally.count(predictions, advance)), file, settings.top_k)
+        write(map(_told, tally.count(predictions, advance)), file, settings.top_k, settings.explain is not None)
     if settings.merge_shards is not None and settings.output is not None:
         remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):

@@ -146,9 +146,14 @@ def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
     wrong = np.flatnonzero(~scores.is_right)
     worst = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:NUM_MISTAKES]
     thumbnails = read_thumbnails(result.dataset, worst.tolist(), THUMBNAIL_PIXELS)
+    heat_maps: dict[int, list[bytes]] = {}
+    if result.explainer is not None:
+        classes = {each: (scores.predictions[each], scores.labels[each]) for each in worst.tolist()}
+        heat_maps = result.explainer.overlays(result.dataset, classes, THUMBNAIL_PIXELS)
     return [
         {
             "image": _data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "heat_maps": [_data_uri(heat_map, "jpeg") for heat_map in heat_maps.get(position, [])],
             "filename": scores.filenames[position],
             "label": result.class_names[scores.labels[position]],
             "label_probability": scores.label_probabilities[position],

@@ -18,6 +18,7 @@ from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import append_line, whole_file, write_json
 
 if TYPE_CHECKING:
+    from finetune.evaluation.explainer import Explainer
     from finetune.runs.trained_network import TrainedNetwork
 
 METRICS_FILE = "metrics.json"
@@ -47,6 +48,7 @@ class EvalResult:
         folds: Of a cross-validation, whose scores are of several runs, none of which had seen the images that it
             scored; the checkpoint is then of the first of them.
         label_errors: Labels in doubt; None: they weren't looked for.
+        explainer: Of the network, two classes at a time; None: mistakes aren't explained.
     """
 
     checkpoint: str
@@ -61,6 +63,7 @@ class EvalResult:
     output_dir: Path
     folds: tuple[FoldFigures, ...] = ()
     label_errors: LabelErrors | None = None
+    explainer: "Explainer | None" = None
 
     @property
     def run_folder(self) -> Path:

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.decoding import BAD_DATA_ERRORS
+from finetune.datasets.decoding import BAD_DATA_ERRORS, decode_image
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.scoring import inference_function
+from finetune.explanation.overlays import ShownPicture
 from finetune.prediction.classifier import Classifier
+from finetune.prediction.heat_maps import HeatMaps
 from finetune.prediction.writers import Guess, Prediction
-from finetune.types import Array
+from finetune.types import Array, Tensor
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -27,10 +29,17 @@ class _LoadedImage(NamedTuple):
     image: Array | None
     error: str | None
     changes: tuple[str, ...] = ()
+    shown: ShownPicture | None = None
 
 
 def classify(
-    classifier: Classifier, filenames: Iterable[str], *, top_k: int, batch_size: int, num_threads: int | None = None
+    classifier: Classifier,
+    filenames: Iterable[str],
+    *,
+    top_k: int,
+    batch_size: int,
+    num_threads: int | None = None,
+    heat_maps: HeatMaps | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -40,21 +49,27 @@ def classify(
         top_k: How many guesses for each.
         batch_size: Images at a time; the result doesn't depend on it.
         num_threads: That read and decode; None: a few more than there are cores.
+        heat_maps: Of the same classifier, for as many guesses; None: no pictures are made.
 
     Yields:
         A prediction for each file, in their order.
 
     Raises:
         NotFiniteError: The network's logits are not finite.
+        UserError: A picture can't be written.
     """
     infer = inference_function(classifier.model)
-    images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
+    images = _map_in_order(_image_loader(classifier, heat_maps), filenames, num_threads, num_ahead=batch_size)
     for batch in _batches(images, batch_size):
-        yield from _predict(infer, batch, classifier.class_names, top_k)
+        yield from _predict(infer, batch, classifier.class_names, top_k, heat_maps)
 
 
-def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
-    function = tf.function(classifier.prepare, autograph=False)
+def _image_loader(classifier: Classifier, heat_maps: HeatMaps | None) -> Callable[[str], _LoadedImage]:
+    def decode_and_prepare(encoded: Tensor) -> tuple[Tensor, Tensor]:
+        decoded = decode_image(encoded, classifier.model.channels)
+        return decoded, classifier.prepare_pixels(decoded)
+
+    function = tf.function(decode_and_prepare, autograph=False)
     # Traced here, once: threads that call a new function at the same time would each trace it.
     prepare = function.get_concrete_function(tf.TensorSpec([], tf.string))
 
@@ -62,8 +77,9 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
         try:
             rules = classifier.image_rules
             image = prepare_image(read_image_file(Path(filename), rules), rules)
-            pixels = prepare(tf.constant(image.encoded)).numpy()
-            return _LoadedImage(filename, pixels, None, image.changes)
+            decoded, pixels = prepare(tf.constant(image.encoded))
+            shown = None if heat_maps is None else heat_maps.shown(decoded)
+            return _LoadedImage(filename, pixels.numpy(), None, image.changes, shown)
         except BrokenImageError as error:
             reason = " ".join(str(error).split())
         except (MemoryError, tf.errors.ResourceExhaustedError):
@@ -76,10 +92,17 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
 
 
 def _predict(
-    infer: Callable[[Any], Any], batch: list[_LoadedImage], class_names: tuple[str, ...], top_k: int
+    infer: Callable[[Any], Any],
+    batch: list[_LoadedImage],
+    class_names: tuple[str, ...],
+    top_k: int,
+    heat_maps: HeatMaps | None,
 ) -> Iterator[Prediction]:
     images = [loaded.image for loaded in batch if loaded.image is not None]
     guesses = _guess(infer(np.stack(images)).numpy(), class_names, top_k) if images else iter(())
+    if images and heat_maps is not None:
+        pictures = [(loaded.filename, loaded.shown) for loaded in batch if loaded.shown is not None]
+        guesses = iter(heat_maps.explained(np.stack(images), list(guesses), pictures))
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
