@@ -13,6 +13,7 @@ GRAYSCALE_STEMS = ("same", "sum")
 AUGMENTATIONS = ("default", "crop", "flip", "none", "inception", "vgg", "keras", "randaugment", "turns")
 RESIZES = ("squash", "crop", "pad")
 TEST_TIME_AUGMENTATIONS = ("none", "flip")
+EXPLANATIONS = ("gradcam", "layercam")
 WAYS_TO_MATCH = ("name", "index")
 LAYOUTS = ("classes", "splits")
 NO_TRACKER = "none"
