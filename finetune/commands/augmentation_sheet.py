@@ -103,14 +103,20 @@ def sheet_rows(
     images = dataclasses.replace(images, batch_size=num_rows)
     with reading(dataset, options.labels_offset):
         batches = [next(iter(images.view_batches(epoch, numbers))) for epoch in range(num_epochs)]
-        labels = batches[0][1].numpy() + options.labels_offset
+        labels = [_labels_of(each, options.labels_offset) for each in batches[0][1].numpy()]
         originals = list(_originals(dataset, options.channels, numbers))
     if mixing is not None:
         seeds = [tf.constant([images.seed, epoch]) for epoch in range(num_epochs)]
         batches = [mixing(batch[0], batch[1], seed) for batch, seed in zip(batches, seeds, strict=True)]
     epochs = [to_pixels(batch[0].numpy(), steps) for batch in batches]
-    names = [dataset.class_names[label] if dataset.class_names else str(label) for label in labels]
+    called = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    names = [", ".join(called[label] for label in of_image) for of_image in labels]
     return [SheetRow(numbers[i], names[i], originals[i], [epoch[i] for epoch in epochs]) for i in range(num_rows)]
+
+
+def _labels_of(output: Any, labels_offset: int) -> list[int]:
+    """The labels of an image, of its output or of 1 and 0 for each output."""
+    return [int(label) + labels_offset for label in (output.nonzero()[0] if output.ndim else [output])]
 
 
 def sheet_training(settings: InspectSettings) -> tuple[TrainSettings, StageSettings]:

@@ -255,6 +255,7 @@ def _train_fold(settings: TrainSettings, fold: int, start: float) -> TrainResult
 
 def _score_fold(settings: TrainSettings, folds: "Folds", fold: int) -> Outcome:
     result = evaluate(_evaluation(settings, fold), part=lambda split: folds.only(split, fold))
+    assert isinstance(result, EvalResult)
     return Outcome(result.step, result.class_names, result.scores)
 
 

@@ -7,11 +7,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from finetune.commands.command import EXIT_DONE, run_command, say
-from finetune.commands.decisions import check_choice, decided, print_decision
+from finetune.commands.decisions import check_choice, decided, print_decision, refuse_unwritable
 from finetune.commands.evaluation_shares import PROGRAM, merged_evaluation, part_of_split, write_evaluation_share
+from finetune.commands.label_thresholds import chosen_thresholds
+from finetune.commands.multilabel_evaluation import print_label_result, refuse_of_one_label, write_label_results
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
@@ -20,6 +22,8 @@ from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.cross_validation import write_folds
 from finetune.evaluation.label_errors import write_label_errors
 from finetune.evaluation.metrics import Scores, wilson_interval
+from finetune.evaluation.multilabel_metrics import MultilabelScores
+from finetune.evaluation.multilabel_result import MultilabelResult
 from finetune.evaluation.result_files import (
     COMPARISON_FILE,
     METRICS_FILE,
@@ -33,6 +37,7 @@ from finetune.evaluation.result_files import (
     write_metrics,
     write_predictions,
 )
+from finetune.evaluation.similar_images import SimilarImages
 from finetune.files.folder_lock import sole_writer
 from finetune.files.shares import SHARES_FOLDER, Share, remove_shares, whole_share
 from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
@@ -41,23 +46,29 @@ from finetune.nets import spec_of
 from finetune.notices import tell_once
 from finetune.remote.session import bring
 from finetune.remote.urls import named, url_of
+from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE, LabelThresholds, thresholds_in_use
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
     network_settings,
-    restore_network,
+    restore_networks,
     restore_weights,
     weights_sha256,
 )
+from finetune.settings.choices import MULTILABEL, NO_DECISION
 from finetune.settings.evaluate import EvalSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
+    from finetune.datasets.decoding import ReadOptions
     from finetune.model.checkpoint import Checkpoint
 
 EXIT_BELOW_ACCURACY = 3
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_LISTINGS = 10.0  # Of what lies at a URL.
+
+AnyResult: TypeAlias = EvalResult | MultilabelResult
+Passed = TypeVar("Passed", Scores, MultilabelScores)
 
 log = logging.getLogger("finetune")
 
@@ -73,8 +84,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-eval") -> int:
     )
 
 
-def evaluate(settings: EvalSettings, *, part: "Callable[[Dataset], Dataset] | None" = None) -> EvalResult:
+def evaluate(settings: EvalSettings, *, part: "Callable[[Dataset], Dataset] | None" = None) -> AnyResult:
     """Scores a split and writes metrics.json, predictions.csv, confusion_matrix.csv, and the report with its plots.
+
+    Where an image has any number of labels there is no confusion matrix.
 
     Args:
         settings: What is scored, and by what.
@@ -109,7 +122,7 @@ def _merge(settings: EvalSettings, count: int) -> EvalResult:
     return result
 
 
-def watch(settings: EvalSettings) -> Iterator[EvalResult]:
+def watch(settings: EvalSettings) -> Iterator[AnyResult]:
     """Evaluates the newest checkpoint of a run and each that comes after it, as it appears.
 
     Ends when none has appeared for `settings.timeout` seconds; the time of an evaluation doesn't count.
@@ -129,7 +142,7 @@ def watch(settings: EvalSettings) -> Iterator[EvalResult]:
             evaluator.restore(checkpoint)
         result = evaluator.evaluate()
         with write_errors_told():
-            append_to_history(result)
+            append_to_history(result.output_dir, result.checkpoint_name, result.step, result.scores.summary())
         yield result
     if evaluator is None:
         raise UserError(
@@ -191,6 +204,8 @@ class _Evaluator:
         self._settings = settings
         self.checkpoint = checkpoint
         self._network = network_settings(settings, checkpoint.prefix)
+        if self._network.task == MULTILABEL:
+            refuse_of_one_label(settings)
         self._preprocessing = get_preprocessing(self._network.preprocessing, resize=self._network.resize)
         offset, how = self._network.labels_offset, settings.match_labels
         dataset = find_dataset(
@@ -201,11 +216,13 @@ class _Evaluator:
             image_key=self._network.image_key,
             label_key=self._network.label_key,
             on_corrupt=settings.on_corrupt,
+            task=self._network.task,
         )
         if dataset.schema.has_weights:
             tell_once(f"{settings.dataset_dir}: images have weights, which count in training alone.")
         dataset = dataset if part is None else part(dataset)
         names = names_of_outputs(checkpoint, spec_of(self._network), offset) if how != "index" else None
+        self._has_class_names = names is not None
         own_names = list(names) if names is not None else class_names_of(dataset, offset)
         self.class_names = own_names if class_names is None else list(class_names)
         self._dataset = match_labels(
@@ -219,13 +236,17 @@ class _Evaluator:
         if settings.on_corrupt == "skip":
             self._dataset = without_undecodable(self._dataset, offset)
         warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
-        self._model = restore_network(self._network, len(own_names), checkpoint)
+        copies = restore_networks(self._network, len(own_names), checkpoint, settings.num_clones)
         order = output_order(own_names, self.class_names, checkpoint.prefix, how)
-        self._infer = with_outputs_in_order(inference_function(self._model), order)
+        self._models = list(copies.values())
+        self._infers = [
+            with_outputs_in_order(inference_function(model, device), order) for device, model in copies.items()
+        ]
 
     def restore(self, checkpoint: "Checkpoint") -> None:
         """Goes over to another checkpoint of the same network."""
-        restore_weights(self._model, self._network, checkpoint)
+        for model in self._models:
+            restore_weights(model, self._network, checkpoint)
         self.checkpoint = checkpoint
 
     @functools.cached_property
@@ -234,22 +255,90 @@ class _Evaluator:
 
         return content_hash(self._dataset)
 
-    def evaluate(self) -> EvalResult:
+    def evaluate(self) -> AnyResult:
         """Scores the split and writes the files."""
         output_dir = self._output_dir()
+        if self._network.task == MULTILABEL:
+            return self._evaluate_labels(output_dir)
         check_choice(self._settings, self.class_names, Path(self.checkpoint.prefix).parent)
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
-            result = decided(self._result(output_dir), self._settings, lambda: weights_sha256(self._model))
+            result = decided(self._result(output_dir), self._settings, lambda: weights_sha256(self._models[0]))
+            if self._settings.nearest is not None:
+                result = dataclasses.replace(result, similar=self._similar(result.scores, self._settings.nearest))
             write_results(result, with_report=self._settings.report)
         return result
+
+    def _evaluate_labels(self, output_dir: Path) -> MultilabelResult:
+        """As `evaluate`, where an image has any number of labels; keeps the thresholds that are asked for."""
+        if self._settings.rule is not None:
+            refuse_unwritable(Path(self.checkpoint.prefix).parent / LABEL_THRESHOLDS_FILE)
+        with gone_if_empty(output_dir), write_errors_told():
+            _make_writable(output_dir)
+            result, chosen = self._label_result(output_dir)
+            with _whole_results(output_dir, last=METRICS_FILE) as staging:
+                write_label_results(dataclasses.replace(result, output_dir=staging), with_report=self._settings.report)
+            if chosen is not None:
+                chosen.write(result.run_folder)
+        return result
+
+    def _label_result(self, output_dir: Path) -> tuple[MultilabelResult, LabelThresholds | None]:
+        """What the split comes to, and the thresholds that are chosen on it; None: none are."""
+        from finetune.evaluation.scoring import score_labels
+
+        settings, prefix, chosen = self._settings, self.checkpoint.prefix, None
+        scores = self._scored_by(score_labels)
+        if settings.rule is None:
+            given = NO_DECISION if settings.threshold == NO_DECISION else settings.threshold_by_hand
+            thresholds, by = thresholds_in_use(given, prefix, self.class_names)
+        else:
+            chosen = chosen_thresholds(
+                scores,
+                self.class_names,
+                settings.rule,
+                checkpoint=prefix,
+                split=self._dataset.split,
+                data_sha256=self._data_sha256,
+            )
+            thresholds, by = chosen.of_classes(self.class_names), f"chosen by {chosen}"
+        result = MultilabelResult(
+            checkpoint=prefix,
+            checkpoint_name=_name(self.checkpoint),
+            step=self.checkpoint.step(),
+            network=self._network,
+            tta=settings.tta,
+            dataset=self._dataset,
+            data_sha256=self._data_sha256,
+            scores=scores,
+            thresholds=thresholds,
+            thresholds_by=by,
+            class_names=self.class_names,
+            output_dir=output_dir,
+        )
+        return result, chosen
+
+    def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages:
+        from finetune.commands.embeddings import similar_to_mistakes
+        from finetune.embeddings.pooled_features import PooledFeatures
+        from finetune.embeddings.training_images import FeatureNetwork
+
+        network = FeatureNetwork(
+            pooled=PooledFeatures(self._models[0], "--nearest"),
+            network=self._network,
+            options=self._read_options(),
+            checkpoint=self.checkpoint.prefix,
+            class_names=self.class_names,
+            has_class_names=self._has_class_names,
+            weights_sha256=weights_sha256(self._models[0]),
+        )
+        return similar_to_mistakes(scores, self._dataset, network, num_nearest)
 
     def evaluate_share(self, share: Share) -> EvalResult:
         """Scores one share of the split, and keeps what its images came to."""
         output_dir = self._output_dir()
         with whole_share(output_dir / SHARES_FOLDER, share, flag="--output-dir", program=PROGRAM) as folder:
             result = self._result(output_dir)
-            write_evaluation_share(folder, share, result, weights_sha256(self._model), self._settings)
+            write_evaluation_share(folder, share, result, weights_sha256(self._models[0]), self._settings)
         return result
 
     def _output_dir(self) -> Path:
@@ -278,31 +367,41 @@ class _Evaluator:
         )
         return keeps_logits(num_images, len(self.class_names))
 
+    def _read_options(self) -> "ReadOptions":
+        from finetune.datasets.decoding import ReadOptions
+
+        return ReadOptions(
+            self._preprocessing,
+            self._models[0].image_size,
+            self._models[0].channels,
+            labels_offset=self._network.labels_offset,
+            num_parallel_calls=self._settings.num_preprocessing_threads,
+        )
+
     def score(self, *, keep_logits: bool = False) -> Scores:
         """One pass over the split."""
-        from finetune.datasets.bad_records import reading
-        from finetune.datasets.decoding import ReadOptions
-        from finetune.datasets.pipeline import evaluation_batches
         from finetune.evaluation.scoring import score
+
+        return self._scored_by(functools.partial(score, keep_logits=keep_logits))
+
+    def _scored_by(self, scorer: Callable[..., Passed]) -> Passed:
+        """What a scorer makes of the split."""
+        from finetune.datasets.bad_records import reading
+        from finetune.datasets.pipeline import evaluation_batches
         from finetune.evaluation.test_time_augmentation import with_mirror_images
         from finetune.progress import progress
 
         settings, offset = self._settings, self._network.labels_offset
-        options = ReadOptions(
-            self._preprocessing,
-            self._model.image_size,
-            self._model.channels,
-            labels_offset=offset,
-            num_parallel_calls=settings.num_preprocessing_threads,
-        )
-        batches = evaluation_batches(self._dataset, options, batch_size=settings.batch_size)
+        batches = evaluation_batches(self._dataset, self._read_options(), batch_size=settings.batch_size)
         num_images = self._dataset.num_examples
         if settings.max_num_batches is not None:
             batches = batches.take(settings.max_num_batches)
             num_images = min(num_images, settings.max_num_batches * settings.batch_size)
-        infer = with_mirror_images(self._infer) if settings.tta == "flip" else self._infer
+        infers = self._infers
+        if settings.tta == "flip":
+            infers = [with_mirror_images(infer, self._network.task) for infer in infers]
         with reading(self._dataset, offset), progress(f"Evaluating {settings.split}", num_images) as advance:
-            return score(infer, batches, keep_logits=keep_logits, on_batch=advance)
+            return scorer(infers, batches, on_batch=advance)
 
 
 def _evaluate_and_print(settings: EvalSettings) -> int:
@@ -318,22 +417,26 @@ def _evaluate_and_print(settings: EvalSettings) -> int:
     for result in watch(settings) if settings.watch else [evaluate(settings)]:
         print_result(result, with_report=settings.report)
     least = settings.assert_accuracy_at_least
-    if least is not None and result.scores.accuracy < least:
+    if least is not None and isinstance(result, EvalResult) and result.scores.accuracy < least:
         log.error("The accuracy %.6g is below --assert-accuracy-at-least %g.", result.scores.accuracy, least)
         return EXIT_BELOW_ACCURACY
     return EXIT_DONE
 
 
-def _print_share(result: EvalResult, share: Share) -> None:
+def _print_share(result: AnyResult, share: Share) -> None:
     """What a job tells of its share."""
+    assert isinstance(result, EvalResult)
     scores = result.scores
     say(f"share {share} of {result.dataset.split}: {scores.num_right} of {scores.num_examples} images right")
     kept = result.output_dir / SHARES_FOLDER / share.folder_name
     say(f"kept in {kept}; when all are there: --merge-shards {share.count}")
 
 
-def print_result(result: EvalResult, *, with_report: bool) -> None:
+def print_result(result: AnyResult, *, with_report: bool) -> None:
     """The lines for the user."""
+    if isinstance(result, MultilabelResult):
+        print_label_result(result, with_report=with_report)
+        return
     scores = result.scores
     say(f"{result.checkpoint_name} on {result.dataset.split}:")
     say(f"accuracy {accuracy_in_words(scores)}")

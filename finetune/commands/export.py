@@ -10,6 +10,7 @@ from finetune.commands.command import run_command, say
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
+from finetune.exports.signatures import of_labels
 from finetune.exports.staged_output import staged_output
 from finetune.files.whole_files import write_json
 from finetune.prediction.classifier import restore_classifier
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from finetune.prediction.classifier import Classifier
 
 TAKES_FILES = "saved_model"
+SOFTMAX_FORMATS = ("keras", "keras-weights")
 
 DESCRIPTION_FILE = "export.json"
 PREPARATION_PAGE = "docs/preparing_images.md"
@@ -78,6 +80,12 @@ def export(settings: ExportSettings) -> ExportResult:
         classifier = restore_classifier(settings)
         # Whatever its run computed in, for the devices that exports run on are others.
         classifier.model.compute_dtype = tf.float32
+        if classifier.is_multilabel and settings.format in SOFTMAX_FORMATS:
+            raise UserError(
+                f"--format {settings.format} is of networks that end in a softmax; this one tells several labels an "
+                "image by a sigmoid each.",
+                "Take --format saved_model, tflite or onnx.",
+            )
         dataset = _find_dataset(settings, classifier, settings.split) if settings.dataset_dir else None
         if dataset is not None:
             warn_of_other_rules(dataset.image_rules, Path(classifier.checkpoint.prefix).parent)
@@ -93,9 +101,12 @@ def _export_and_print(settings: ExportSettings) -> None:
     start_tensorflow()
     result = export(settings)
     source = f"{result.num_images} images of {result.split}" if result.split else "made-up images, no --dataset-dir"
-    say(f"{'':15} {'size':>9}  {'accuracy':>8}  largest difference of a probability ({source})")
+    is_multilabel = any(one.mean_average_precision is not None for one in result.measured)
+    measure = "mAP" if is_multilabel else "accuracy"
+    say(f"{'':15} {'size':>9}  {measure:>8}  largest difference of a probability ({source})")
     for one in result.measured:
-        accuracy = "-" if one.accuracy is None else f"{one.accuracy:.4f}"
+        figure = one.mean_average_precision if is_multilabel else one.accuracy
+        accuracy = "-" if figure is None else f"{figure:.4f}"
         difference = f"{one.largest_difference:.1e}" if one.file else ""
         say(f"{one.name:15} {one.num_bytes / 1e6:6.1f} MB  {accuracy:>8}  {difference}".rstrip())
     if result.caution:
@@ -121,6 +132,7 @@ def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str
         labels_offset=classifier.network.labels_offset,
         image_key=classifier.network.image_key,
         label_key=classifier.network.label_key,
+        task=classifier.network.task,
     )
     if classifier.has_class_names and settings.match_labels != "index":
         return match_labels(
@@ -154,6 +166,10 @@ def _write(
         from finetune.exports.onnx_model import write_onnx
 
         return [write_onnx(classifier, folder)]
+    if settings.format == "openvino":
+        from finetune.exports.openvino_model import write_openvino
+
+        return [write_openvino(classifier, folder)]
     if settings.format == "keras":
         from finetune.exports.keras_model import write_keras_model
 
@@ -251,6 +267,11 @@ def _describe(
         "class_names": list(classifier.class_names),
         "labels_offset": classifier.network.labels_offset,
         **_describe_decision(classifier),
+        **(
+            {"task": classifier.network.task, "thresholds": list(classifier.thresholds)}
+            if classifier.is_multilabel
+            else {}
+        ),
         "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "
         "in the records its label is i + labels_offset.",
         "files": [
@@ -258,16 +279,23 @@ def _describe(
                 "name": one.name,
                 "file": one.file,
                 "loading": one.loading,
-                "signatures": [dataclasses.asdict(signature) for signature in one.signatures],
+                "signatures": [
+                    dataclasses.asdict(of_labels(signature) if classifier.is_multilabel else signature)
+                    for signature in one.signatures
+                ],
             }
             for one in exported
         ],
         "calibrated_on": calibration
         and {"split": calibration.split, "num_images": _num_calibration_images(settings, calibration)},
         "measured_on": {"split": result.split, "num_images": result.num_images, "caution": result.caution},
-        "measured_in_words": "accuracy is the share of these images whose likeliest class is their label; "
-        "largest_difference is of a probability from the network's, on the same images.",
-        "measured": [dataclasses.asdict(one) for one in result.measured],
+        "measured_in_words": (
+            "mean_average_precision is the mean over the classes that some of these images have and some haven't; "
+            if classifier.is_multilabel
+            else "accuracy is the share of these images whose likeliest class is their label; "
+        )
+        + "largest_difference is of a probability from the network's, on the same images.",
+        "measured": [_measured(one) for one in result.measured],
     }
 
 
@@ -290,3 +318,10 @@ def _describe_decision(classifier: "Classifier") -> dict[str, Any]:
         else []
     )
     return {**facts, "decision_in_words": " ".join(words)}
+
+
+def _measured(one: "Measured") -> dict[str, Any]:
+    """As export.json has it: with the figure of the network's task alone."""
+    figures = dataclasses.asdict(one)
+    del figures["mean_average_precision" if one.mean_average_precision is None else "accuracy"]
+    return figures

@@ -3,9 +3,8 @@
 import logging
 import shlex
 
-from finetune.commands.evaluate import evaluate
+from finetune.commands.evaluate import AnyResult, evaluate
 from finetune.errors import UserError
-from finetune.evaluation.result_files import EvalResult
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.flags import flat_values
 from finetune.settings.train import TrainSettings
@@ -13,7 +12,7 @@ from finetune.settings.train import TrainSettings
 log = logging.getLogger("finetune")
 
 
-def evaluate_at_end(settings: TrainSettings, split: str) -> EvalResult | None:
+def evaluate_at_end(settings: TrainSettings, split: str) -> AnyResult | None:
     """Evaluates the best checkpoint of a run, else its newest, where a report is wanted.
 
     Args:

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 
 from finetune.commands.stages import stages_of
 from finetune.datasets.record_index import RecordIndex, index_records
+from finetune.settings.choices import MULTILABEL
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import TrainSettings
 from finetune.training.example_weights import (
     check_class_names,
     class_weights,
     needs_index,
+    positive_weights,
     tell_balanced_sampling,
     tell_weights_of_images,
 )
 from finetune.training.head_decay import decayed_variables
-from finetune.training.losses import TrainingLoss
+from finetune.training.losses import MultilabelLoss, TrainingLoss
 from finetune.training.mixing import Mixing
 from finetune.training.state import TrainingState
 from finetune.training.training_data import TrainingData, num_outputs
@@ -58,12 +60,29 @@ def find_class_weights(settings: TrainSettings, data: TrainingData, index: Recor
     return class_weights(objective, names or (), num_outputs(settings.data, data), index)
 
 
-def make_loss(stage: StageSettings, state: TrainingState, class_weights: Sequence[float]) -> TrainingLoss:
+def find_loss_of_labels(
+    settings: TrainSettings, data: TrainingData, index: RecordIndex | None
+) -> MultilabelLoss | None:
+    """The loss where an image has any number of labels, and says what counts for more in it; None: it has one."""
+    if settings.data.task != MULTILABEL:
+        return None
+    stage, names = settings.stage, _names_of_outputs(settings, data)
+    weights = positive_weights(stage.objective, names or (), num_outputs(settings.data, data), index)
+    return MultilabelLoss(stage.label_smoothing, weights)
+
+
+def make_loss(
+    stage: StageSettings,
+    state: TrainingState,
+    class_weights: Sequence[float],
+    of_labels: MultilabelLoss | None = None,
+) -> TrainingLoss:
     """What a step lessens."""
     loss = TrainingLoss(
         stage.label_smoothing,
         focal_gamma=stage.objective.focal_gamma if stage.objective.loss == "focal" else None,
         class_weights=class_weights,
+        of_labels=of_labels,
     )
     if stage.update.decouples_decay:
         return loss

@@ -28,12 +28,14 @@ from finetune.commands.conversion import summary_text
 from finetune.commands.convert import convert, find_images, name_of_folder
 from finetune.datasets.catalogue import ARCHIVE_SUFFIXES
 from finetune.datasets.description import VERSION
+from finetune.datasets.folders import ImageFolder
 from finetune.errors import UserError
 from finetune.files.folder_lock import sole_writer
 from finetune.files.json_files import read_json
 from finetune.files.whole_files import gone_if_empty, uncompleted_sets, write_json
 from finetune.notices import few
 from finetune.remote.urls import named
+from finetune.settings.choices import SINGLE_LABEL
 from finetune.settings.convert import ConvertSettings
 from finetune.settings.flags import flags_of
 from finetune.settings.photographs import PhotographSettings
@@ -48,7 +50,11 @@ MOST_NAME_LETTERS = 40  # Of a name that others are made of.
 HASH_DIGITS = 8
 
 # Flags of a conversion that lie beside the images, or change no record.
-BESIDE_THE_RECORDS = ("dataset_dir", "images_dir", "labels_csv", "workers", "overwrite")
+BESIDE_THE_RECORDS = (
+    *("dataset_dir", "images_dir", "labels_csv", "label_columns", "label_separator", "workers", "overwrite"),
+    # Always their defaults here: records that were made before there were any are still right.
+    *("on_duplicate", "find_near_duplicates", "duplicate_similarity"),
+)
 
 log = logging.getLogger("finetune")
 
@@ -136,6 +142,7 @@ def _conversion(settings: TrainSettings, photographs: Path, folder: Path) -> Con
         dataset_dir=folder,
         images_dir=photographs.parent if is_table else photographs,
         labels_csv=photographs if is_table else None,
+        task=settings.data.task,
         validation_fraction=settings.source.validation_fraction,
         on_corrupt=settings.data.on_corrupt,
         overwrite=True,
@@ -146,6 +153,8 @@ def _conversion(settings: TrainSettings, photographs: Path, folder: Path) -> Con
 
 def _made_with(conversion: ConvertSettings) -> dict[str, str]:
     table = {name: value for name, value in to_toml_table(conversion).items() if name not in BESIDE_THE_RECORDS}
+    if conversion.task == SINGLE_LABEL:
+        del table["task"]  # Records of older versions, which knew no other task, keep their name.
     source = conversion.labels_csv or conversion.images_dir
     return {**{name: str(value) for name, value in table.items()}, "source": named(source.resolve()) if source else ""}
 
@@ -192,13 +201,23 @@ def _made_of(conversion: ConvertSettings) -> dict[str, dict[str, str]]:
     return {
         "made_with": {"finetune": __version__, "description": str(VERSION), **_made_with(conversion)},
         "photographs": {
-            file: f"{split} {class_name} {state_of_file(found.root / file)}"
+            file: f"{split} {label} {state_of_file(found.root / file)}"
             + (f" weight {found.weights[file]}" if found.weights else "")
-            for split, classes in found.splits.items()
-            for class_name, files in classes.items()
-            for file in files
+            for split, label, file in _labelled(found)
         },
     }
+
+
+def _labelled(found: ImageFolder) -> Iterator[tuple[str, str, str]]:
+    """Split, label and name of each file; several labels as one text."""
+    if found.labels:
+        return ((split, json.dumps(found.labels[file]), file) for split in found.files for file in found.files[split])
+    return (
+        (split, class_name, file)
+        for split, classes in found.splits.items()
+        for class_name, files in classes.items()
+        for file in files
+    )
 
 
 def state_of_file(path: Path) -> str:

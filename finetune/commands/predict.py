@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from finetune.commands.command import EXIT_DONE, run_command, standard_output
+from finetune.commands.embeddings import feature_network_of, keep_features, nearest_images
 from finetune.commands.prediction_shares import (
     PROGRAM,
     images_of,
@@ -24,13 +25,16 @@ from finetune.commands.prediction_shares import (
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
+from finetune.embeddings.feature_files import refuse_without_parquet
 from finetune.errors import UserError, visible
 from finetune.files.folder_lock import sole_writer
 from finetune.files.shares import Share, remove_shares, whole_share
 from finetune.files.whole_files import whole_file
 from finetune.files.write_errors import write_errors_told
+from finetune.model.openvino_network import load_openvino
 from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
+from finetune.prediction.multilabel_writers import LABEL_WRITERS
 from finetune.prediction.writers import WRITERS, Prediction
 from finetune.progress import progress
 from finetune.remote.urls import named, with_urls
@@ -69,36 +73,55 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
         return merged_predictions(settings, settings.merge_shards)
     share = settings.share
     filenames = find_images(settings.images) if share is None else images_of(settings, share)[1]
-    return _classified(restore_classifier(settings), filenames, settings)
+    return _classified(_restored(settings), filenames, settings)
+
+
+def _restored(settings: PredictSettings) -> Classifier:
+    """The classifier; nothing is read where what is to compute it isn't installed."""
+    if settings.engine == "openvino":
+        load_openvino(f"--engine {settings.engine}")
+    return restore_classifier(settings, settings.num_clones)
 
 
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
     from finetune.prediction.stream import classify
 
-    return classify(
+    if classifier.is_multilabel:
+        _refuse_of_one_label(settings)
+    wanted_by = "--features" if settings.features is not None else "--nearest" if settings.nearest is not None else None
+    network = feature_network_of(classifier, wanted_by) if wanted_by is not None else None
+    predictions = classify(
         classifier,
         filenames,
         top_k=settings.top_k,
         batch_size=settings.batch_size,
         num_threads=settings.num_preprocessing_threads,
         reject_below=settings.reject_below,
+        engine=settings.engine,
+        features=network.pooled if network is not None else None,
+        nearest=nearest_images(network, settings) if network is not None else None,
     )
+    if network is None or settings.features is None:
+        return predictions
+    return keep_features(predictions, settings.features, network)
 
 
 def _predict_and_write(settings: PredictSettings) -> int:
-    write = WRITERS[_choose_format(settings)]
+    output_format = _choose_format(settings)
     if settings.output is not None:
-        _refuse_no_file(settings.output)
+        _refuse_no_file(settings.output, "--output")
+    if settings.features is not None:
+        _refuse_no_file(settings.features, "--features")
+        refuse_without_parquet(settings.features, "--features")
     if settings.share is not None and settings.output is not None:
         return _predict_share(settings, settings.share, settings.output)
     if settings.merge_shards is None:
         find_images(settings.images)  # What isn't there is told before TensorFlow has started.
         start_tensorflow()
-    predictions = predict(settings)
     tally = _Tally()
+    predictions, write = _predictions_and_writer(settings, output_format)
     with _open_output(settings.output) as file, _progress(settings) as advance:
-        told = map(_told, tally.count(predictions, advance))
-        write(told, file, settings.top_k, may_reject=settings.reject_below is not None)
+        write(map(_told, tally.count(predictions, advance)), file)
     if settings.merge_shards is not None and settings.output is not None:
         remove_shares(place_of_shares(settings.output), settings.merge_shards, program=PROGRAM)
     for remark in (*changed_images(tally.changed), *left_out(settings.images)):
@@ -107,6 +130,43 @@ def _predict_and_write(settings: PredictSettings) -> int:
     if settings.reject_below is not None:
         log.info("%d of them rejected, below %g.", tally.num_rejected, settings.reject_below)
     return EXIT_UNREADABLE_IMAGES if tally.num_unreadable else EXIT_DONE
+
+
+def _predictions_and_writer(
+    settings: PredictSettings, output_format: str
+) -> tuple[Iterator[Prediction], Callable[[Iterable[Prediction], TextIO], None]]:
+    """What the images show, and what writes it in the form that the network's task has."""
+    write = WRITERS[output_format]
+    may_reject, num_nearest = settings.reject_below is not None, settings.nearest or 0
+
+    def write_guesses(predictions: Iterable[Prediction], file: TextIO) -> None:
+        write(predictions, file, settings.top_k, may_reject=may_reject, num_nearest=num_nearest)
+
+    if settings.merge_shards is not None:
+        return merged_predictions(settings, settings.merge_shards), write_guesses
+    classifier = _restored(settings)
+    predictions = _classified(classifier, find_images(settings.images), settings)
+    if classifier.is_multilabel:
+        names, write_labels = classifier.class_names, LABEL_WRITERS[output_format]
+        return predictions, lambda each, file: write_labels(each, file, names)
+    return predictions, write_guesses
+
+
+def _refuse_of_one_label(settings: PredictSettings) -> None:
+    """Refuses what is of networks that tell one label an image."""
+    given = {
+        "--top-k": settings.top_k != 1,
+        "--shard": settings.shard is not None,
+        "--reject-below": settings.reject_below is not None,
+        "--features": settings.features is not None,
+        "--nearest": settings.nearest is not None,
+    }
+    asked = [name for name, is_given in given.items() if is_given]
+    if asked:
+        raise UserError(
+            f"{' and '.join(asked)}: of one label an image, and this network tells several.",
+            "Leave it out: all classes that reach their thresholds are told.",
+        )
 
 
 def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int:
@@ -118,7 +178,7 @@ def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int
         whole_share(place, share, flag="--output", program=PROGRAM) as folder,
         progress(f"Predicting share {share}", len(own)) as advance,
     ):
-        classifier = restore_classifier(settings)
+        classifier = _restored(settings)
         predictions = tally.count(_classified(classifier, own, settings), advance)
         write_prediction_share(folder, share, filenames, predictions, classifier, settings)
     counts = f"{tally.num_predicted} images predicted, {tally.num_unreadable} could not be read"
@@ -133,11 +193,11 @@ def _told(prediction: Prediction) -> Prediction:
     return dataclasses.replace(prediction, filename=named(prediction.filename), error=error)
 
 
-def _refuse_no_file(output: Path) -> None:
-    if output.is_dir():
-        raise UserError(f"--output: {output} is a folder.", "Name a file in it.")
-    if not output.parent.is_dir():
-        raise UserError(f"--output: {output} can't be written: there is no folder {output.parent}.", "Make it first.")
+def _refuse_no_file(path: Path, flag: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{flag}: {path} is a folder.", "Name a file in it.")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag}: {path} can't be written: there is no folder {path.parent}.", "Make it first.")
 
 
 def _choose_format(settings: PredictSettings) -> str:

@@ -10,6 +10,7 @@ from finetune.commands.shares import command_of_share, facts_of_settings, facts_
 from finetune.errors import UserError
 from finetune.files.json_files import MayLack, Number
 from finetune.files.shares import SHARES_FOLDER, FoundShare, Share, check_shapes, find_shares, read_rows, write_share
+from finetune.model.openvino_network import load_openvino
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.find_images import find_images
 from finetune.prediction.writers import Guess, Prediction
@@ -69,6 +70,7 @@ def write_prediction_share(
     facts = {
         **facts_of_settings(settings, NOT_OF_THE_RESULT),
         **facts_of_software(),
+        **_facts_of_engine(settings.engine),
         "checkpoint": Path(classifier.checkpoint.prefix).name,
         "weights (sha256)": weights_sha256(classifier.model),
         "network": dataclasses.asdict(classifier.network),
@@ -78,6 +80,11 @@ def write_prediction_share(
         "images": {"number": len(filenames), "names (sha256)": _hash_of(filenames)},
     }
     write_share(folder, share, facts=facts, own={}, rows=map(_row_of, predictions))
+
+
+def _facts_of_engine(engine: str) -> dict[str, str]:
+    """The version of what computes in TensorFlow's place, whose own is among those of the software."""
+    return {} if engine == "tensorflow" else {"version of openvino": load_openvino(f"--engine {engine}").__version__}
 
 
 def merged_predictions(settings: PredictSettings, count: int) -> Iterator[Prediction]:

@@ -8,7 +8,13 @@ from typing import Any
 
 from finetune.commands.found_settings import steps_of_stage, with_batch_norm, with_found_rate, with_head, with_precision
 from finetune.commands.network import restored_model
-from finetune.commands.objective import find_class_weights, find_index, make_loss, make_mixing
+from finetune.commands.objective import (
+    find_class_weights,
+    find_index,
+    find_loss_of_labels,
+    make_loss,
+    make_mixing,
+)
 from finetune.commands.training_inputs import training_images
 from finetune.datasets.bad_records import reading
 from finetune.model.checkpoint import Checkpoint
@@ -28,6 +34,7 @@ from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import make_inputs, refuse_without_features
 from finetune.training.loss_gap import LossGap
 from finetune.training.loss_scaling import LossScale
+from finetune.training.losses import MultilabelLoss
 from finetune.training.mixed_batches import Mixture
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.multipliers import rate_multipliers
@@ -131,6 +138,7 @@ def prepare(
         model.num_batch_parts = stage.accumulate_steps * strategy.num_replicas_in_sync
         index = find_index(settings, data)
         of_classes, has_weights = find_class_weights(settings, data, index), data.training.schema.has_weights
+        of_labels = find_loss_of_labels(settings, data, index)
         # A stage without pseudo-labels needs no features of unlabelled images.
         given = data if labels_from is not None else dataclasses.replace(data, unlabelled=None)
         images = training_images(settings, given, model.image_size, model.channels, index)
@@ -167,7 +175,7 @@ def prepare(
             of_probe = weights_of_probe(stage.objective, of_classes, index, num_outputs(settings.data, data))
             settings = with_head(settings, plan, images, state, inputs, head, of_probe)
             state.take_optimizer(_make_optimizer(settings.stage, model, trained, multipliers))
-        training_step = _make_step(settings, inputs, state, of_classes)
+        training_step = _make_step(settings, inputs, state, of_classes, of_labels)
         settings, rate_curve = with_found_rate(settings, data, state, training_step, inputs)
         stage = settings.stage
         recalibration = _make_recalibration(settings, inputs, state)
@@ -194,7 +202,9 @@ def prepare(
             loss_gap=LossGap(
                 has_stale_statistics=recalibration is None and bool(model.updated_batch_norms()),
                 has_end=stage.max_steps is not None,
-                is_comparable=stage.objective.loss == "cross-entropy" and not of_classes and not has_weights,
+                is_comparable=stage.objective.loss == "cross-entropy"
+                and not (of_classes or has_weights)
+                and of_labels is None,
             ),
             labelling=labelling,
             rate_curve=rate_curve,
@@ -376,12 +386,16 @@ def _go_on(state: TrainingState, source: Checkpoint, history: Facts | None, plac
 
 
 def _make_step(
-    settings: TrainSettings, inputs: TrainingInputs, state: TrainingState, class_weights: Sequence[float]
+    settings: TrainSettings,
+    inputs: TrainingInputs,
+    state: TrainingState,
+    class_weights: Sequence[float],
+    of_labels: MultilabelLoss | None,
 ) -> TrainingStep:
     stage, devices = settings.stage, settings.devices
     return TrainingStep(
         inputs.forward,
-        make_loss(stage, state, class_weights),
+        make_loss(stage, state, class_weights, of_labels),
         state.optimizer,
         averages=state.averages,
         loss_scale=state.loss_scale,

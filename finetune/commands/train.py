@@ -28,8 +28,8 @@ from finetune.settings.stage import DEFAULT_BATCH_SIZE
 from finetune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
+    from finetune.commands.evaluate import AnyResult
     from finetune.commands.train_stage import EndedStage, RunOfSeveral
-    from finetune.evaluation.result_files import EvalResult
     from finetune.model.scopes import VariablePlan
     from finetune.training.devices import Devices
     from finetune.training.loop import EndedBy
@@ -48,7 +48,7 @@ class TrainResult:
         step: Number of updates made.
         checkpoint: Prefix of the newest checkpoint.
         best_step: Step of the best checkpoint by `--best-by`; None without validation.
-        best_accuracy: Its validation accuracy, 0 to 1.
+        best_accuracy: Its validation accuracy, 0 to 1; None where an image has any number of labels.
         best_value: Its validation's measure by `--best-by`.
         final_loss: Of the last step's batch, weight decay included; None: it isn't in metrics.jsonl (`--log-every`).
         ended_by: "steps": the last one was made; "patience": early stopping; "time": the limit; "signal": Ctrl-C or the
@@ -65,7 +65,7 @@ class TrainResult:
     best_value: float | None = None
     final_loss: float | None = None
     ended_by: "EndedBy" = "steps"
-    evaluation: "EvalResult | None" = None
+    evaluation: "AnyResult | None" = None
     is_chief: bool = True
 
     @property
@@ -325,6 +325,9 @@ def _train_or_verify(settings: TrainSettings) -> None:
         best_by = settings.stopping.best_by
         best = "best validation accuracy" if best_by == "accuracy" else f"validation accuracy of the best by {best_by}"
         say(f"{best}: {result.best_accuracy:.4f} at step {result.best_step}")
+    elif result.best_value is not None:
+        measure = settings.stopping.best_by.replace("_", " ")
+        say(f"best validation {measure}: {result.best_value:.4f} at step {result.best_step}")
     if result.ended_by == "time":
         say(f"stopped by --time-limit {settings.stopping.time_limit}. {how_to_go_on(result.train_dir)}")
     elif result.ended_by == "patience":

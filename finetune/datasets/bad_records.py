@@ -13,7 +13,7 @@ from finetune.datasets.dataset import (
     WRONG_DESCRIPTION,
     Dataset,
     bad_record,
-    check_label,
+    check_labels,
     skipped_in_words,
     skipped_record,
     usable_records,
@@ -132,7 +132,7 @@ def _find_problem(serialized: bytes, dataset: Dataset, labels_offset: int) -> _P
     """What is wrong with a record; None if nothing is."""
     convert_again = f"finetune-convert checks each image. {OR_SKIP}"
     try:
-        check_label(serialized, dataset.schema, labels_offset, dataset.num_classes)
+        check_labels(serialized, dataset.schema, labels_offset, dataset.num_classes)
         dataset.schema.read_weight(serialized)
         record = parse_record(serialized, dataset.schema)
     except LabelError as error:

@@ -61,7 +61,7 @@ def match_labels(
             _mend(data, names, how, may_lack_classes, other_mend),
         )
     _say(dataset, owner, data, names, positions, lacking)
-    return dataclasses.replace(dataset, outputs=positions)
+    return dataclasses.replace(dataset, outputs=positions, num_network_outputs=len(names))
 
 
 def output_order(names: Sequence[str], wanted: Sequence[str], owner: str, how: str | None = None) -> tuple[int, ...]:
@@ -103,7 +103,7 @@ def _match_by_number(dataset: Dataset, names: Sequence[str], owner: str, labels_
     num_classes = dataset.num_classes - labels_offset
     if num_classes <= len(names):
         log.info("%s has no names of its classes: its labels are taken for the numbers of %s's.", dataset.name, owner)
-        return dataset
+        return dataclasses.replace(dataset, num_network_outputs=len(names))
     raise UserError(
         f"{dataset.name} has labels for {num_classes} classes, {owner} has {len(names)}: {few(names, MOST_LISTED)}.",
         "Give the records of its classes.",

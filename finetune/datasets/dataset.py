@@ -40,6 +40,7 @@ from finetune.errors import UserError
 from finetune.files.whole_files import is_special
 from finetune.notices import few, has_control, tell_once
 from finetune.published.known_datasets import KNOWN_DATASETS, KnownDataset
+from finetune.settings.choices import MULTILABEL, SINGLE_LABEL
 
 COPY_AGAIN = "Copy it again, or convert again."
 OR_SKIP = "Copy it again, or convert again; finetune-train and finetune-eval leave it out with --on-corrupt skip."
@@ -105,6 +106,7 @@ class Dataset:
         outputs: Of a network, for each label from the labels' offset on; None: the label less the offset.
         image_rules: How image files became its pixels.
         whole: The split, where this is only a part of it.
+        num_network_outputs: Where the network has outputs for more classes than these; None: as many.
     """
 
     name: str
@@ -116,6 +118,29 @@ class Dataset:
     outputs: tuple[int, ...] | None = None
     image_rules: ImageRules = RULES_OF_OTHER_RECORDS
     whole: "Dataset | None" = None
+    num_network_outputs: int | None = None
+
+    @property
+    def task(self) -> str:
+        """Whether an image has one label or any number of them, a word of `TASKS`."""
+        return MULTILABEL if self.schema.has_lists else SINGLE_LABEL
+
+    def num_outputs(self, labels_offset: int) -> int:
+        """How many outputs a network has for these classes.
+
+        Args:
+            labels_offset: The lowest label that it has an output for.
+        """
+        return self.num_network_outputs or self.num_classes - labels_offset
+
+    def output_of(self, label: int, labels_offset: int) -> int:
+        """The output of a network that stands for a class.
+
+        Args:
+            label: Of a record, checked.
+            labels_offset: The lowest one.
+        """
+        return label - labels_offset if self.outputs is None else self.outputs[label - labels_offset]
 
     @property
     def num_examples(self) -> int:
@@ -142,6 +167,7 @@ def find_dataset(
     image_key: str = ENCODED,
     label_key: str = LABEL,
     on_corrupt: str = "fail",
+    task: str = SINGLE_LABEL,
 ) -> Dataset:
     """Finds one split of a data set.
 
@@ -153,11 +179,12 @@ def find_dataset(
         image_key: Of the image in the records.
         label_key: Of the label in the records.
         on_corrupt: "skip" leaves out records that are damaged or no Example; all of the split are read for it.
+        task: Whether a record holds one label or a list of them, a word of `TASKS`.
 
     Raises:
         UserError: No such folder, data set or split; several data sets and no name; a shard that is missing, truncated
             or no TFRecord file; another number of records than dataset.json says; a split without records; a first
-            record that can't be read; a label that is no class.
+            record that can't be read; a label that is no class; lists of labels that are to be read as single ones.
     """
     found = find_shards(dataset_dir, name)
     found_split = found.choose_split(split)
@@ -166,6 +193,8 @@ def find_dataset(
     described = read_description(found.folder)
     if described and described.name != found.dataset:
         described = None
+    if described:
+        _check_task(found.folder, described, task)
     names, may_skip = found.splits[found_split], on_corrupt == "skip"
     shards = (
         _described_shards(found.folder, described, found_split, may_skip=may_skip)
@@ -176,7 +205,7 @@ def find_dataset(
         raise UserError(f"The {found_split} split of {found.title} has no records{_why_none(shards)}.")
     _tell_compressed(found.folder, shards, found_split)
     class_names = _class_names(found.folder, described)
-    schema = _schema_of(shards, image_key, label_key, class_names)
+    schema = _schema_of(shards, image_key, label_key, class_names, task)
     _tell_kind(found.folder, schema)
     known = KNOWN_DATASETS.get(name or found.dataset)
     num_classes = _num_classes_told(found.folder, schema, known, class_names)
@@ -186,12 +215,12 @@ def find_dataset(
         _check_first_record(shards, schema, labels_offset, num_classes)
     else:
         labels = _check_labels(shards, schema, labels_offset, num_classes)
-        if known and not class_names and max(labels) < num_classes - 1:
+        if known and not class_names and max(labels, default=0) < num_classes - 1:
             tell_once(
                 f"{found.folder}: {known.name} has {num_classes} classes, but the labels of {found_split} end at "
                 f"{max(labels)}."
             )
-        if class_names and class_names[0] == "0" and min(labels) == 1:
+        if class_names and class_names[0] == "0" and min(labels, default=0) == 1:
             _tell_unused_output(found.folder, labels_offset)
     return Dataset(
         name=name or found.dataset or found.folder.resolve().name,
@@ -281,8 +310,8 @@ def bad_record(path: Path, record: StoredRecord, problem: str, mend: str) -> Use
     )
 
 
-def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num_classes: int) -> int:
-    """The label of a record, if it is one of the classes.
+def check_labels(serialized: bytes, schema: RecordSchema, labels_offset: int, num_classes: int) -> tuple[int, ...]:
+    """The labels of a record, one where records have no lists, if all of them are classes.
 
     Args:
         serialized: The record.
@@ -294,11 +323,22 @@ def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num
         LabelError: The record has no label, or one that is none of the classes.
         ValueError: These bytes are no Example.
     """
-    label = schema.read_label(serialized)
-    if labels_offset <= label < num_classes:
-        return label
+    labels = schema.read_labels(serialized)
+    others = [label for label in labels if not labels_offset <= label < num_classes]
+    if others:
+        raise _no_class(others[0], serialized, labels_offset, num_classes)
+    return labels
+
+
+def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num_classes: int) -> int:
+    """As `check_labels`, of records that have no lists."""
+    (label,) = check_labels(serialized, schema, labels_offset, num_classes)
+    return label
+
+
+def _no_class(label: int, serialized: bytes, labels_offset: int, num_classes: int) -> LabelError | UserError:
     if labels_offset >= num_classes:
-        raise UserError(
+        return UserError(
             f"--labels-offset is {labels_offset}, but the data has {num_classes} classes.",
             "It is the label of the first class, 0 or 1.",
         )
@@ -312,7 +352,7 @@ def check_label(serialized: bytes, schema: RecordSchema, labels_offset: int, num
     if 0 <= label < labels_offset:
         mend = f"If the labels of these records begin at {label}, give --labels-offset {label}."
     classes = f"{labels_offset} to {num_classes - 1}"
-    raise LabelError(f"the label is {label}{_of_file(serialized)}, but the classes are {classes}", mend)
+    return LabelError(f"the label is {label}{_of_file(serialized)}, but the classes are {classes}", mend)
 
 
 def _of_file(serialized: bytes) -> str:
@@ -464,14 +504,27 @@ def _class_names(folder: Path, described: Description | None) -> tuple[str, ...]
 
 
 def _schema_of(
-    shards: Sequence[Shard], image_key: str, label_key: str, class_names: tuple[str, ...] | None
+    shards: Sequence[Shard], image_key: str, label_key: str, class_names: tuple[str, ...] | None, task: str
 ) -> RecordSchema:
     """By the first record of these shards."""
     path, record = _first_record(shards)
     with _record_errors_told(path, record):
-        schema = find_schema(read_features(record.data), image_key, label_key, class_names)
-        schema.read_label(record.data)
+        features = read_features(record.data)
+        schema = find_schema(features, image_key, label_key, class_names, has_lists=task == MULTILABEL)
+        schema.read_labels(record.data)
         return schema
+
+
+def _check_task(folder: Path, described: Description, task: str) -> None:
+    """Lists can't be read as single labels; single labels are lists of one, which is told."""
+    if described.task == MULTILABEL and task != MULTILABEL:
+        raise UserError(
+            f"{folder / FILE_NAME} says that an image of {described.name} has any number of labels, and one label an "
+            "image was expected.",
+            f"Give --task {MULTILABEL}, or the records that the network was trained on.",
+        )
+    if described.task != MULTILABEL and task == MULTILABEL:
+        tell_once(f"{folder}: each image of {described.name} has one label, which is read as a list of one.")
 
 
 def _tell_kind(folder: Path, schema: RecordSchema) -> None:
@@ -512,6 +565,8 @@ def _num_classes_found(
 ) -> int:
     """One more than the highest label in any split."""
     labels = _labels_of_all_splits(found, split, shards, schema)
+    if not labels:
+        raise UserError(f"No image in {found.folder} has a label.", "Name the key of the label with --label-key.")
     highest, num_unused = max(labels), max(labels) + 1 - len(labels)
     if num_unused > max(MOST_UNUSED_CLASSES, len(labels)):
         raise UserError(
@@ -539,26 +594,27 @@ def _labels_of_all_splits(found: FoundShards, split: str, shards: Sequence[Shard
     for other, names in found.splits.items():
         with contextlib.suppress(*(() if other == split else (UserError,))):
             of_other = shards if other == split else [Shard(name.path, 0, 0) for name in in_order(names)]
-            of_split = _schema_of(of_other, schema.image_key, schema.label_key, schema.class_names)
+            task = MULTILABEL if schema.has_lists else SINGLE_LABEL
+            of_split = _schema_of(of_other, schema.image_key, schema.label_key, schema.class_names, task)
             for path, record in _records(of_other):
                 with _record_errors_told(path, record):
-                    labels.add(of_split.read_label(record.data))
+                    labels.update(of_split.read_labels(record.data))
     return labels
 
 
 def _check_labels(shards: Sequence[Shard], schema: RecordSchema, labels_offset: int, num_classes: int) -> set[int]:
     """The labels of all records, each checked."""
-    labels = set()
+    labels: set[int] = set()
     for path, record in _records(shards):
         with _record_errors_told(path, record):
-            labels.add(check_label(record.data, schema, labels_offset, num_classes))
+            labels.update(check_labels(record.data, schema, labels_offset, num_classes))
     return labels
 
 
 def _check_first_record(shards: Sequence[Shard], schema: RecordSchema, labels_offset: int, num_classes: int) -> None:
     path, record = _first_record(shards)
     with _record_errors_told(path, record):
-        check_label(record.data, schema, labels_offset, num_classes)
+        check_labels(record.data, schema, labels_offset, num_classes)
 
 
 def _tell_unused_output(folder: Path, labels_offset: int) -> None:

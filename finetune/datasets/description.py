@@ -1,10 +1,11 @@
 """dataset.json: what a converted data set holds, written beside its shards.
 
     version            of this file's format
+    task               "multilabel" where an image has any number of labels; not there: it has one
     name, seed         of the data set and of its division
     classes            their names; the index is the label
-    splits             for each split: num_examples, num_examples_per_class, and its shards with file, num_records,
-                       num_bytes and sha256
+    splits             for each split: num_examples, num_examples_per_class, where an image has any number of labels
+                       num_without_labels, and its shards with file, num_records, num_bytes and sha256
     weights            where images have weights, for each split the least, the most and the mean
     formats            how many records of each format ("jpg", "png")
     images             the rules by which image files became pixels: `background` and `sample_bits` (see image_rules.py)
@@ -16,6 +17,9 @@
     remarks            what was left out, changed, guessed or looks doubtful: kind, what, count, and some examples
     duplicates         count and files of each picture that is in more than one split
     contradictions     count and files of each picture that is in more than one class
+    near_duplicates    where they were looked for: from which similarity on, how many pairs were found, how many of them
+                       are in different splits and classes, and the table of them beside this file
+    groups             where images were kept together: by what, how many groups, and how many images were asked for
 
 File names are relative, with forward slashes; there is no path of the machine in it.
 """
@@ -32,9 +36,12 @@ from finetune.errors import UserError
 from finetune.files.json_files import MayLack, Number, read_json
 from finetune.files.whole_files import TextTooLongError, is_special, read_bytes, write_text
 from finetune.notices import has_control, on_one_line, tell_once
+from finetune.settings.choices import SINGLE_LABEL, TASKS
 
 FILE_NAME = "dataset.json"
 LABELS_FILE = "labels.txt"
+NEAR_DUPLICATES_FILE = "near_duplicates.csv"
+NEAR_DUPLICATES_SHEET = "near_duplicates.html"
 VERSION = 1
 
 OTHER_FILE = "Save it as text in UTF-8, a line id:name for each class, such as 0:daisy."
@@ -49,6 +56,7 @@ SHAPE = {
         }
     },
     "images": MayLack(IMAGE_RULES_SHAPE),
+    "task": MayLack(str),
 }
 MEND = "Convert the images again, or remove this file: the shards can be read without it."
 
@@ -85,6 +93,7 @@ class Description:
     classes: tuple[str, ...]
     shards: Mapping[str, tuple[ShardDescription, ...]]
     image_rules: ImageRules
+    task: str = SINGLE_LABEL
 
 
 def read_description(dataset_dir: Path) -> Description | None:
@@ -111,7 +120,10 @@ def read_description(dataset_dir: Path) -> Description | None:
     }
     for split, part in content["splits"].items():
         _check_sum(path, split, part["num_examples"], shards[split])
-    return Description(content["name"], tuple(content["classes"]), shards, _image_rules(path, content))
+    task = content.get("task", SINGLE_LABEL)
+    if task not in TASKS:
+        raise UserError(f"{path} has the task {task!r}, this program knows {' and '.join(TASKS)}.", MEND)
+    return Description(content["name"], tuple(content["classes"]), shards, _image_rules(path, content), task)
 
 
 def _image_rules(path: Path, content: Mapping[str, Any]) -> ImageRules:

@@ -11,6 +11,7 @@ from finetune.datasets.images import SUFFIXES
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import Layout, NoClassesError, check_no_class_holds_splits, recognise
 from finetune.errors import UserError, did_you_mean, nearest_siblings
+from finetune.settings.choices import MULTILABEL
 
 ClassFiles = dict[str, list[str]]
 
@@ -28,6 +29,11 @@ class ImageFolder:
         renamed: Folders whose names are no text, and what their classes are called instead.
         guesses: What was guessed.
         weights: How much each file counts in training; empty: nothing is said of it.
+        groups: Of each file which others it stays together with, by the table's column that was asked for; empty: there
+            is no such column, or none was asked for.
+        labels: From each file to its classes, sorted, where an image has any number of them; in `splits` it then stands
+            under each of these. Empty: an image has the class that it stands under.
+        files: Where an image has any number of labels, from split to its files, those without labels among them.
     """
 
     root: Path
@@ -38,6 +44,9 @@ class ImageFolder:
     renamed: list[str] = field(default_factory=list)
     guesses: list[Remark] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -104,7 +113,9 @@ def class_name(name: str) -> str:
     return readable
 
 
-def scan_images(root: Path, *, skip: Path | None = None, layout: str | None = None) -> ImageFolder:
+def scan_images(
+    root: Path, *, skip: Path | None = None, layout: str | None = None, may_share: bool = False
+) -> ImageFolder:
     """Finds the images under `root`: class folders, or folders for splits that hold class folders.
 
     Images may lie in folders within a class folder, and behind links. What is left out is noted.
@@ -113,6 +124,7 @@ def scan_images(root: Path, *, skip: Path | None = None, layout: str | None = No
         root: The folder of images.
         skip: A folder that is not looked into, where it lies in `root`.
         layout: "classes" or "splits" where the user says what the folders are; None: it is found out.
+        may_share: Whether an image may be in several classes.
 
     Raises:
         UserError: No such folder; a class with no images; splits that disagree about the classes; folders that may be
@@ -120,7 +132,7 @@ def scan_images(root: Path, *, skip: Path | None = None, layout: str | None = No
         NoClassesError: No class folders, or one only.
     """
     check_folder(root)
-    scan = _Scan(found_folder(root), str(skip.resolve()) if skip else None, layout)
+    scan = _Scan(found_folder(root), str(skip.resolve()) if skip else None, layout, may_share=may_share)
     _check_classes(scan.found)
     return scan.found
 
@@ -145,8 +157,9 @@ def check_folder(root: Path) -> None:
 class _Scan:
     """One look through a folder."""
 
-    def __init__(self, root: Found, skip: str | None, wanted: str | None) -> None:
+    def __init__(self, root: Found, skip: str | None, wanted: str | None, *, may_share: bool) -> None:
         self._skip = skip
+        self._may_share = may_share
         self._class_of: dict[str, tuple[str, str]] = {}
         self.found = ImageFolder(root.path)
         folders = self._folders(root)
@@ -211,10 +224,10 @@ class _Scan:
 
     def _check_class(self, real: str, name: str, file: str) -> None:
         other_name, other_file = self._class_of.setdefault(real, (name, file))
-        if other_name != name:
+        if other_name != name and not self._may_share:
             raise UserError(
                 f"An image is in two classes, by a link: {readable_name(other_file)} is {readable_name(file)}.",
-                "Remove one of the two: it is wrong.",
+                f"Remove one of the two: it is wrong. Or, if an image may have several classes: --task {MULTILABEL}",
             )
 
     def _folders(self, folder: Found) -> list[Found]:

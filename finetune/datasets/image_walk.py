@@ -38,6 +38,7 @@ class Reason(enum.Enum):
     BROKEN_LINK = "link that leads nowhere", "links that lead nowhere"
     SEEN_FOLDER = "link to a folder that is walked already", "links to folders that are walked already"
     SEEN_FILE = "link to an image that the class has already", "links to images that the class has already"
+    SAME_PICTURE = "copy of a picture, which has its label now", "copies of pictures, which have their labels now"
     SPECIAL = "pipe, socket or device", "pipes, sockets and devices"
     LOOSE = "image outside the class folders", "images outside the class folders"
     UNLABELLED = "image of a split without class folders", "images of splits without class folders"

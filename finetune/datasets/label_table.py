@@ -5,6 +5,7 @@ import csv
 import io
 import math
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +19,14 @@ from finetune.datasets.folders import (
     class_name,
 )
 from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
+from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.datasets.split_words import SPLITS
-from finetune.errors import UserError
+from finetune.errors import UserError, did_you_mean
 from finetune.files.whole_files import is_special
 from finetune.notices import few, tell_once
+from finetune.settings.choices import MULTILABEL
 from finetune.settings.flags import MOST_FLOAT
 
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -48,13 +51,19 @@ MOST_TABLE_BYTES = 1 << 26  # A million images' names.
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the table: its number, and what it says."""
+    """A line of the table: its number, and what it says; the labels are None where they can't be read."""
 
     line: int
     file: str
-    label: str
+    labels: tuple[str, ...] | None
     split: str
     weight: str = "1"
+    group: str = ""
+
+    @property
+    def label(self) -> str:
+        """The class, or all of them, in words."""
+        return ", ".join(self.labels or ())
 
     @property
     def counts(self) -> float:
@@ -71,16 +80,25 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The index of the column that says what."""
+    """The index of the column that says what; of the labels there may be several."""
 
     file: int
-    label: int
+    labels: tuple[int, ...]
     split: int | None = None
     has_names: bool = True
     weight: int | None = None
+    group: int | None = None
 
 
-def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None) -> ImageFolder:
+def read_label_table(
+    table: Path,
+    images_dir: Path,
+    *,
+    skip: Path | None = None,
+    group_column: str = "",
+    must_have_groups: bool = False,
+    lists: LabelLists | None = None,
+) -> ImageFolder:
     """Finds the images that a table names, with the classes that it gives them.
 
     A row names an image by its path, relative to `images_dir` or to the table, by its file name, or by either without
@@ -91,24 +109,29 @@ def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None)
             of two columns.
         images_dir: The folder of the images; they may lie in folders within.
         skip: A folder that is not looked into, where it lies in `images_dir`.
+        group_column: Name of a column that says which images stay together; '': there is none.
+        must_have_groups: Whether a table without that column is refused.
+        lists: How rows say any number of labels, also none; None: each says one.
 
     Raises:
         UserError: No such table or folder; columns that aren't known; rows without a class, or that name no image, or
-            several; images with two classes or splits.
+            several; images with two classes, splits or groups; no such column of groups.
     """
     check_folder(images_dir)
     found = ImageFolder(images_dir)
     images = _Images(found, table.absolute().parent, str(skip.resolve()) if skip else None)
     lines = _read_lines(table, found)
-    columns = _columns_by_name(lines, images, found) or _columns_by_content(lines, images, found)
+    columns = _find_columns(table, lines, images, found, lists)
     if columns is None:
         raise UserError(
             f"--labels-csv: {table} has the columns {', '.join(lines[0][1])}: it isn't known which of them names the "
-            "file and which the class.",
-            _advice_on_columns(lines),
+            "file" + ("." if lists and lists.columns else " and which the class."),
+            _advice_on_columns(lines, lists),
         )
     columns = _with_weights(table, lines, columns)
-    rows = _rows(lines, columns)
+    if group_column:
+        columns = _with_groups(table, lines, columns, group_column, is_required=must_have_groups)
+    rows = _rows(lines, columns, lists)
     if not rows:
         raise UserError(
             f"--labels-csv: {table} has names of columns, and no rows.",
@@ -116,17 +139,29 @@ def read_label_table(table: Path, images_dir: Path, *, skip: Path | None = None)
         )
     found.is_split = columns.split is not None
     _refuse(table, [row for row in rows if not row.file], rows, "name no file", "Name it, or take the rows out.")
-    _refuse(table, [row for row in rows if not row.label], rows, "have no class", "Name it, or take the rows out.")
+    if lists is None:
+        unlabelled = [row for row in rows if not row.labels]
+        _refuse(table, unlabelled, rows, "have no class", "Name it, or take the rows out.")
+    else:
+        unreadable = [row for row in rows if row.labels is None]
+        _refuse(table, unreadable, rows, "have neither 0 nor 1 in a column of --label-columns", "Write 0 or 1.")
+        if not lists.columns:
+            found.guesses += lists.doubts([_cell(cells, columns.labels[0]) for _, cells in lines[columns.has_names :]])
     no_weight = [row for row in rows if math.isnan(row.counts)]
     mend = "Write 1 for an image that counts as usual, 0.5 for one that counts half, 0 for one that doesn't."
     _refuse(table, no_weight, rows, "have a weight that is no number from 0 on", mend)
+    if columns.group is not None:
+        mend = "Write it: a name of its own, where an image belongs to no other."
+        _refuse(table, [row for row in rows if not row.group], rows, f"have no {group_column}", mend)
     row_of = _match(table, rows, images, found)
     for file, item in images.items.items():
         if file not in row_of:
             found.leave_out(item, Reason.NOT_LISTED)
-    _divide(table, found, row_of)
+    _divide(table, found, row_of, lists)
     if columns.weight is not None:
         _weigh(table, found, row_of)
+    if columns.group is not None:
+        found.groups = {file: canonical_name(row.group) for file, row in row_of.items()}
     return found
 
 
@@ -263,11 +298,35 @@ def _columns_by_name(lines: list[tuple[int, list[str]]], images: _Images, found:
     elif not (files and labels):
         return None
     elif len(files) == 1 and len(labels) == 1:
-        return _Columns(files[0], labels[0], split)
+        return _Columns(files[0], (labels[0],), split)
     found.guesses.append(
         Remark(Kind.GUESSED, f"the column {header[files[0]]} names the file, {header[labels[0]]} the class")
     )
-    return _Columns(files[0], labels[0], split)
+    return _Columns(files[0], (labels[0],), split)
+
+
+def _columns_of_flags(
+    table: Path, lines: list[tuple[int, list[str]]], images: _Images, lists: LabelLists
+) -> _Columns | None:
+    """Of a table with a column for each class: the file's is called as one, or names an image in the first rows."""
+    header = lines[0][1]
+    names, labels = [_column_name(cell) for cell in header], lists.places(header, str(table))
+    first = [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
+    others = [column for column in range(len(header)) if column not in labels]
+    known = [names.index(name) for name in FILE_COLUMNS if name in names and names.index(name) in others]
+    files = sorted(known or others, key=lambda column: not any(_finds(images, cells, column) for cells in first))
+    if not files or not (known or any(_finds(images, cells, files[0]) for cells in first)):
+        return None
+    splits = [names.index(name) for name in SPLIT_COLUMNS if name in names and names.index(name) in others]
+    return _Columns(files[0], labels, next((at for at in splits if _says_splits(at, names, lines)), None))
+
+
+def _find_columns(
+    table: Path, lines: list[tuple[int, list[str]]], images: _Images, found: ImageFolder, lists: LabelLists | None
+) -> _Columns | None:
+    if lists and lists.columns:
+        return _columns_of_flags(table, lines, images, lists)
+    return _columns_by_name(lines, images, found) or _columns_by_content(lines, images, found)
 
 
 def _columns_by_content(lines: list[tuple[int, list[str]]], images: _Images, found: ImageFolder) -> _Columns | None:
@@ -278,18 +337,26 @@ def _columns_by_content(lines: list[tuple[int, list[str]]], images: _Images, fou
         return None
     file = files[0]
     found.guesses.append(Remark(Kind.GUESSED, f"the table has no column names; column {file + 1} names the file"))
-    return _Columns(file, 1 - file, has_names=False)
+    return _Columns(file, (1 - file,), has_names=False)
 
 
-def _advice_on_columns(lines: list[tuple[int, list[str]]]) -> str:
+def _advice_on_columns(lines: list[tuple[int, list[str]]], lists: LabelLists | None) -> str:
     header, first = lines[0][1], [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
     ones = [
         name
         for column, name in enumerate(header)
         if first and all(_cell(cells, column) in ("0", "1", "0.0", "1.0") for cells in first)
     ]
+    flags = f"--label-columns {shlex.quote(','.join(ones))}"
+    if lists and lists.columns:
+        return "Call the column of the file filename in the first line."
+    if len(ones) > 1 and lists is not None:
+        return f"{few(ones, MOST_NAMED)} hold 0 and 1 only: if each is a class, give {flags}"
     if len(ones) > 1:
-        return f"{few(ones, MOST_NAMED)} hold 0 and 1 only: write the name of the one that is 1 into one column, label."
+        return (
+            f"{few(ones, MOST_NAMED)} hold 0 and 1 only: write the name of the one that is 1 into one column, label. "
+            f"If several may be: --task {MULTILABEL} {flags}"
+        )
     return "Call them filename and label in its first line."
 
 
@@ -300,7 +367,7 @@ def _finds(images: _Images, cells: list[str], column: int) -> bool:
 def _with_weights(table: Path, lines: list[tuple[int, list[str]]], columns: _Columns) -> _Columns:
     """With the column of the weights, where one is called so."""
     header = lines[0][1] if columns.has_names else []
-    taken = (columns.file, columns.label, columns.split)
+    taken = (columns.file, *columns.labels, columns.split)
     found = [at for at, name in enumerate(header) if _column_name(name) in WEIGHT_COLUMNS and at not in taken]
     if not found:
         return columns
@@ -313,6 +380,25 @@ def _with_weights(table: Path, lines: list[tuple[int, list[str]]], columns: _Col
     return replace(columns, weight=found[0])
 
 
+def _with_groups(
+    table: Path, lines: list[tuple[int, list[str]]], columns: _Columns, name: str, *, is_required: bool
+) -> _Columns:
+    """With the column of the groups, where there is one of this name."""
+    header = lines[0][1] if columns.has_names else []
+    found = [at for at, cell in enumerate(header) if cell == name]
+    found = found or [at for at, cell in enumerate(header) if _column_name(cell) == _column_name(name)]
+    if len(found) > 1:
+        raise UserError(
+            f"--group-by: {table} has more than one column {name}: {', '.join(header[at] for at in found)}.",
+            "Call the others otherwise.",
+        )
+    if found:
+        return replace(columns, group=found[0])
+    if is_required:
+        raise UserError(f"--group-by: {table} has no column {name}.", did_you_mean(name, header))
+    return columns
+
+
 def _says_splits(column: int, names: list[str], lines: list[tuple[int, list[str]]]) -> bool:
     """Whether a column holds splits: one that is called so must, others do where any of them is known."""
     return names[column] == SPLIT_COLUMNS[0] or any(_split_of(_cell(cells, column)) for _, cells in lines[1:])
@@ -323,14 +409,22 @@ def _split_of(cell: str) -> str | None:
     return split if split in SPLITS else None
 
 
-def _rows(lines: list[tuple[int, list[str]]], columns: _Columns) -> list[_Row]:
+def _labels(cells: list[str], columns: _Columns, lists: LabelLists | None) -> tuple[str, ...] | None:
+    own = [_cell(cells, column) for column in columns.labels]
+    if lists is None:
+        return tuple(filter(None, own))
+    return lists.of_flags(own) if lists.columns else lists.of_list(own[0])
+
+
+def _rows(lines: list[tuple[int, list[str]]], columns: _Columns, lists: LabelLists | None) -> list[_Row]:
     return [
         _Row(
             number,
             _cell(cells, columns.file),
-            _cell(cells, columns.label),
+            _labels(cells, columns, lists),
             "" if columns.split is None else _cell(cells, columns.split),
             "1" if columns.weight is None else _cell(cells, columns.weight),
+            "" if columns.group is None else _cell(cells, columns.group),
         )
         for number, cells in lines[columns.has_names :]
     ]
@@ -384,7 +478,7 @@ def _refuse(table: Path, refused: Sequence[_Row], rows: Sequence[_Row], what: st
 
 
 def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> None:
-    for what, mend in (("label", "classes"), ("split", "splits"), ("counts", "weights")):
+    for what, mend in (("label", "classes"), ("split", "splits"), ("counts", "weights"), ("group", "groups")):
         contradicting = [
             f"{file}: " + ", ".join(f"{getattr(row, what)} in line {row.line}" for row in same)
             for file, same in rows_of.items()
@@ -398,7 +492,7 @@ def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> No
             )
 
 
-def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None:
+def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row], lists: LabelLists | None) -> None:
     unknown = sorted({row.split for row in row_of.values() if found.is_split and not _split_of(row.split)})
     if unknown:
         raise UserError(
@@ -407,10 +501,24 @@ def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None
         )
     for file in sorted(row_of):
         row = row_of[file]
-        classes = found.splits.setdefault(_split_of(row.split) or "train", {})
-        classes.setdefault(class_name(row.label), []).append(file)
+        split, labels = _split_of(row.split) or "train", tuple(map(class_name, row.labels or ()))
+        classes = found.splits.setdefault(split, {})
+        for label in labels:
+            classes.setdefault(label, []).append(file)
+        if lists is not None:
+            found.labels[file] = labels
+            found.files.setdefault(split, []).append(file)
     if "train" not in found.splits:
         raise UserError(f"--labels-csv: {table} has no image of the train split.", known_split_words())
+    unused = [name for name in (lists.columns if lists else ()) if class_name(name) not in found.classes]
+    if unused:
+        raise UserError(
+            f"--labels-csv: {table} has no image of the train split with {few(unused)}: there is nothing to learn of "
+            f"{'it' if len(unused) == 1 else 'them'}.",
+            "Leave it out of --label-columns, or give images.",
+        )
+    if lists is not None and not found.classes:
+        raise UserError(f"--labels-csv: {table} has no image of the train split with a label.")
     if len(found.classes) == 1:
         raise UserError(
             f"--labels-csv: {table} has one class only, {found.classes[0]}: a classifier needs two or more.",
@@ -421,7 +529,7 @@ def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None
 
 def _weigh(table: Path, found: ImageFolder, row_of: Mapping[str, _Row]) -> None:
     found.weights = {file: row.counts for file, row in row_of.items()}
-    trained_on = [file for files in found.splits["train"].values() for file in files]
+    trained_on = found.files.get("train") or [file for files in found.splits["train"].values() for file in files]
     if not any(found.weights[file] for file in trained_on):
         raise UserError(
             f"--labels-csv: {table} has the weight 0 for all {len(trained_on):,} images of the train split: there is "

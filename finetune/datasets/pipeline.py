@@ -74,8 +74,9 @@ def training_batches(
 
     Returns:
         Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, of labels, int64
-        [B], where records have weights of these, float32 [B], and of what tells the images apart, int64 [B,3]: a
-        record's number in the split, its fingerprint, and the seed of its augmentation. Iterate within `reading`.
+        [B], or where an image has any number of them uint8 [B,num_outputs], 1 or 0 for each output, where records have
+        weights of these, float32 [B], and of what tells the images apart, int64 [B,3]: a record's number in the split,
+        its fingerprint, and the seed of its augmentation. Iterate within `reading`.
     """
     examples = training_examples(dataset, options, seed=seed, num_before=start_step * batch_size, balanced=balanced)
     return in_batches(examples, batch_size)
@@ -243,7 +244,8 @@ def evaluation_batches(dataset: Dataset, options: ReadOptions, *, batch_size: in
 
     Returns:
         Batches of images, float32 [B,image_size,image_size,channels] in the preprocessing's range, labels, int64 [B],
-        and file names, string [B] ('' where the record has none). Iterate within `reading`.
+        or where an image has any number of them uint8 [B,num_outputs], and file names, string [B] ('' where the record
+        has none). Iterate within `reading`.
     """
 
     def prepare(serialized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,7 +274,7 @@ def _training_example(dataset: Dataset, options: ReadOptions) -> Callable[[Tenso
         label = _checked_label(record, dataset, options.labels_offset)
         image, image_hash = training_image(record.encoded, options, epoch_seed)
         weights = (_checked_weight(record),) if dataset.schema.has_weights else ()
-        fingerprint = fingerprint_of(image_hash, label, record.weight)
+        fingerprint = fingerprint_of(image_hash, _as_number(label), record.weight)
         return image, label, *weights, tf.stack([number, fingerprint, epoch_seed])
 
     return prepare
@@ -284,7 +286,7 @@ def fingerprints_in_order(dataset: Dataset, labels_offset: int) -> tf.data.Datas
     def fingerprint(serialized: Tensor) -> Tensor:
         record = parse_record(serialized, dataset.schema)
         label = _checked_label(record, dataset, labels_offset)
-        return fingerprint_of(hash_of_image(record.encoded), label, record.weight)
+        return fingerprint_of(hash_of_image(record.encoded), _as_number(label), record.weight)
 
     records = records_in_order(dataset).map(plain(fingerprint), num_parallel_calls=AUTOTUNE, deterministic=True)
     return records.batch(FINGERPRINTS_AT_A_TIME)
@@ -300,12 +302,28 @@ def fingerprint_of(image_hash: Tensor, label: Tensor, weight: Tensor | float = 1
     return 1 + tf.math.floormod(content, 2**31 - 1)
 
 
+def _as_number(label: Tensor) -> Tensor:
+    """An integer that stands for what `_checked_label` gives: itself, or a hash of several labels."""
+    if label.shape.rank == 0:
+        return label
+    return tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(tf.strings.as_string(label)), 2**31 - 1)
+
+
 def _checked_label(record: ParsedRecord, dataset: Dataset, labels_offset: int) -> Tensor:
-    """The output of the network that stands for the record's class."""
+    """The output of the network that stands for the record's class, int64.
+
+    Where an image has any number of labels: for each output 1 or 0, uint8 [num_outputs].
+    """
     is_class = (record.label >= labels_offset) & (record.label < dataset.num_classes)
-    with tf.control_dependencies([tf.debugging.Assert(is_class, ["label outside of the classes", record.label])]):
+    is_sound = tf.reduce_all(is_class)
+    if dataset.schema.has_lists:
+        is_sound &= tf.size(tf.unique(record.label)[0]) == tf.size(record.label)
+    with tf.control_dependencies([tf.debugging.Assert(is_sound, ["label outside of the classes", record.label])]):
         label = record.label - labels_offset
-    return label if dataset.outputs is None else tf.gather(tf.constant(dataset.outputs, tf.int64), label)
+    output = label if dataset.outputs is None else tf.gather(tf.constant(dataset.outputs, tf.int64), label)
+    if not dataset.schema.has_lists:
+        return output
+    return tf.reduce_sum(tf.one_hot(output, dataset.num_outputs(labels_offset), dtype=tf.uint8), axis=0)
 
 
 def _checked_weight(record: ParsedRecord) -> Tensor:

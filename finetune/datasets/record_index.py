@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.datasets.dataset import OR_SKIP, Dataset, bad_record, check_label, usable_records
+from finetune.datasets.dataset import OR_SKIP, Dataset, bad_record, check_labels, usable_records
 from finetune.datasets.schema import LabelError
 from finetune.datasets.tfrecord import RecordFileError, read_record_at, record_offsets
 from finetune.errors import UserError
@@ -75,7 +75,8 @@ class RecordIndex:
 
     Attributes:
         dataset: The split.
-        outputs: Of the network, that stand for their classes, int64 [N].
+        outputs: Of the network, that stand for their classes, int64 [N]; where an image has any number of labels uint8
+            [N,num_outputs], 1 or 0 for each output.
         weights: How much they count in training, float32 [N]; None: all alike.
         offsets: Byte at which each begins in its shard, without compression, int64 [N].
     """
@@ -106,7 +107,8 @@ def index_records(dataset: Dataset, labels_offset: int) -> RecordIndex:
     Raises:
         UserError: A record is damaged, has no label or a weight that is none; no image counts.
     """
-    labels, offsets = np.empty([2, dataset.num_examples], np.int64)
+    offsets = np.empty([dataset.num_examples], np.int64)
+    outputs = _room_for_outputs(dataset, labels_offset)
     weights = np.ones([dataset.num_examples], np.float32)
     position = 0
     with progress(f"Classes of {dataset.split}", dataset.num_examples, "records") as advance:
@@ -114,11 +116,16 @@ def index_records(dataset: Dataset, labels_offset: int) -> RecordIndex:
             try:
                 for record in usable_records(shard) if shard.num_records else ():
                     try:
-                        label = check_label(record.data, dataset.schema, labels_offset, dataset.num_classes)
+                        labels = check_labels(record.data, dataset.schema, labels_offset, dataset.num_classes)
                         weights[position] = dataset.schema.read_weight(record.data)
                     except LabelError as error:
                         raise bad_record(shard.path, record, str(error), error.mend) from error
-                    labels[position], offsets[position] = label - labels_offset, record.offset
+                    of_record = [dataset.output_of(label, labels_offset) for label in labels]
+                    if dataset.schema.has_lists:
+                        outputs[position, of_record] = 1
+                    else:
+                        (outputs[position],) = of_record
+                    offsets[position] = record.offset
                     position += 1
                     advance(1)
             except RecordFileError as error:
@@ -128,5 +135,10 @@ def index_records(dataset: Dataset, labels_offset: int) -> RecordIndex:
             f"All images of the split {dataset.split} have the weight 0: there is nothing to train on.",
             "Give some of them a weight above 0 and convert again.",
         )
-    outputs = labels if dataset.outputs is None else np.asarray(dataset.outputs)[labels]
     return RecordIndex(dataset, outputs, weights if dataset.schema.has_weights else None, offsets)
+
+
+def _room_for_outputs(dataset: Dataset, labels_offset: int) -> Array:
+    if dataset.schema.has_lists:
+        return np.zeros([dataset.num_examples, dataset.num_outputs(labels_offset)], np.uint8)
+    return np.empty([dataset.num_examples], np.int64)

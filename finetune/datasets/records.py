@@ -1,13 +1,14 @@
 """The record schema: one tf.train.Example for an image, its label and where it came from.
 
-The keys are those of slim's data sets; `image/filename` and `image/weight` are ours, and slim's readers ignore them.
+The keys are those of slim's data sets; `image/filename`, `image/weight` and `image/group` are ours, and slim's readers
+ignore them.
 Writing needs no TensorFlow, so that a converter's worker processes start in a tenth of a second: an Example is a small
 protobuf message, written here field by field, and read so where a look at single records is enough. Reading for
 training is TensorFlow's own parser (see schema.py).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,10 +18,12 @@ from finetune.settings.choices import IMAGE_KEY, LABEL_KEY
 ENCODED = IMAGE_KEY
 FORMAT = "image/format"
 LABEL = LABEL_KEY
+TEXT = "image/class/text"
 HEIGHT = "image/height"
 WIDTH = "image/width"
 FILENAME = "image/filename"
 WEIGHT = "image/weight"
+GROUP = "image/group"
 
 # Protobuf's wire types, and the field numbers of tensorflow/core/example/{example,feature}.proto.
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -41,20 +44,29 @@ class Record:
     Attributes:
         encoded: The bytes of a JPEG or PNG file.
         format: "jpg" or "png", slim's words.
-        label: The class, counted from 0.
+        label: The class, counted from 0; of a data set of several labels an image all of its classes, perhaps none.
         height: In pixels.
         width: In pixels.
         filename: The source file relative to the image folder, with forward slashes.
         weight: How much the image counts in training, as float32; None: images have no weights.
+        group: Images of one group stay together wherever images are divided; '': it is by itself.
+        texts: Of several labels an image the names of its classes.
     """
 
     encoded: bytes
     format: str
-    label: int
+    label: int | tuple[int, ...]
     height: int
     width: int
     filename: str
     weight: float | None = None
+    group: str = ""
+    texts: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All of its classes."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
 
 
 class Feature(NamedTuple):
@@ -67,16 +79,20 @@ class Feature(NamedTuple):
 def encode_record(record: Record) -> bytes:
     """The record as a serialized tf.train.Example, keys sorted: the same record always gives the same bytes."""
     features = {
-        ENCODED: _bytes_feature(record.encoded),
-        FORMAT: _bytes_feature(record.format.encode()),
-        LABEL: _int64_feature(record.label),
-        HEIGHT: _int64_feature(record.height),
-        WIDTH: _int64_feature(record.width),
+        ENCODED: _bytes_feature([record.encoded]),
+        FORMAT: _bytes_feature([record.format.encode()]),
+        LABEL: _int64_feature(record.labels),
+        HEIGHT: _int64_feature([record.height]),
+        WIDTH: _int64_feature([record.width]),
         # A file name that is no valid Unicode keeps the bytes it has on disk.
-        FILENAME: _bytes_feature(record.filename.encode("utf-8", "surrogateescape")),
+        FILENAME: _bytes_feature([record.filename.encode("utf-8", "surrogateescape")]),
     }
     if record.weight is not None:
         features[WEIGHT] = _float_feature(record.weight)
+    if record.group:
+        features[GROUP] = _bytes_feature([record.group.encode("utf-8", "surrogateescape")])
+    if isinstance(record.label, tuple):
+        features[TEXT] = _bytes_feature(text.encode("utf-8", "surrogateescape") for text in record.texts)
     entries = [
         _delimited(ENTRY_KEY, key.encode()) + _delimited(ENTRY_VALUE, feature)
         for key, feature in sorted(features.items())
@@ -121,12 +137,12 @@ def file_name_of(serialized: bytes) -> str:
     return on_one_line(name.decode("utf-8", "replace")) if isinstance(name, bytes) else ""
 
 
-def _bytes_feature(value: bytes) -> bytes:
-    return _delimited(FEATURE_BYTES_LIST, _delimited(LIST_VALUE, value))
+def _bytes_feature(values: Iterable[bytes]) -> bytes:
+    return _delimited(FEATURE_BYTES_LIST, b"".join(_delimited(LIST_VALUE, value) for value in values))
 
 
-def _int64_feature(value: int) -> bytes:
-    return _delimited(FEATURE_INT64_LIST, _delimited(LIST_VALUE, _varint(value)))
+def _int64_feature(values: Iterable[int]) -> bytes:
+    return _delimited(FEATURE_INT64_LIST, _delimited(LIST_VALUE, b"".join(map(_varint, values))))
 
 
 def _float_feature(value: float) -> bytes:

@@ -1,8 +1,10 @@
 """Under which keys records hold image and label, of what kind the labels are, and how they become class numbers.
 
 Slim's records hold a JPEG or PNG file's bytes and one int64; others hold the label as a float, as a text, or as a list
-with a single one in it. The kind is that of a split's first record, and must be that of all. Two readers agree on what
-a label is: one without TensorFlow, which can say what is wrong with a record, and one within TensorFlow's graph.
+with a single one in it. The kind is that of a split's first record, and must be that of all. Where an image may have
+several labels a record holds any number of int64, each a class, or none; slim's single one is a list of one. Two
+readers agree on what a label is: one without TensorFlow, which can say what is wrong with a record, and one within
+TensorFlow's graph.
 """
 
 import math
@@ -25,6 +27,7 @@ from finetune.datasets.records import (
 )
 from finetune.errors import did_you_mean
 from finetune.notices import few
+from finetune.settings.choices import MULTILABEL
 from finetune.types import Tensor
 
 # What the graph makes of a label that is none; Python's reader then says why.
@@ -39,6 +42,7 @@ MOST_NAMES_LISTED = 20
 
 OTHER_KEY = "Name the key of the label with --label-key."
 WRITE_FILES = "Write the images as PNG files into class folders, and convert these: finetune-convert."
+OR_LISTS = f" Lists of classes are read with --task {MULTILABEL}."
 OTHER_NAMES = "Correct labels.txt, a line id:name for each class."
 
 
@@ -53,7 +57,7 @@ class LabelError(ValueError):
 class ParsedRecord(NamedTuple):
     """Scalar tensors: `encoded` string, `label` int64, `filename` string ('' where the record has none), `weight`.
 
-    The weight is float32, 1 where the record has none.
+    The weight is float32, 1 where the record has none. Where records have lists of labels, `label` is int64 [n].
     """
 
     encoded: Tensor
@@ -73,6 +77,7 @@ class RecordSchema:
         num_values: 1; of a one-hot list its length, which is the number of classes.
         class_names: What a label that is a text, but no number, is looked up in; the index is the label.
         has_weights: Whether images have weights, how much each counts in training; a record without one has 1.
+        has_lists: Whether an image has any number of labels, also none, each a class's number.
     """
 
     image_key: str = ENCODED
@@ -81,6 +86,7 @@ class RecordSchema:
     num_values: int = 1
     class_names: tuple[str, ...] | None = None
     has_weights: bool = False
+    has_lists: bool = False
 
     def read_weight(self, serialized: bytes) -> float:
         """How much the image of a serialized tf.train.Example counts in training; 1 where nothing is said of it.
@@ -102,6 +108,30 @@ class RecordSchema:
             )
         return weight
 
+    def read_labels(self, serialized: bytes) -> tuple[int, ...]:
+        """The classes of a serialized tf.train.Example, one where records have no lists of them.
+
+        Raises:
+            LabelError: As `read_label`; one of a list stands there twice.
+            ValueError: These bytes are no Example.
+        """
+        if not self.has_lists:
+            return (self.read_label(serialized),)
+        feature = read_feature(serialized, self.label_key)
+        values = () if feature is None else feature.values
+        if feature is not None and values and feature.kind != INT64:
+            raise LabelError(
+                f"{self.label_key} holds {_in_words(feature)}; with --task {MULTILABEL} a list of int64 was expected",
+                OTHER_KEY,
+            )
+        if len(set(values)) < len(values):
+            raise LabelError(
+                f"{self.label_key} holds a label twice ({few([str(value) for value in values], 5)}): a list of the "
+                "numbers of classes was expected, each once, not a 0 or 1 for each class",
+                "Write the numbers of the classes that the image has.",
+            )
+        return tuple(int(value) for value in values)
+
     def read_label(self, serialized: bytes) -> int:
         """The class of a serialized tf.train.Example.
 
@@ -116,7 +146,7 @@ class RecordSchema:
             raise LabelError(
                 f"{self.label_key} holds {_in_words(feature)}, in the first record "
                 f"{_in_words_of(self.label_kind, self.num_values)}",
-                "All records of a split must hold labels of one kind.",
+                "All records of a split must hold labels of one kind." + (OR_LISTS if feature.kind == INT64 else ""),
             )
         if self.num_values > 1:
             return self._from_one_hot(feature.values)
@@ -133,7 +163,7 @@ class RecordSchema:
             raise LabelError(
                 f"{self.label_key} holds {len(values)} numbers ({few([f'{value:g}' for value in values], 5)}), which "
                 "are no one-hot list: a single 1 among zeros",
-                "A record must have one class: several labels, or shares of classes, can't be trained on.",
+                f"A record must have one class: shares of classes can't be trained on.{OR_LISTS}",
             )
         return values.index(1)
 
@@ -159,24 +189,34 @@ class RecordSchema:
 
 
 def find_schema(
-    features: Mapping[str, Feature], image_key: str, label_key: str, class_names: tuple[str, ...] | None
+    features: Mapping[str, Feature],
+    image_key: str,
+    label_key: str,
+    class_names: tuple[str, ...] | None,
+    *,
+    has_lists: bool = False,
 ) -> RecordSchema:
-    """How a split's records are read, by the first of them.
+    """How a split's records are read, by the first of them; `has_lists` as of a schema.
 
     Raises:
         LabelError: No image or no label under these keys, or one that isn't read.
     """
     _check_image(features, image_key)
-    label = features.get(label_key)
+    label, has_weights = features.get(label_key), _has_weight(features)
+    if has_lists:
+        return RecordSchema(image_key, label_key, class_names=class_names, has_weights=has_weights, has_lists=True)
     if label is None or not label.values:
         raise _missing_label(features, image_key, label_key)
     if label.kind == BYTES:
         if len(label.values) > 1:
             raise LabelError(f"{label_key} holds {len(label.values)} texts, where one class was expected", OTHER_KEY)
         _refuse_misnumbered(label_key, class_names)
-    weight = features.get(WEIGHT)
-    has_weights = weight is not None and (weight.kind, len(weight.values)) == (FLOAT, 1)
     return RecordSchema(image_key, label_key, label.kind, len(label.values), class_names, has_weights)
+
+
+def _has_weight(features: Mapping[str, Feature]) -> bool:
+    weight = features.get(WEIGHT)
+    return weight is not None and (weight.kind, len(weight.values)) == (FLOAT, 1)
 
 
 def keys_in_words(features: Mapping[str, Feature]) -> str:
@@ -202,7 +242,9 @@ def parse_record(serialized: Tensor, schema: RecordSchema) -> ParsedRecord:
     dtype = {INT64: tf.int64, FLOAT: tf.float32, BYTES: tf.string}[schema.label_kind]
     keys = {
         schema.image_key: tf.io.FixedLenFeature([], tf.string),
-        schema.label_key: tf.io.FixedLenFeature([] if schema.num_values == 1 else [schema.num_values], dtype),
+        schema.label_key: tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+        if schema.has_lists
+        else tf.io.FixedLenFeature([] if schema.num_values == 1 else [schema.num_values], dtype),
         FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
     }
     if schema.has_weights:
@@ -216,6 +258,8 @@ def _label(value: Tensor, schema: RecordSchema) -> Tensor:
     import tensorflow as tf
 
     unreadable = tf.constant(UNREADABLE, tf.int64)
+    if schema.has_lists:
+        return value
     if schema.num_values > 1:
         is_one_hot = (tf.math.count_nonzero(value) == 1) & (tf.reduce_max(value) == 1)
         return tf.where(is_one_hot, tf.argmax(value), unreadable)
@@ -284,8 +328,10 @@ def _refuse_misnumbered(label_key: str, class_names: tuple[str, ...] | None) -> 
 
 
 def _missing_label(features: Mapping[str, Feature], image_key: str, label_key: str) -> LabelError:
+    is_empty = features.get(label_key, Feature("", ())).kind == INT64
     return LabelError(
-        f"there is no label under {label_key}; found: {keys_in_words(features)}", _label_mend(features, image_key)
+        f"there is no label under {label_key}; found: {keys_in_words(features)}",
+        _label_mend(features, image_key) + (OR_LISTS if is_empty else ""),
     )
 
 

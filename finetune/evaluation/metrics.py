@@ -76,6 +76,14 @@ class Scores:
         """Mean cross-entropy."""
         return float(np.mean(self.losses))
 
+    def in_words(self) -> str:
+        """The figures of a validation in a line."""
+        return f"accuracy {self.accuracy:.4f}  top-{min(5, self.num_classes)} {self.top_5_accuracy:.4f}"
+
+    def order(self) -> tuple[float, ...]:
+        """By which one pass is better than another one of the same images: the higher the better."""
+        return self.accuracy, -self.loss
+
     def summary(self) -> dict[str, float | int]:
         """The figures by their names in metrics.json."""
         return {

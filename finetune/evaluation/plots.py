@@ -109,16 +109,19 @@ def reliability_figure(calibration: Calibration, theme: Theme) -> "Figure":
     return figure
 
 
-def learning_figure(lines: Sequence[Mapping[str, Any]], step: int | None, theme: Theme) -> "Figure":
+def learning_figure(
+    lines: Sequence[Mapping[str, Any]], step: int | None, theme: Theme, measure: str = "accuracy"
+) -> "Figure":
     """Loss and accuracy over the steps of a run.
 
     Args:
         lines: Of metrics.jsonl; those with a "split" are validations.
         step: Of the checkpoint that is evaluated, to be marked; None: unknown.
         theme: Colours.
+        measure: Of validations, in place of accuracy.
     """
     training = [line for line in lines if "split" not in line and "loss" in line]
-    validations = [line for line in lines if {"split", "loss", "accuracy"} <= line.keys()]
+    validations = [line for line in lines if {"split", "loss", measure} <= line.keys()]
     with in_style(theme):
         figure, (above, below) = _stacked_figure(height_ratios=(1, 1))
         losses = np.array([line["loss"] - line.get("weight_decay_loss", 0.0) for line in training])
@@ -129,7 +132,7 @@ def learning_figure(lines: Sequence[Mapping[str, Any]], step: int | None, theme:
             steps = np.array([line["step"] for line in of_split])
             style = {"color": theme.right, "marker": "o", "markersize": 3.5, "label": split}
             above.plot(steps, [line["loss"] for line in of_split], **style)
-            below.plot(steps, [line["accuracy"] for line in of_split], **style)
+            below.plot(steps, [line[measure] for line in of_split], **style)
         for axes in (above, below):
             axes.grid(axis="y")
             if step is not None:
@@ -137,7 +140,7 @@ def learning_figure(lines: Sequence[Mapping[str, Any]], step: int | None, theme:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="best")
         above.set(ylabel="loss", ylim=(0, None))
-        below.set(ylabel="accuracy", xlabel="step")
+        below.set(ylabel=measure.replace("_", " "), xlabel="step")
         below.xaxis.get_major_locator().set_params(integer=True)
     return figure
 

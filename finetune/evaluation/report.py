@@ -13,7 +13,7 @@ from finetune.evaluation import plots
 from finetune.evaluation.calibration import calibration
 from finetune.evaluation.cross_validation import spreads_of
 from finetune.evaluation.decision_report import decision_content
-from finetune.evaluation.metrics import class_figures, confusion_matrix, most_confused, wilson_interval
+from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, most_confused, wilson_interval
 from finetune.evaluation.result_files import REPORT_FILE, EvalResult
 from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.files.json_files import MayLack, Number, read_json_or_tell
@@ -52,6 +52,7 @@ NUM_PAIRS = 20
 NUM_MISTAKES = 24
 NUM_WEAKEST = 20
 THUMBNAIL_PIXELS = 192
+SIMILAR_PIXELS = 96
 MATRIX_INCHES = 7.5
 # Up to so many classes the table of them all is open, and the weakest need no table of their own.
 MOST_CLASSES_SHOWN = 40
@@ -72,13 +73,31 @@ class Picture:
 
 def write_report(result: EvalResult) -> None:
     """Writes report.html and its plots as PNG files into the result's folder."""
+    render_report(TEMPLATE, _content(result), result.output_dir)
+
+
+def render_report(template: str, content: Mapping[str, Any], folder: Path) -> None:
+    """Writes report.html of a template beside this module, filled with what it names."""
     import jinja2
 
     loader = jinja2.PackageLoader("finetune.evaluation", package_path="")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u202f%"
-    html = environment.get_template(TEMPLATE).render(_content(result))
-    write_text(result.output_dir / REPORT_FILE, printable(html))
+    html = environment.get_template(template).render(content)
+    write_text(folder / REPORT_FILE, printable(html))
+
+
+def write_picture(draw: Draw, path: Path, alt: str) -> Picture:
+    """Writes a plot as a PNG file, and gives it for the report.
+
+    Args:
+        draw: Draws it.
+        path: The file.
+        alt: What is seen.
+    """
+    write_bytes(path, plots.render(draw(plots.LIGHT, True), "png"))
+    light, dark = (plots.render(draw(theme, False), "svg") for theme in (plots.LIGHT, plots.DARK))
+    return Picture(data_uri(light, "svg+xml"), data_uri(dark, "svg+xml"), alt)
 
 
 def _content(result: EvalResult) -> dict[str, Any]:
@@ -103,7 +122,7 @@ def _content(result: EvalResult) -> dict[str, Any]:
         "spreads": spreads_of(result.folds) if result.folds else {},
         "label_errors": _label_errors(result),
         **_pictures(result),
-        **_run_content(result.run_folder, result.run_folder.parent if result.folds else result.run_folder),
+        **run_content(result.run_folder, result.run_folder.parent if result.folds else result.run_folder),
     }
 
 
@@ -144,20 +163,50 @@ def _pairs(result: EvalResult) -> list[dict[str, Any]]:
 def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
     """The mistakes in which the true class got the least probability, worst first, with thumbnails."""
     scores = result.scores
-    wrong = np.flatnonzero(~scores.is_right)
-    worst = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:NUM_MISTAKES]
-    thumbnails = read_thumbnails(result.dataset, worst.tolist(), THUMBNAIL_PIXELS)
+    worst = worst_mistakes(scores)
+    thumbnails = read_thumbnails(result.dataset, worst, THUMBNAIL_PIXELS)
+    similar = _similar_images(result)
     return [
         {
-            "image": _data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "image": data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
             "filename": scores.filenames[position],
             "label": result.class_names[scores.labels[position]],
             "label_probability": scores.label_probabilities[position],
             "prediction": result.class_names[scores.predictions[position]],
             "probability": scores.probabilities[position],
+            "similar": similar.get(position, []),
         }
-        for position in worst.tolist()
+        for position in worst
     ]
+
+
+def worst_mistakes(scores: Scores) -> list[int]:
+    """Numbers of the images that are shown as mistakes, worst first."""
+    wrong = np.flatnonzero(~scores.is_right)
+    worst: list[int] = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:NUM_MISTAKES].tolist()
+    return worst
+
+
+def _similar_images(result: EvalResult) -> dict[int, list[dict[str, Any]]]:
+    """Of each mistake the training images that are like it, with thumbnails; none where they weren't looked for."""
+    similar = result.similar
+    if similar is None:
+        return {}
+    found = similar.neighbours
+    wanted = {neighbour.position for neighbours in found.values() for neighbour in neighbours}
+    thumbnails = read_thumbnails(similar.dataset, wanted, SIMILAR_PIXELS)
+    return {
+        position: [
+            {
+                "image": data_uri(thumbnails[each.position], "jpeg") if each.position in thumbnails else None,
+                "filename": each.filename,
+                "label": each.label,
+                "similarity": each.similarity,
+            }
+            for each in neighbours
+        ]
+        for position, neighbours in found.items()
+    }
 
 
 def _label_errors(result: EvalResult) -> list[dict[str, Any]]:
@@ -169,7 +218,7 @@ def _label_errors(result: EvalResult) -> list[dict[str, Any]]:
     thumbnails = read_thumbnails(result.dataset, positions, THUMBNAIL_PIXELS)
     return [
         {
-            "image": _data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "image": data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
             "filename": result.scores.filenames[position],
             "label": result.class_names[errors.labels[index]],
             "label_probability": errors.label_probabilities[index],
@@ -191,9 +240,7 @@ def _pictures(result: EvalResult) -> dict[str, Any]:
         return plots.confusion_figure(confusion, names, theme, most_inches=inches)
 
     def picture(draw: Draw, file_name: str, alt: str) -> Picture:
-        write_bytes(result.output_dir / file_name, plots.render(draw(plots.LIGHT, True), "png"))
-        light, dark = (plots.render(draw(theme, False), "svg") for theme in (plots.LIGHT, plots.DARK))
-        return Picture(_data_uri(light, "svg+xml"), _data_uri(dark, "svg+xml"), alt)
+        return write_picture(draw, result.output_dir / file_name, alt)
 
     return {
         "confusion_picture": picture(
@@ -219,7 +266,7 @@ def _pictures(result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _run_content(folder: Path, named: Path) -> dict[str, Any]:
+def run_content(folder: Path, named: Path) -> dict[str, Any]:
     """How the run was made: `chosen` settings differ from the defaults; all are None or empty where it is no run.
 
     Args:
@@ -254,5 +301,6 @@ def _setting(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else with_urls(str(value))
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
+    """An image, "jpeg", "png" or "svg+xml", as an address that holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from finetune.evaluation.decisions import Judgement
 from finetune.evaluation.label_errors import LabelErrors
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.evaluation.seen_images import caution
+from finetune.evaluation.similar_images import SimilarImages
 from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import append_line, whole_file, write_json
 from finetune.runs.decision_file import Decision
@@ -52,6 +53,7 @@ class EvalResult:
         folds: Of a cross-validation, whose scores are of several runs, none of which had seen the images that it
             scored; the checkpoint is then of the first of them.
         label_errors: Labels in doubt; None: they weren't looked for.
+        similar: Training images that are like the mistakes of the report; None: they weren't looked for.
         decision: The temperature that is in the scores, and the threshold.
         positive_class: Of two classes the one that curves are drawn of; None: the second.
         judgement: What the threshold comes to; None where there is none.
@@ -71,6 +73,7 @@ class EvalResult:
     output_dir: Path
     folds: tuple[FoldFigures, ...] = ()
     label_errors: LabelErrors | None = None
+    similar: SimilarImages | None = None
     decision: Decision = Decision()
     positive_class: int | None = None
     judgement: Judgement | None = None
@@ -177,10 +180,10 @@ def write_confusion_matrix(result: EvalResult) -> None:
             writer.writerow(cells_of([name, *row.tolist()]))
 
 
-def append_to_history(result: EvalResult) -> None:
+def append_to_history(folder: Path, checkpoint_name: str, step: int | None, summary: Mapping[str, Any]) -> None:
     """Adds a line to evaluations.jsonl, where the checkpoints of a watched run follow each other."""
-    figures = {"checkpoint": result.checkpoint_name, "step": result.step, **result.scores.summary()}
-    append_line(result.output_dir / HISTORY_FILE, json.dumps(figures))
+    figures = {"checkpoint": checkpoint_name, "step": step, **summary}
+    append_line(folder / HISTORY_FILE, json.dumps(figures))
 
 
 def write_comparison(folder: Path, runs: Sequence[str], comparison: Comparison) -> None:

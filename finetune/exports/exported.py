@@ -45,7 +45,10 @@ def answer(classifier: Classifier, images: Tensor) -> dict[str, Tensor]:
     logits = classifier.model(images, is_training=False).logits
     if classifier.decision.temperature is not None:
         logits = logits / classifier.decision.divisor
-    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+    return {
+        "logits": logits,
+        "probabilities": tf.sigmoid(logits) if classifier.is_multilabel else tf.nn.softmax(logits),
+    }
 
 
 def prepared_images(classifier: Classifier, num_images: int | None) -> tf.TensorSpec:

@@ -15,6 +15,7 @@ from finetune.datasets.pipeline import evaluation_batches
 from finetune.datasets.record_streams import records_in_order
 from finetune.datasets.schema import parse_record
 from finetune.errors import UserError
+from finetune.evaluation.curves import areas_of, mean_areas
 from finetune.evaluation.metrics import check_finite
 from finetune.exports.exif_turning import UPRIGHT, exif_orientation
 from finetune.exports.exported import Exported, answer, prepared_images
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: float32 [B,H,W,C], prepared.
-        labels: int64 [B], or None where they aren't known.
+        labels: int64 [B], or where an image has any number of them uint8 [B,num_classes]; None: they aren't known.
         encoded: The files' bytes, B of them.
     """
 
@@ -47,7 +48,9 @@ class Measured:
         file: As `Exported.file`; None for the network.
         num_bytes: Size of its files; of the network, of its weights.
         largest_difference: Of a probability from the network's, 0 to 1.
-        accuracy: Share of the images that it is right on; None where the labels aren't known.
+        accuracy: Share of the images that it is right on; None where the labels aren't known, or an image has any
+            number of them.
+        mean_average_precision: Where it has, the mean over the classes; else None.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Measured:
     num_bytes: int
     largest_difference: float
     accuracy: float | None
+    mean_average_precision: float | None = None
 
 
 def batches_of_split(
@@ -117,9 +121,9 @@ def measure(
         _refuse_difference(one, tally.largest_difference)
     num_bytes = sum(variable.shape.num_elements() * variable.dtype.size for variable in infer.variables)
     return [
-        Measured("network", None, num_bytes, 0.0, network_tally.accuracy()),
+        Measured("network", None, num_bytes, 0.0, network_tally.accuracy(), network_tally.average()),
         *(
-            Measured(one.name, one.file, one.num_bytes, tally.largest_difference, tally.accuracy())
+            Measured(one.name, one.file, one.num_bytes, tally.largest_difference, tally.accuracy(), tally.average())
             for one, tally in zip(exported, tallies, strict=True)
         ),
     ]
@@ -132,16 +136,27 @@ class _Tally:
         self.largest_difference = 0.0
         self._num_right = 0
         self._num_labels = 0
+        self._of_labels: list[tuple[Array, Array]] = []
 
     def add(self, probabilities: Array, expected: Array, labels: Array | None) -> None:
         # Of a NaN the maximum is NaN, which no comparison finds small enough.
         self.largest_difference = float(np.maximum(self.largest_difference, np.abs(probabilities - expected).max()))
-        if labels is not None:
+        if labels is not None and labels.ndim == 2:
+            self._of_labels.append((probabilities, labels))
+        elif labels is not None:
             self._num_right += int((probabilities.argmax(axis=1) == labels).sum())
             self._num_labels += len(labels)
 
     def accuracy(self) -> float | None:
         return self._num_right / self._num_labels if self._num_labels else None
+
+    def average(self) -> float | None:
+        """The mean average precision over the classes."""
+        if not self._of_labels:
+            return None
+        probabilities, labels = (np.concatenate(parts) for parts in zip(*self._of_labels, strict=True))
+        columns = zip(probabilities.T, labels.T, strict=True)
+        return mean_areas([areas_of(column, is_positive) for column, is_positive in columns]).average_precision
 
 
 def _refuse_difference(one: Exported, difference: float) -> None:

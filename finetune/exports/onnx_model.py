@@ -1,7 +1,8 @@
 """ONNX files, made by tf2onnx and run by ONNX Runtime: the packages of the extra `onnx`.
 
 Any number of images, `images`, float32 [B,H,W,C], prepared by the network's preprocessing, gives `logits` and
-`probabilities`, float32 [B,num_classes]. The names of the classes are in the metadata, `class_names`, as JSON. The
+`probabilities`, float32 [B,num_classes]. The names of the classes are in the metadata, `class_names`, as JSON; where an
+image has any number of labels `task` and `thresholds` are, too. The
 converter folds batch norm into the convolution before it where it finds one, which is exact but for rounding.
 """
 
@@ -49,7 +50,10 @@ def write_onnx(classifier: Classifier, folder: Path) -> Exported:
     images = prepared_images(classifier, None)
     function = tf.function(lambda images: answer(classifier, images), autograph=False, input_signature=[images])
     graph, _ = tf2onnx.convert.from_function(function, input_signature=[images], opset=OPSET)
-    onnx.helper.set_model_props(graph, {"class_names": json.dumps(classifier.class_names)})
+    properties = {"class_names": json.dumps(classifier.class_names)}
+    if classifier.is_multilabel:
+        properties |= {"task": classifier.network.task, "thresholds": json.dumps(classifier.thresholds)}
+    onnx.helper.set_model_props(graph, properties)
     path = folder / FILE
     onnx.save(graph, str(path))
     with plain_folder(folder) as plain:

@@ -7,7 +7,9 @@ Signatures:
     class_names       nothing; gives class_names: string [num_classes]
 
 The first two give `logits` and `probabilities`, float32 [B,num_classes], `prediction`, int64 [B], the likeliest class
-or the one that a threshold decides for, and `prediction_name`, string [B].
+or the one that a threshold decides for, and `prediction_name`, string [B]. Where an image has any number of labels they
+give in place of the last two `predictions`, bool [B,num_classes], and there is a signature `thresholds`, by which these
+are made, float32 [num_classes].
 
 Files come out as in a prediction, but for what file_decoding.py names. Batch norm stays a layer of its own; TensorFlow
 fuses it with the convolution before it when it runs the graph.
@@ -65,6 +67,11 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
 
     def named_answer(images: Tensor) -> dict[str, Tensor]:
         answers = answer(classifier, images)
+        if classifier.is_multilabel:
+            return {
+                **answers,
+                "predictions": answers["probabilities"] >= tf.constant(classifier.thresholds, tf.float32),
+            }
         cut = classifier.cut
         prediction = tf.argmax(answers["logits"], axis=1) if cut is None else _decide(answers["probabilities"], *cut)
         return {**answers, "prediction": prediction, "prediction_name": tf.gather(names, prediction)}
@@ -78,10 +85,14 @@ def _signatures(classifier: Classifier) -> dict[str, Any]:
     def class_names() -> dict[str, Tensor]:
         return {"class_names": tf.constant(names)}
 
+    def thresholds() -> dict[str, Tensor]:
+        return {"thresholds": tf.constant(classifier.thresholds, tf.float32)}
+
     return {
         "serving_default": _trace(classify_encoded, encoded=tf.TensorSpec([None], tf.string)),
         "images": _trace(classify_images, images=tf.TensorSpec([None, None, None, size[-1]], tf.uint8)),
         "class_names": _trace(class_names),
+        **({"thresholds": _trace(thresholds)} if classifier.is_multilabel else {}),
     }
 
 

@@ -13,7 +13,14 @@ MEANINGS = {
     "probabilities": "softmax of the logits, 0 to 1 with sum 1; output i is class_names[i]",
     "prediction": "index of the likeliest class in class_names",
     "prediction_name": "name of the likeliest class, UTF-8",
+    "predictions": "whether the image has the class: its probability is at least the class's threshold",
+    "thresholds": "probabilities from which on an image has a class; output i is class_names[i]",
     "class_names": "names of the classes in the order of the outputs, UTF-8",
+}
+# The same where an image has any number of labels.
+MEANINGS_OF_LABELS = {
+    "logits": "before the sigmoid, one for each class; output i is class_names[i]",
+    "probabilities": "sigmoid of the logits, 0 to 1, each for itself; output i is class_names[i]",
 }
 PIXELS = "pixels as image_preparation's decoding gives them, 0 to 255, of any size, the same for all images of a call"
 
@@ -47,6 +54,15 @@ class Signature:
     name: str | None
     inputs: tuple[TensorDescription, ...]
     outputs: tuple[TensorDescription, ...]
+
+
+def of_labels(signature: Signature) -> Signature:
+    """The signature of a network that tells any number of labels an image, in its words."""
+    outputs = tuple(
+        dataclasses.replace(output, in_words=MEANINGS_OF_LABELS.get(output.name, output.in_words))
+        for output in signature.outputs
+    )
+    return dataclasses.replace(signature, outputs=outputs)
 
 
 def describe_tensor(

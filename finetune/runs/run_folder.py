@@ -32,6 +32,7 @@ from finetune.model.checkpoint_names import BEST_FILE
 from finetune.model.scopes import VariablePlan
 from finetune.notices import few, tell_once
 from finetune.runs.decision_file import DECISION_FILE
+from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE
 from finetune.runs.provenance import PROVENANCE_FILE
 from finetune.runs.stage_record import STAGES_FILE
 from finetune.settings.settings_file import CONFIG_FILE, read_toml
@@ -57,7 +58,7 @@ _SETTINGS_FILES = (
     ARCHITECTURE_FILE,
 )
 # What is said of a run's checkpoints.
-DESCRIBING_FILES = (*_SETTINGS_FILES, BEST_FILE, DECISION_FILE)
+DESCRIBING_FILES = (*_SETTINGS_FILES, BEST_FILE, DECISION_FILE, LABEL_THRESHOLDS_FILE)
 _DATA_OF_CHECKPOINT = re.compile(r"(model\.ckpt-\d+)\.data-\d{5}-of-\d{5}")
 
 METRICS_SHAPE = {
@@ -67,6 +68,7 @@ METRICS_SHAPE = {
     "accuracy": MayLack(Number(at_least=0, at_most=1)),
     "balanced_accuracy": MayLack(Number(at_least=0, at_most=1)),
     "macro_f1": MayLack(Number(at_least=0, at_most=1)),
+    "mean_average_precision": MayLack(Number(at_least=0, at_most=1)),
     "split": MayLack(str),
     "is_extra": MayLack(bool),
 }

@@ -16,6 +16,7 @@ from finetune.nets.heads import LINEAR, head_in_words
 from finetune.nets.keras_networks.model_file import keep_to
 from finetune.notices import tell_once
 from finetune.runs.run_folder import ARCHITECTURE_FILE, settings_of_run
+from finetune.settings.choices import SINGLE_LABEL
 from finetune.settings.flags import flags_of, flat_values
 from finetune.settings.head import HeadSettings
 from finetune.settings.settings_file import CONFIG_FILE
@@ -48,6 +49,7 @@ class TrainedNetwork:
         head: As `--head` takes it.
         head_dropout: As `--head-dropout` takes it.
         head_pooling: As `--head-pooling` takes it; None: it isn't said.
+        task: Whether an image has one label, a word of `TASKS`.
     """
 
     model: str
@@ -63,6 +65,7 @@ class TrainedNetwork:
     head: str = LINEAR
     head_dropout: float = 0.0
     head_pooling: str | None = None
+    task: str = SINGLE_LABEL
 
 
 def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
@@ -82,6 +85,7 @@ def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
     refuse_modules(run, said, folder / CONFIG_FILE)
     if run:
         _refuse_other_head(given, run, folder)
+        _refuse_other_task(given, run, folder)
 
     def known(name: str, default: Any) -> Any:
         value = getattr(given, name, None)
@@ -101,6 +105,7 @@ def network_settings(given: Any, checkpoint_prefix: str) -> TrainedNetwork:
         image_key=known("image_key", ENCODED),
         label_key=known("label_key", LABEL),
         resize=known("resize", None),
+        task=known("task", SINGLE_LABEL),
         **flat_values(HeadSettings(**{flag.name: known(flag.name, flag.default) for flag in flags_of(HeadSettings)})),
     )
 
@@ -115,6 +120,15 @@ def _refuse_other_head(given: Any, run: Mapping[str, Any], folder: Path) -> None
                 f"{flag.option} is {said}, but {folder} was trained with {was}.",
                 f"Leave out {flag.option}: a run's own head is known.",
             )
+
+
+def _refuse_other_task(given: Any, run: Mapping[str, Any], folder: Path) -> None:
+    said, of_run = getattr(given, "task", None), run.get("task", SINGLE_LABEL)
+    if said is not None and said != of_run:
+        raise UserError(
+            f"--task is {said}, but {folder} was trained with --task {of_run}.",
+            "Leave out --task: a run's own is known.",
+        )
 
 
 def names_of_outputs(checkpoint: "Checkpoint", spec: "NetSpec", labels_offset: int) -> tuple[str, ...] | None:
@@ -179,6 +193,25 @@ def restore_network(network: TrainedNetwork, num_classes: int, checkpoint: "Chec
     model.compute_dtype = tf.as_dtype(network.precision)
     restore_weights(model, network, checkpoint)
     return model
+
+
+def restore_networks(
+    network: TrainedNetwork, num_classes: int, checkpoint: "Checkpoint", num_clones: int
+) -> "dict[str | None, Model]":
+    """As `restore_network`, the same on each of so many devices, by their names; None: where TensorFlow chooses.
+
+    Raises:
+        UserError: As `restore_network`; there are fewer devices.
+    """
+    import tensorflow as tf
+
+    from finetune.model.gpus import devices_side_by_side
+
+    copies = {}
+    for device in devices_side_by_side(num_clones):
+        with tf.device(device):
+            copies[device] = restore_network(network, num_classes, checkpoint)
+    return copies
 
 
 def restore_weights(model: "Model", network: TrainedNetwork, checkpoint: "Checkpoint") -> None:

@@ -1,5 +1,6 @@
 """The words that flags allow, and defaults and limits that the settings share with what reads them. No TensorFlow."""
 
+SINGLE_LABEL, MULTILABEL = TASKS = ("single-label", "multilabel")
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", "ftrl", "lion", "momentum", "rmsprop", "sgd")
 DECAY_TYPES = ("fixed", "exponential", "polynomial", "cosine", "one-cycle", "piecewise")
 RATE_SCALINGS = ("none", "linear", "sqrt")
@@ -15,11 +16,14 @@ TEST_TIME_AUGMENTATIONS = ("none", "flip")
 WAYS_TO_MATCH = ("name", "index")
 LAYOUTS = ("classes", "splits")
 ON_CORRUPT = ("fail", "skip")
+FEATURE_SUFFIXES = (".npz", ".parquet")
+ON_DUPLICATE = ("warn", "fail", "same-split")
 PREDICTION_FORMATS = ("csv", "json", "lines")
 HEAD_POOLINGS = ("avg", "max", "concat")
-EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "keras", "keras-weights")
+EXPORT_FORMATS = ("saved_model", "tflite", "onnx", "openvino", "keras", "keras-weights")
+ENGINES = ("tensorflow", "openvino")
 QUANTIZATIONS = ("none", "float16", "int8")
-BEST_BY = ("accuracy", "balanced_accuracy", "f1", "loss")
+BEST_BY = ("accuracy", "balanced_accuracy", "f1", "mean_average_precision", "loss")
 ON_DIVERGENCE = ("stop", "halve")
 CALIBRATIONS = ("temperature", "none")
 NO_DECISION = "none"
@@ -30,11 +34,16 @@ PUBLISHED_DATASETS = ("flowers", "cifar10", "mnist")
 # In place of a checkpoint's path.
 FROM_SCRATCH = "none"
 
+TASK_HELP = "single-label: one class an image; multilabel: any number of them"
+# Between the classes of an image in a cell of a table.
+DEFAULT_LABEL_SEPARATOR = ";"
+
 # Keys of the image and of its label in slim's records.
 IMAGE_KEY = "image/encoded"
 LABEL_KEY = "image/class/label"
 
 DEFAULT_VALIDATION_FRACTION = 0.2
+DEFAULT_DUPLICATE_SIMILARITY = 0.5
 MIN_SHARDS = 5  # slim's number.
 MAX_IMAGES_PER_SHARD = 1000
 MOST_SHARDS = 99_999  # A shard's number has five digits.

@@ -11,6 +11,9 @@ from finetune.settings.choices import (
     MOST_SAMPLE_BITS,
     RESIZE_HELP,
     RESIZES,
+    SINGLE_LABEL,
+    TASK_HELP,
+    TASKS,
 )
 from finetune.settings.decisions import UseSettings
 from finetune.settings.flags import flag
@@ -40,6 +43,7 @@ class ClassifierSettings(TrainedHeadSettings, UseSettings, GpuSettings):
     model: str | None = flag(
         None, slim=["model_name"], help="not given: the run's, else the network whose variables the checkpoint holds"
     )
+    task: str | None = flag(None, choices=TASKS, help=f"{TASK_HELP}; not given: the run's, else {SINGLE_LABEL}")
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: the run's")

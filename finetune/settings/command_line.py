@@ -64,6 +64,7 @@ def parse_flags(
     argv = _normalise(absl_flags.expand_flagfiles(argv), flags.values())
     words = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     absl_flags.set_absl_flags(words.pop(absl_flags.WORDS, ()))
+    _take_slims_task(words, flags)
     # No words where some could be are no value: a file may name them.
     idle = [name for name, value in words.items() if value == [] and flags[name].positional]
     given = {name: checked(flags[name], value) for name, value in words.items() if name not in ("config", *idle)}
@@ -87,6 +88,14 @@ def words_of(settings: Any) -> list[str]:
     told = {flag.name: _with_urls(flag, values[flag.name]) for flag in given}
     words = [word for flag in given if not flag.positional for word in _words(flag, told[flag.name])]
     return [*words, *(word for flag in given if flag.positional for word in told[flag.name])]
+
+
+def _take_slims_task(words: dict[str, Any], flags: Mapping[str, Flag]) -> None:
+    """Takes a number given as --task for slim's flag of this name, which said which of the workers a process is."""
+    text = words.get("task")
+    if "worker_index" in flags and isinstance(text, str) and text.isascii() and text.isdigit():
+        del words["task"]
+        words.setdefault("worker_index", int(text))
 
 
 def _with_urls(flag: Flag, value: Any) -> Any:

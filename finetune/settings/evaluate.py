@@ -13,12 +13,15 @@ from finetune.settings.choices import (
     PRECISIONS,
     RESIZE_HELP,
     RESIZES,
+    SINGLE_LABEL,
+    TASK_HELP,
+    TASKS,
     TEST_TIME_AUGMENTATIONS,
     WAYS_TO_MATCH,
 )
 from finetune.settings.decisions import ChoiceSettings
 from finetune.settings.flags import CommandSettings, flag
-from finetune.settings.gpus import GpuSettings
+from finetune.settings.gpus import PassSettings
 from finetune.settings.head import TrainedHeadSettings
 from finetune.settings.shares import ShareSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
@@ -39,7 +42,7 @@ class EvalDataSettings(CommandSettings):
     label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=ON_CORRUPT_HELP)
-    batch_size: int = flag(100, above=0, help="images at a time; the result doesn't depend on it")
+    batch_size: int = flag(100, above=0, help="images at a time, on each device; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, above=0, metavar="N", help="only so many batches; not given: all")
     num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")
 
@@ -66,6 +69,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
         None, at_least=0, at_most=1, metavar="DECAY", help="any value: the same as --moving-average"
     )
     model: str | None = flag(None, slim=["model_name"], help="not given: the run's")
+    task: str | None = flag(None, choices=TASKS, help=f"{TASK_HELP}; not given: the run's, else {SINGLE_LABEL}")
     trust_code: bool = flag(False, help=TRUST_CODE_HELP)
     preprocessing: str | None = flag(None, slim=["preprocessing_name"], help="not given: the run's")
     resize: str | None = flag(None, choices=RESIZES, help=f"{RESIZE_HELP}; not given: the run's")
@@ -77,7 +81,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareSettings, GpuSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareSettings, PassSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"
@@ -96,6 +100,9 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         None, slim=["eval_dir"], access="write", help="where the files go; not given: eval_SPLIT beside the checkpoint"
     )
     report: bool = flag(True, help="draw the plots and write report.html")
+    nearest: int | None = flag(
+        None, above=0, metavar="K", help="in the report, beside each mistake the K most similar training images"
+    )
     write_logits: bool = flag(False, help="put every logit into predictions.csv")
     assert_accuracy_at_least: float | None = flag(
         None, at_least=0, at_most=1, metavar="SHARE", help="exit with status 3 below this accuracy"
@@ -139,6 +146,7 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
                 f"{one_by_one} and {chosen} don't go together: what is chosen is for one checkpoint.",
                 "Evaluate that checkpoint alone.",
             )
+        self._refuse_idle_nearest()
         flag = "--shard" if self.shard is not None else "--merge-shards"
         unshared = {
             "--watch": self.watch,
@@ -148,3 +156,19 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         for name, is_given in unshared.items():
             if is_given and (self.shard is not None or self.merge_shards is not None):
                 raise UserError(f"{flag} and {name} don't go together: shares are of all images.", "Leave one out.")
+
+    def _refuse_idle_nearest(self) -> None:
+        """What makes no report of mistakes has no use for similar images."""
+        without_report = {
+            "--no-report": not self.report,
+            "--watch": self.watch,
+            "--compare": bool(self.compare),
+            "--shard": self.shard is not None,
+            "--merge-shards": self.merge_shards is not None,
+        }
+        for name, is_given in without_report.items():
+            if is_given and self.nearest is not None:
+                raise UserError(
+                    f"--nearest and {name} don't go together: similar images stand in the report of one evaluation.",
+                    "Leave one of them out.",
+                )

@@ -8,7 +8,7 @@ already (Kumar et al., arXiv:2202.10054). What a second stage does is said aroun
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.settings.choices import FROM_SCRATCH
+from finetune.settings.choices import FROM_SCRATCH, SINGLE_LABEL
 from finetune.settings.head import LINEAR
 from finetune.settings.stage import ALTERNATIVES
 from finetune.settings.stages import Stage
@@ -77,7 +77,8 @@ def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 
     A training of photographs has the default one, unless it is said what is trained, by scopes as in slim, by layers
     or by stages, or begins from scratch. A run that goes on has its own settings, whatever recipe it was begun with.
-    A head with hidden layers has no optimum that a probe could find: where one comes first, steps train it instead.
+    A head with hidden layers has no optimum that a probe could find, and one of several labels an image none that it
+    looks for: where one comes first, steps train it instead.
     """
     name = values.get("recipe")
     if values.get("resume"):
@@ -91,7 +92,8 @@ def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"A recipe lies below flat values, not below a whole group: {', '.join(sorted(whole))}.")
     said = {way for ways in ALTERNATIVES for way in ways if any(values.get(other) is not None for other in ways)}
     defaults = {"exclude_scopes": AUTO_SCOPES, **RECIPES[name]}
-    if values.get("head", LINEAR) != LINEAR and "stages" in defaults:
+    has_optimum = values.get("head", LINEAR) == LINEAR and values.get("task", SINGLE_LABEL) == SINGLE_LABEL
+    if not has_optimum and "stages" in defaults:
         defaults["stages"] = tuple(_HEAD_FIRST if stage is _PROBE_FIRST else stage for stage in defaults["stages"])
     kept = {setting: value for setting, value in defaults.items() if setting not in said}
     return {**kept, **values, "recipe": name}

@@ -25,7 +25,10 @@ class StoppingSettings(CommandSettings):
         0.0, at_least=0, metavar="DELTA", help="with a patience: better is what is better by more than this"
     )
     best_by: str = flag(
-        "accuracy", choices=BEST_BY, help="which validation is the best; f1: the mean over the classes; loss: the least"
+        "accuracy",
+        choices=BEST_BY,
+        help="which validation is the best; f1: the mean over the classes; loss: the least; with multilabel "
+        "mean_average_precision is the default",
     )
     on_divergence: str = flag(
         "stop",

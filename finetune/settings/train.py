@@ -26,6 +26,9 @@ from finetune.settings.choices import (
     PRECISIONS,
     RESIZE_HELP,
     RESIZES,
+    SINGLE_LABEL,
+    TASK_HELP,
+    TASKS,
     WAYS_TO_MATCH,
     XLA_MODES,
 )
@@ -39,6 +42,7 @@ from finetune.settings.stage import StageSettings
 from finetune.settings.stages import Stage, names_everywhere
 from finetune.settings.stopping import StoppingSettings
 from finetune.settings.sweep import SweepSettings
+from finetune.settings.task import refuse_of_other_task, refuse_stage_of_other_task, with_task
 from finetune.settings.trust import TRUST_CODE_HELP
 from finetune.settings.workers import WorkerSettings
 
@@ -57,6 +61,7 @@ class DataSettings(CommandSettings):
 
     dataset_dir: Path | None = flag(None, access="read", help="folder of TFRecord shards, in place of PHOTOS")
     dataset_name: str | None = flag(None, help="which data set, where the folder holds several")
+    task: str = flag(SINGLE_LABEL, choices=TASKS, help=f"{TASK_HELP}, each told by a sigmoid of its own")
     split: str = flag("train", slim=["dataset_split_name"], help="split to train on")
     eval_split: str | None = flag(None, help="split to validate on; not given: validation, where there is one")
     folds: int | None = flag(
@@ -337,7 +342,7 @@ class TrainSettings(CommandSettings):
     def __init__(self, **values: Any) -> None:
         values.pop("_given", None)  # Which is among the `vars` of other settings.
         object.__setattr__(self, "_given", values)
-        super().__init__(**with_recipe(values))
+        super().__init__(**with_task(with_recipe(values)))
 
     @property
     def num_devices(self) -> int:
@@ -357,8 +362,18 @@ class TrainSettings(CommandSettings):
         for stage in [stage.settings(self.stage) for stage in self.course.stages] or [self.stage]:
             _refuse_of_steps(stage)
             _refuse_of_hidden_layers(self.network, stage)
+            refuse_stage_of_other_task(self.data.task, stage)
             if stage.batch_size == "auto" and self.run.resume:
                 raise UserError("--batch-size auto is of a run that begins, not of one that goes on.", "Give a number.")
+        refuse_of_other_task(
+            self.data.task,
+            best_by=self.stopping.best_by,
+            only_single_label={
+                "--folds": self.data.folds is not None,
+                "--unlabeled-dir": self.pseudo.unlabeled_dir is not None,
+                "training on several workers": self.cluster.worker_replicas > 1,
+            },
+        )
         if self.course.stages:
             _refuse_without_effect(self.stage, self.course.stages)
         if self.devices.clone_on_cpu and self.gpus.gpu not in (None, "none"):

@@ -34,7 +34,11 @@ class WorkerSettings(CommandSettings):
         is_recorded=False,
     )
     worker_index: int | None = flag(
-        None, at_least=0, slim=["task"], metavar="I", help="which of --workers this is, from 0", is_recorded=False
+        None,
+        at_least=0,
+        metavar="I",
+        help="which of --workers this is, from 0; slim's --task I is the same",
+        is_recorded=False,
     )
     worker_replicas: int = flag(
         1, above=0, metavar="N", help="how many processes; with --workers and launchers that say it, found by itself"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.evaluation.metrics import Scores
+from finetune.evaluation.multilabel_metrics import AnyScores
 from finetune.files.json_files import MayLack, Number, read_json_or_tell
 from finetune.model.checkpoint import RUN_PREFIX, checkpoints_by_step, is_whole
 from finetune.model.checkpoint_names import BEST_FILE
@@ -17,10 +17,11 @@ log = logging.getLogger("finetune")
 BEST_SHAPE = {
     "checkpoint": str,
     "step": Number(int, at_least=0),
-    "accuracy": Number(at_least=0, at_most=1),
+    "accuracy": MayLack(Number(at_least=0, at_most=1)),
     "loss": Number(at_least=0),
     "balanced_accuracy": MayLack(Number(at_least=0, at_most=1)),
     "macro_f1": MayLack(Number(at_least=0, at_most=1)),
+    "mean_average_precision": MayLack(Number(at_least=0, at_most=1)),
     "is_extra": MayLack(bool),
 }
 # --best-by by the names in metrics.jsonl, where these are others.
@@ -34,17 +35,19 @@ class Best:
     Attributes:
         checkpoint: Name of the checkpoint of its step.
         step: Number of updates made before.
-        accuracy, balanced_accuracy, macro_f1: 0 to 1; None: an older version recorded it, without.
+        accuracy, balanced_accuracy, macro_f1, mean_average_precision: 0 to 1; None: an older version recorded it,
+            without, or it is of another task.
         loss: Mean cross-entropy.
         is_extra: Made since the time was up, outside of the schedule: a resumption takes it back.
     """
 
     checkpoint: str
     step: int
-    accuracy: float
+    accuracy: float | None
     loss: float
     balanced_accuracy: float | None = None
     macro_f1: float | None = None
+    mean_average_precision: float | None = None
     is_extra: bool = False
 
     def value(self, best_by: str) -> float | None:
@@ -71,9 +74,10 @@ class Best:
         }
 
 
-def validated(step: int, scores: Scores, *, is_extra: bool = False) -> Best:
+def validated(step: int, scores: AnyScores, *, is_extra: bool = False) -> Best:
     """What the validation after a step came to."""
-    return Best(f"{RUN_PREFIX}-{step}", step, **scores.measures(), is_extra=is_extra)
+    measures: dict[str, Any] = {"accuracy": None, **scores.measures()}
+    return Best(f"{RUN_PREFIX}-{step}", step, **measures, is_extra=is_extra)
 
 
 def read_validations(run: RunFolder, eval_split: str, after_step: int, last_step: int) -> list[Best]:
@@ -82,10 +86,11 @@ def read_validations(run: RunFolder, eval_split: str, after_step: int, last_step
         Best(
             f"{RUN_PREFIX}-{line['step']}",
             line["step"],
-            line["accuracy"],
+            line.get("accuracy"),
             line["loss"],
             line.get("balanced_accuracy"),
             line.get("macro_f1"),
+            line.get("mean_average_precision"),
         )
         for line in run.read_metrics()
         if line.get("split") == eval_split and after_step < line["step"] <= last_step and not line.get("is_extra")
@@ -134,7 +139,9 @@ def _name_best(run: RunFolder, named: Best | None, best: Best | None, best_by: s
 def _read_best(run: RunFolder) -> Best | None:
     """What best.json holds; None where there is none, or, which is told, it is damaged."""
     content = read_json_or_tell(run.path / BEST_FILE, BEST_SHAPE, "The best is looked for in the run's metrics.")
-    return Best(**{name: content[name] for name in BEST_SHAPE if name in content}) if content is not None else None
+    if content is None:
+        return None
+    return Best(**{"accuracy": None, **{name: content[name] for name in BEST_SHAPE if name in content}})
 
 
 def _name(best: Best | None) -> str:

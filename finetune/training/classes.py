@@ -6,14 +6,31 @@ from typing import TYPE_CHECKING
 
 from finetune.datasets.class_matching import match_labels
 from finetune.datasets.description import LABELS_FILE, read_labels
+from finetune.errors import UserError
 from finetune.model.scopes import VariablePlan, in_any_scope, new_run_with_weights
+from finetune.runs.run_folder import settings_of_run
 from finetune.runs.trained_network import names_of_outputs
+from finetune.settings.choices import SINGLE_LABEL
 from finetune.settings.train import DataSettings
 
 if TYPE_CHECKING:
     from finetune.model.checkpoint import Checkpoint
     from finetune.nets.spec import NetSpec
     from finetune.training.training_data import TrainingData
+
+
+def refuse_task_of_other_run(task: str, train_dir: Path) -> None:
+    """A run goes on with its own task: another one has another loss, and other measures of what is the best.
+
+    Raises:
+        UserError: It was begun with another one.
+    """
+    of_run = (settings_of_run(train_dir) or {}).get("task", SINGLE_LABEL)
+    if task != of_run:
+        raise UserError(
+            f"--resume: --task is {task}, but {train_dir} was begun with {of_run}.",
+            f"Leave out --task, or {new_run_with_weights(train_dir)}",
+        )
 
 
 def match_to_run(settings: DataSettings, train_dir: Path, data: "TrainingData", spec: "NetSpec") -> "TrainingData":
@@ -60,5 +77,7 @@ def _matched(
         other_mend=mend,
     )
     # Both splits are of one data set: what is said of the first holds for the second.
-    validation = data.validation and dataclasses.replace(data.validation, outputs=training.outputs)
+    validation = data.validation and dataclasses.replace(
+        data.validation, outputs=training.outputs, num_network_outputs=training.num_network_outputs
+    )
     return dataclasses.replace(data, training=training, validation=validation, class_names=class_names)

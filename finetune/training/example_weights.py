@@ -8,7 +8,7 @@ import numpy as np
 from finetune.datasets.record_index import RecordIndex
 from finetune.errors import UserError, did_you_mean
 from finetune.notices import few
-from finetune.settings.objective import BALANCED, ObjectiveSettings, parse_class_weights
+from finetune.settings.objective import AUTO, BALANCED, ObjectiveSettings, parse_class_weights
 from finetune.types import Array
 
 log = logging.getLogger("finetune")
@@ -16,11 +16,14 @@ log = logging.getLogger("finetune")
 # Of more classes only the heaviest and the lightest are named.
 MOST_CLASSES_LISTED = 6
 MOST_OF_EITHER_END = 3
+# Of a class with a few images, each of which would else move the weights of the network more than all others together.
+MOST_POSITIVE_WEIGHT = 20.0
 
 
 def needs_index(objective: ObjectiveSettings, *, has_weights: bool) -> bool:
     """Whether something has to be known of all records before the first step."""
-    return objective.balanced_sampling or objective.class_weights == (BALANCED,) or has_weights
+    counts = objective.class_weights == (BALANCED,) or objective.positive_weights == (AUTO,)
+    return objective.balanced_sampling or counts or has_weights
 
 
 def check_class_names(objective: ObjectiveSettings, names: Sequence[str] | None) -> None:
@@ -30,18 +33,23 @@ def check_class_names(objective: ObjectiveSettings, names: Sequence[str] | None)
         UserError: One isn't; no names are known; no class of the data would count.
     """
     weights = parse_class_weights(objective.class_weights)
-    if weights and names is None:
-        raise UserError(
-            "--class-weights names classes, but the data has no names of classes.",
-            "Put a labels.txt beside the shards, a line id:name for each class; or give --class-weights balanced.",
-        )
-    for name in weights:
-        if name not in (names or ()):
+    of_positives = parse_class_weights(objective.own_positive_weights, "--positive-weights")
+    for option, given, instead in (
+        ("--class-weights", weights, BALANCED),
+        ("--positive-weights", of_positives, AUTO),
+    ):
+        if given and names is None:
             raise UserError(
-                f"--class-weights: there is no class {name!r} in the data.", did_you_mean(name, list(names or ()))
+                f"{option} names classes, but the data has no names of classes.",
+                f"Put a labels.txt beside the shards, a line id:name for each class; or give {option} {instead}.",
             )
-        if list(names or ()).count(name) > 1:
-            raise UserError(f"--class-weights: the data has more than one class {name!r}.", "Correct labels.txt.")
+        for name in given:
+            if name not in (names or ()):
+                raise UserError(
+                    f"{option}: there is no class {name!r} in the data.", did_you_mean(name, list(names or ()))
+                )
+            if list(names or ()).count(name) > 1:
+                raise UserError(f"{option}: the data has more than one class {name!r}.", "Correct labels.txt.")
     if names and weights.keys() >= set(names) and not any(weights.values()):
         raise UserError("--class-weights gives all classes the weight 0.", "Give some of them a weight above 0.")
 
@@ -69,6 +77,40 @@ def class_weights(
     weights = tuple(by_name.get(name, 1.0) for name in names)
     _tell(weights, names, None)
     return weights
+
+
+def positive_weights(
+    objective: ObjectiveSettings, names: Sequence[str], num_classes: int, index: RecordIndex | None
+) -> tuple[float, ...]:
+    """How much images that have a class count for it, by output; empty where as much as others. Says what they are.
+
+    Args:
+        objective: Which are asked for; checked by `check_class_names`.
+        names: Of the classes, by output; empty: they aren't known.
+        num_classes: How many outputs there are.
+        index: Of the training split, where weights are found in it.
+    """
+    counts: Array | None = None
+    weights: tuple[float, ...] = ()
+    if objective.positive_weights == (AUTO,):
+        assert index is not None
+        counts = index.outputs.sum(axis=0, dtype=np.int64)
+        weights = found_positive_weights(counts, len(index.outputs))
+    elif by_name := parse_class_weights(objective.own_positive_weights, "--positive-weights"):
+        weights = tuple(by_name.get(name, 1.0) for name in names)
+    if weights:
+        _tell(weights, names or list(map(str, range(num_classes))), counts, what="Positive weights")
+    return weights
+
+
+def found_positive_weights(counts: Array, num_images: int) -> tuple[float, ...]:
+    """Images without a class for each that has it, at most `MOST_POSITIVE_WEIGHT`; 1 for a class that none has.
+
+    Args:
+        counts: Number of images of each class.
+        num_images: Of all.
+    """
+    return tuple(min((num_images - count) / count, MOST_POSITIVE_WEIGHT) if count else 1.0 for count in counts.tolist())
 
 
 def balanced_weights(counts: Array) -> tuple[float, ...]:
@@ -118,7 +160,7 @@ def tell_balanced_sampling(index: RecordIndex, num_classes: int) -> None:
     )
 
 
-def _tell(weights: Sequence[float], names: Sequence[str], counts: Array | None) -> None:
+def _tell(weights: Sequence[float], names: Sequence[str], counts: Array | None, what: str = "Class weights") -> None:
     def described(place: int) -> str:
         name = names[place] if place < len(names) else str(place)
         images = "" if counts is None else f" ({counts[place]} image{'' if counts[place] == 1 else 's'})"
@@ -128,11 +170,12 @@ def _tell(weights: Sequence[float], names: Sequence[str], counts: Array | None) 
     if counts is not None:
         order = [place for place in order if counts[place]]
     if len(order) <= MOST_CLASSES_LISTED:
-        log.info("Class weights: %s.", few([described(place) for place in order], MOST_CLASSES_LISTED))
+        log.info("%s: %s.", what, few([described(place) for place in order], MOST_CLASSES_LISTED))
         return
     heaviest, lightest = order[:MOST_OF_EITHER_END], order[-MOST_OF_EITHER_END:]
     log.info(
-        "Class weights: of %d classes the heaviest are %s, the lightest %s.",
+        "%s: of %d classes the heaviest are %s, the lightest %s.",
+        what,
         len(order),
         ", ".join(map(described, heaviest)),
         ", ".join(map(described, lightest)),

@@ -24,8 +24,8 @@ from finetune.datasets.unlabelled_batches import (
     unlabelled_evaluation_batches,
     unlabelled_view_batches,
 )
-from finetune.evaluation.metrics import Scores
-from finetune.evaluation.scoring import score
+from finetune.evaluation.multilabel_metrics import AnyScores
+from finetune.evaluation.scoring import SCORERS
 from finetune.preprocessing import Preprocessing
 from finetune.training.image_inputs import CachedFeatures, TrainingImages, TrainingInputs, plain_validation, validation
 from finetune.training.mixed_batches import MixedSteps
@@ -106,7 +106,7 @@ def feature_inputs(
     validate = validate_plain = None
     if data.validation is not None and evaluation_split is not None:
         features = store.validation(data.validation, evaluation_split)
-        run = _scores_of(features, evaluation_split, images.batch_size)
+        run = _scores_of(features, evaluation_split, images.batch_size, data.validation.task)
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
     kept = store.views(views, in_memory=is_small)
     drawn = BalancedDraws(images.balanced.outputs, images.seed).epoch if images.balanced is not None else None
@@ -238,7 +238,8 @@ class _FeatureStore:
         known = self._images.data.training, self._images.data.validation
         sha256 = self._images.data.hashes[dataset.split] if dataset in known else content_hash(dataset)
         of_images = {"weights_of_images": True} if dataset.schema.has_weights else {}
-        return {"data": sha256, "outputs": dataset.outputs, **of_images}
+        of_labels = {"labels": [dataset.task, dataset.num_network_outputs]} if dataset.schema.has_lists else {}
+        return {"data": sha256, "outputs": dataset.outputs, **of_images, **of_labels}
 
     def _of_unlabelled(
         self, name: str, split: SplitModel, trunk: Trunk, images: UnlabelledImages, batches: tf.data.Dataset, what: str
@@ -308,7 +309,7 @@ def _refuse_full_disk(folder: Path, num_bytes: int) -> None:
         raise OSError(errno.ENOSPC, f"No space left on device: {sizes}", str(folder))
 
 
-def _scores_of(features: Features, split: SplitModel, batch_size: int) -> Callable[[], Scores]:
+def _scores_of(features: Features, split: SplitModel, batch_size: int, task: str) -> Callable[[], AnyScores]:
     """Scores the validation split by the head alone."""
     infer = _head_of(split)
 
@@ -317,7 +318,7 @@ def _scores_of(features: Features, split: SplitModel, batch_size: int) -> Callab
             values, labels = features.batch(slice(start, start + batch_size))
             yield values, labels, np.full(len(labels), b"")
 
-    return lambda: score(lambda values: infer(*values), feature_rows())
+    return lambda: SCORERS[task]([lambda values: infer(*values)], feature_rows())
 
 
 def _head_of(split: SplitModel) -> Callable[..., Tensor]:

@@ -24,8 +24,9 @@ from finetune.datasets.service_watch import watched
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.datasets.unlabelled_batches import picked_examples, reading_unlabelled, unlabelled_evaluation_batches
 from finetune.errors import UserError
-from finetune.evaluation.metrics import Scores
-from finetune.evaluation.scoring import inference_function, score
+from finetune.evaluation.multilabel_metrics import AnyScores
+from finetune.evaluation.scoring import SCORERS, Infer, inference_function
+from finetune.evaluation.side_by_side import in_turn
 from finetune.model.model import Outputs
 from finetune.model.out_of_memory import out_of_memory_told
 from finetune.progress import progress
@@ -179,13 +180,13 @@ class TrainingInputs:
 
     forward: Callable[[Any, Tensor], Outputs]
     batches: Callable[[int], Iterator[Any]]
-    validate: Callable[[], Scores] | None
+    validate: Callable[[], AnyScores] | None
     eval_split: str
     batch_size: int
     steps_per_call: int = 1
     num_views: int = 0
     features: tuple[str, ...] = ()
-    validate_plain: Callable[[], Scores] | None = None
+    validate_plain: Callable[[], AnyScores] | None = None
     cached: CachedFeatures | None = None
     mixed_batches: Callable[[MixedSteps], Iterator[Any]] | None = None
     unlabelled_logits: Callable[[], Array] | None = None
@@ -216,16 +217,16 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
     of_all_devices = _joiner(strategy)
     validate = validate_plain = None
     if dataset is not None or unlabelled is not None:
-        infer = inference_function(model)
+        infers = [inference_function(model, device) for device in _devices_of(strategy)]
     if dataset is not None:
         run = scorer(
-            infer, dataset, images.options, strategy, batch_size=images.batch_size, num_classes=model.num_classes
+            infers, dataset, images.options, strategy, batch_size=images.batch_size, num_classes=model.num_classes
         )
         rehearsal = evaluation_batches(dataset, images.options, batch_size=REHEARSAL_BATCH_SIZE)
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
         with reading(dataset, images.options.labels_offset):
             # What fails in a validation should do so before hours of training, not after.
-            score(infer, rehearsal.take(REHEARSAL_BATCHES))
+            SCORERS[dataset.task](infers, rehearsal.take(REHEARSAL_BATCHES))
     return TrainingInputs(
         forward=lambda batch, seed: model(batch, is_training=True, seed=seed),
         batches=batches,
@@ -236,8 +237,13 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         mixed_batches=None
         if unlabelled is None
         else lambda steps: identified(strategy.experimental_distribute_dataset(images.mixed_batches(steps))),
-        unlabelled_logits=None if unlabelled is None else lambda: _logits(unlabelled, images, infer),
+        unlabelled_logits=None if unlabelled is None else lambda: _logits(unlabelled, images, infers),
     )
+
+
+def _devices_of(strategy: Any) -> Sequence[str | None]:
+    """Devices of this process that have the variables each; None: one, which TensorFlow chooses."""
+    return strategy.extended.worker_devices if isinstance(strategy, tf.distribute.MirroredStrategy) else [None]
 
 
 def _joiner(strategy: Any) -> Callable[[Any], Array]:
@@ -269,23 +275,26 @@ def _kinds(steps: MixedSteps) -> Iterator[int]:
             yield from [0] * (steps.mixture.batch_size - number) + [1] * number
 
 
-def _logits(unlabelled: UnlabelledImages, images: TrainingImages, infer: Callable[[Tensor], Tensor]) -> Array:
+def _logits(unlabelled: UnlabelledImages, images: TrainingImages, infers: Sequence[Infer]) -> Array:
     batches = unlabelled_evaluation_batches(unlabelled, images.options, batch_size=images.batch_size)
     parts = []
-    with progress("Pseudo-labels", len(unlabelled.records)) as advance, reading_unlabelled(unlabelled):
-        for prepared, _ in batches:
-            with out_of_memory_told(images.batch_size):
-                parts.append(np.asarray(infer(prepared)))
+    with (
+        progress("Pseudo-labels", len(unlabelled.records)) as advance,
+        reading_unlabelled(unlabelled),
+        out_of_memory_told(images.batch_size),
+    ):
+        for _, logits in in_turn(infers, (prepared for prepared, _ in batches)):
+            parts.append(np.asarray(logits))
             advance(len(parts[-1]))
     return np.concatenate(parts)
 
 
-def validation(images: TrainingImages, state: TrainingState, run: Callable[[], Scores]) -> Callable[[], Scores]:
+def validation(images: TrainingImages, state: TrainingState, run: Callable[[], AnyScores]) -> Callable[[], AnyScores]:
     """With the moving averages where they are kept, for they are what will be used."""
     dataset = images.data.validation
     assert dataset is not None
 
-    def validate() -> Scores:
+    def validate() -> AnyScores:
         state.share_statistics()
         in_place = state.averages.in_place() if state.averages is not None else contextlib.nullcontext()
         with reading(dataset, images.options.labels_offset), in_place:
@@ -295,8 +304,8 @@ def validation(images: TrainingImages, state: TrainingState, run: Callable[[], S
 
 
 def plain_validation(
-    images: TrainingImages, state: TrainingState, run: Callable[[], Scores]
-) -> Callable[[], Scores] | None:
+    images: TrainingImages, state: TrainingState, run: Callable[[], AnyScores]
+) -> Callable[[], AnyScores] | None:
     """With the weights themselves, where moving averages are kept beside them; None where they aren't.
 
     It is told and never counts: what commands take of a run is one or the other for all of its checkpoints.
@@ -306,7 +315,7 @@ def plain_validation(
     if state.averages is None:
         return None
 
-    def validate() -> Scores:
+    def validate() -> AnyScores:
         with reading(dataset, images.options.labels_offset):
             return run()
 

@@ -1,4 +1,5 @@
-"""The loss of slim's trainer: cross-entropy, 0.4 of the auxiliary head's, and weight decay; beside it focal loss.
+"""The loss of slim's trainer: cross-entropy, 0.4 of the auxiliary head's, and weight decay; beside it focal loss, and
+that of several labels an image.
 
 Where images count for more or less than others, the loss of each is multiplied by its weight, and the sum divided by
 the number of images, as Keras does it, not by the sum of the weights, as PyTorch does. So the gradient of a batch is
@@ -68,6 +69,38 @@ class ClassificationLoss:
 
 
 @dataclasses.dataclass(frozen=True)
+class MultilabelLoss:
+    """The loss of logits where an image has any number of labels: sigmoid cross-entropy, the mean over the classes.
+
+    Attributes:
+        label_smoothing: Targets are moved by half of it from 1 and from 0, as Keras's BinaryCrossentropy has it.
+        positive_weights: How much an image that has a class counts for it, by class; empty: as much as one that
+            hasn't (`pos_weight` of PyTorch's BCEWithLogitsLoss).
+    """
+
+    label_smoothing: float = 0.0
+    positive_weights: Sequence[float] = ()
+
+    def __call__(
+        self, logits: Tensor, auxiliary_logits: Tensor | None, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """As that of `ClassificationLoss`; `labels` are 1 or 0 for each class, or of mixed images shares of such,
+        [B,num_classes].
+        """
+        loss = self._mean(logits, labels, weights)
+        if auxiliary_logits is not None:
+            loss += AUXILIARY_WEIGHT * self._mean(auxiliary_logits, labels, weights)
+        return loss
+
+    def _mean(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        targets = tf.cast(labels, tf.float32) * (1.0 - self.label_smoothing) + self.label_smoothing / 2
+        of_positives = tf.constant(self.positive_weights or [1.0], tf.float32)
+        losses = tf.nn.weighted_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32), of_positives)
+        of_images = tf.reduce_mean(losses, axis=-1)
+        return tf.reduce_mean(of_images if weights is None else weights * of_images)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingLoss:
     """What a step lessens.
 
@@ -79,6 +112,7 @@ class TrainingLoss:
         head: These kernels.
         focal_gamma: Of focal loss; None: cross-entropy.
         class_weights: How much images of each class count, by label; empty: all alike.
+        of_labels: The loss where an image has any number of labels; None: it has one.
     """
 
     label_smoothing: float = 0.0
@@ -88,16 +122,18 @@ class TrainingLoss:
     head: Sequence[Variable] = ()
     focal_gamma: float | None = None
     class_weights: Sequence[float] = ()
+    of_labels: MultilabelLoss | None = None
 
     def __call__(self, outputs: Outputs, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """A tensor [2]: the loss of labels, with the auxiliary head's part, and weight decay.
 
         Args:
             outputs: Of the network.
-            labels: Class ids [B]; of mixed images shares of classes [B,num_classes] that sum to 1.
+            labels: Class ids [B]; of mixed images shares of classes [B,num_classes] that sum to 1; of several labels an
+                image as `MultilabelLoss` takes them.
             weights: How much each image counts [B], as `weights_of` gives it; None: all alike.
         """
-        of_logits = ClassificationLoss(self.label_smoothing, self.focal_gamma)
+        of_logits = self.of_labels or ClassificationLoss(self.label_smoothing, self.focal_gamma)
         loss = of_logits(outputs.logits, outputs.auxiliary_logits, labels, weights)
         decay = weight_decay_loss(self.decayed, self.weight_decay)
         if self.head:

@@ -49,7 +49,8 @@ class Mixing:
 
         Args:
             images: Float [B,H,W,C], of two images or more.
-            labels: Class ids [B].
+            labels: Class ids [B]; where an image has any number of labels 1 or 0 for each class [B,num_classes], whose
+                shares then sum to anything.
             seed: Integers [2].
             weights: How much each image counts [B]; None: all alike.
         """
@@ -68,7 +69,7 @@ class Mixing:
         return MixedBatch(tf.ensure_shape(mixed, images.shape), *self._mixed_labels(labels, shares, weights))
 
     def _mixed_labels(self, labels: Tensor, shares: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        classes = tf.one_hot(labels, self.num_classes)
+        classes = tf.cast(labels, tf.float32) if labels.shape.rank == 2 else tf.one_hot(labels, self.num_classes)
         if weights is None:
             own = shares[:, tf.newaxis]
             return own * classes + (1.0 - own) * _next(classes), None

@@ -10,7 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from finetune.model.model import Model
-from finetune.training.losses import ClassificationLoss
+from finetune.training.losses import ClassificationLoss, MultilabelLoss
 from finetune.types import Tensor, Variable
 
 log = logging.getLogger("finetune")
@@ -87,7 +87,7 @@ def measure_step(
     Args:
         model: To be called as in training.
         trained: The variables whose gradients are computed.
-        batch: Images [B,H,W,C] and labels [B].
+        batch: Images [B,H,W,C] and labels, [B] or 1 or 0 for each class [B,num_classes].
         precision: Name of the type.
     """
     strategy = tf.distribute.get_strategy()
@@ -96,7 +96,8 @@ def measure_step(
 
     def replica_pass(images: Tensor, labels: Tensor) -> Tensor:
         outputs = model(images, is_training=True, seed=tf.zeros([3], tf.int32))
-        loss = ClassificationLoss()(outputs.logits, outputs.auxiliary_logits, labels)
+        of_logits = MultilabelLoss() if labels.shape.rank == 2 else ClassificationLoss()
+        loss = of_logits(outputs.logits, outputs.auxiliary_logits, labels)
         gradients = [gradient for gradient in tf.gradients(loss, trained) if gradient is not None]
         return tf.stack([loss, tf.add_n([tf.reduce_sum(tf.abs(gradient)) for gradient in gradients])])
 

@@ -15,7 +15,8 @@ A row of a recalibration of batch norm's statistics has `batch_norm_batches`, ov
 A row of a validation has `split`, `accuracy`, `top_5_accuracy`, `balanced_accuracy`, `macro_f1`, `num_examples`, and
 `loss`: cross-entropy alone. Where averages of weights are kept these are theirs, and `plain_accuracy`,
 `plain_balanced_accuracy`, `plain_macro_f1` and `plain_loss` those of the weights themselves. `is_extra` is true where
-it was made since the time was up.
+it was made since the time was up. Where an image has any number of labels the row has `mean_average_precision`,
+`micro_f1`, `macro_f1`, `exact_match`, `num_examples` and `loss`, which is sigmoid cross-entropy.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from finetune.evaluation.metrics import Scores
+from finetune.evaluation.multilabel_metrics import AnyScores
 from finetune.files.write_errors import naming
 from finetune.progress import SECONDS_BETWEEN_LINES, format_seconds
 from finetune.runs.run_folder import RunFolder
@@ -164,7 +165,7 @@ class RunLog:
             self._write_scalars("training", step, figures)
 
     def validation(
-        self, step: int, split: str, scores: Scores, plain: Scores | None = None, *, is_extra: bool = False
+        self, step: int, split: str, scores: AnyScores, plain: AnyScores | None = None, *, is_extra: bool = False
     ) -> None:
         """A line on a validation, and a second one on that of the plain weights.
 
@@ -176,24 +177,22 @@ class RunLog:
             is_extra: Whether it is outside of the schedule.
         """
         log.info(
-            "step %d  %s: accuracy %.4f  top-%d %.4f  loss %.4f without weight decay  (%d images)",
+            "step %d  %s: %s  loss %.4f without weight decay  (%d images)",
             step,
             split,
-            scores.accuracy,
-            min(5, scores.num_classes),
-            scores.top_5_accuracy,
+            scores.in_words(),
             scores.loss,
             scores.num_examples,
         )
         figures = {**scores.summary(), **scores.measures()}
         if plain is not None:
             log.info(
-                "step %d  %s, by the plain weights: accuracy %.4f  loss %.4f; %s, and the averages count",
+                "step %d  %s, by the plain weights: %s  loss %.4f; %s, and the averages count",
                 step,
                 split,
-                plain.accuracy,
+                plain.in_words(),
                 plain.loss,
-                "they are better" if _order(plain) > _order(scores) else "they are no better",
+                "they are better" if plain.order() > scores.order() else "they are no better",
             )
             figures |= {f"plain_{name}": value for name, value in plain.measures().items()}
         extra = {"is_extra": True} if is_extra else {}
@@ -238,7 +237,3 @@ class RunLog:
             for name, value in figures.items():
                 if value is not None:
                     tf.summary.scalar(f"{group}/{name}", value, step)
-
-
-def _order(scores: Scores) -> tuple[float, float]:
-    return scores.accuracy, -scores.loss

@@ -16,7 +16,7 @@ from finetune.preprocessing import Preprocessing, get_preprocessing
 from finetune.settings.augmentation import AugmentationSettings
 from finetune.settings.stage import StageSettings
 from finetune.settings.train import DataSettings
-from finetune.training.classes import match_to_run
+from finetune.training.classes import match_to_run, refuse_task_of_other_run
 
 log = logging.getLogger("finetune")
 
@@ -74,6 +74,8 @@ def find_data(
     Raises:
         UserError: There is no such split; the run that is resumed has other classes.
     """
+    if resumed is not None:
+        refuse_task_of_other_run(settings.task, resumed)
     preprocessing = find_preprocessing(settings, spec, augmentation)
     training = find_training_split(settings)
     validation = None
@@ -145,6 +147,7 @@ def _find_split(settings: DataSettings, split: str) -> Dataset:
         image_key=settings.image_key,
         label_key=settings.label_key,
         on_corrupt=settings.on_corrupt,
+        task=settings.task,
     )
 
 

@@ -61,7 +61,7 @@ class Features:
 
     Attributes:
         values: For each tensor of the frontier an array [N,...], in memory or mapped from a file, or rows of such.
-        labels: int64 [N].
+        labels: int64 [N]; where an image has any number of them uint8 [N,num_classes], 1 or 0 for each class.
         fingerprints: Of the images' records, int64 [N]; 0: not known.
         weights: How much the images count in training, float32 [N]; None: they have no weights.
     """
@@ -113,8 +113,8 @@ def compute_features(
 
     Args:
         trunk: From images [B,H,W,C] to the frontier's values.
-        batches: Images and labels [B], weights [B] where images have such, and what tells the images apart, int64
-            [B,3], or nothing; each image once.
+        batches: Images and labels, [B] or [B,num_classes], weights [B] where images have such, and what tells the
+            images apart, int64 [B,3], or nothing; each image once.
         num_images: How many there are.
         folder: Where the features are kept; None: in memory alone.
         key: Says all that the features depend on; others are not taken up.
@@ -253,13 +253,15 @@ def _rows(
 def _gathered(rows: Iterator[Features], num_images: int) -> Features:
     """In arrays of the final size from the first: parts put together at the end would need twice the memory."""
     values: tuple[Array, ...] = ()
-    labels, fingerprints = np.empty([2, num_images], np.int64)
-    weights = None
+    fingerprints = np.empty([num_images], np.int64)
+    labels = weights = None
     start = 0
     for some in rows:
         if not values:
             values = tuple(np.empty([num_images, *value.shape[1:]], value.dtype) for value in some.values)
+            labels = np.empty([num_images, *some.labels.shape[1:]], some.labels.dtype)
             weights = np.empty([num_images], np.float32) if some.weights is not None else None
+        assert labels is not None
         end = start + len(some.labels)
         labels[start:end] = some.labels
         fingerprints[start:end] = some.fingerprints
@@ -268,6 +270,7 @@ def _gathered(rows: Iterator[Features], num_images: int) -> Features:
         for value, row_value in zip(values, some.values, strict=True):
             value[start:end] = row_value
         start = end
+    assert labels is not None
     assert start == num_images, f"{start} of {num_images} images"
     return Features(values, labels, fingerprints, weights)
 
