@@ -61,6 +61,7 @@ from finetune.settings.evaluate import EvalSettings
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
     from finetune.datasets.decoding import ReadOptions
+    from finetune.evaluation.explainer import Explainer
     from finetune.model.checkpoint import Checkpoint
 
 EXIT_BELOW_ACCURACY = 3
@@ -242,6 +243,7 @@ class _Evaluator:
         self._infers = [
             with_outputs_in_order(inference_function(model, device), order) for device, model in copies.items()
         ]
+        self._explainer = self._make_explainer(settings.explain) if settings.explain is not None else None
 
     def restore(self, checkpoint: "Checkpoint") -> None:
         """Goes over to another checkpoint of the same network."""
@@ -317,7 +319,7 @@ class _Evaluator:
         )
         return result, chosen
 
-    def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages:
+    def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages | None:
         from finetune.commands.embeddings import similar_to_mistakes
         from finetune.embeddings.pooled_features import PooledFeatures
         from finetune.embeddings.training_images import FeatureNetwork
@@ -357,7 +359,13 @@ class _Evaluator:
             class_names=self.class_names,
             output_dir=output_dir,
             writes_logits=self._settings.write_logits,
+            explainer=self._explainer,
         )
+
+    def _make_explainer(self, method: str) -> "Explainer":
+        from finetune.evaluation.explainer import Explainer
+
+        return Explainer(self._models[0], method, self._read_options())
 
     def _keeps_logits(self) -> bool:
         """Whether they are few enough for curves and decisions: of a share, those of all together."""

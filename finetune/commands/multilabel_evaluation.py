@@ -22,6 +22,7 @@ def refuse_of_one_label(settings: EvalSettings) -> None:
         "--calibrate": settings.calibrate is not None,
         "--assert-accuracy-at-least": settings.assert_accuracy_at_least is not None,
         "--nearest": settings.nearest is not None,
+        "--explain": settings.explain is not None,
     }
     asked = [name for name, is_given in only_single_label.items() if is_given]
     if asked:

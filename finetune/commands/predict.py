@@ -35,7 +35,7 @@ from finetune.model.openvino_network import load_openvino
 from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.multilabel_writers import LABEL_WRITERS
-from finetune.prediction.writers import WRITERS, Prediction
+from finetune.prediction.writers import WRITERS, Asked, Prediction
 from finetune.progress import progress
 from finetune.remote.urls import named, with_urls
 from finetune.settings.predict import PredictSettings
@@ -84,12 +84,16 @@ def _restored(settings: PredictSettings) -> Classifier:
 
 
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
+    from finetune.prediction.heat_maps import HeatMaps
     from finetune.prediction.stream import classify
 
     if classifier.is_multilabel:
         _refuse_of_one_label(settings)
     wanted_by = "--features" if settings.features is not None else "--nearest" if settings.nearest is not None else None
     network = feature_network_of(classifier, wanted_by) if wanted_by is not None else None
+    heat_maps = None
+    if settings.explain is not None and settings.heat_map_dir is not None:
+        heat_maps = HeatMaps(classifier, settings.explain, settings.heat_map_dir, settings.top_k)
     predictions = classify(
         classifier,
         filenames,
@@ -100,6 +104,7 @@ def _classified(classifier: Classifier, filenames: Iterable[str], settings: Pred
         engine=settings.engine,
         features=network.pooled if network is not None else None,
         nearest=nearest_images(network, settings) if network is not None else None,
+        heat_maps=heat_maps,
     )
     if network is None or settings.features is None:
         return predictions
@@ -137,10 +142,15 @@ def _predictions_and_writer(
 ) -> tuple[Iterator[Prediction], Callable[[Iterable[Prediction], TextIO], None]]:
     """What the images show, and what writes it in the form that the network's task has."""
     write = WRITERS[output_format]
-    may_reject, num_nearest = settings.reject_below is not None, settings.nearest or 0
+    asked = Asked(
+        top_k=settings.top_k,
+        may_reject=settings.reject_below is not None,
+        num_nearest=settings.nearest or 0,
+        is_explained=settings.explain is not None,
+    )
 
     def write_guesses(predictions: Iterable[Prediction], file: TextIO) -> None:
-        write(predictions, file, settings.top_k, may_reject=may_reject, num_nearest=num_nearest)
+        write(predictions, file, asked)
 
     if settings.merge_shards is not None:
         return merged_predictions(settings, settings.merge_shards), write_guesses
@@ -160,6 +170,7 @@ def _refuse_of_one_label(settings: PredictSettings) -> None:
         "--reject-below": settings.reject_below is not None,
         "--features": settings.features is not None,
         "--nearest": settings.nearest is not None,
+        "--explain": settings.explain is not None,
     }
     asked = [name for name, is_given in given.items() if is_given]
     if asked:

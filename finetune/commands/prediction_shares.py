@@ -27,6 +27,7 @@ ROW_SHAPE = {
     "classes": MayLack([Number(int, at_least=0)]),
     "probabilities": MayLack([Number(float, at_least=0, at_most=1)]),
     "rejected": MayLack(bool),
+    "heatmaps": MayLack([str]),
     "error": MayLack(str),
     "changes": MayLack([str]),
 }
@@ -151,6 +152,8 @@ def _row_of(prediction: Prediction) -> dict[str, Any]:
     row["probabilities"] = [guess.probability for guess in prediction.guesses]
     if prediction.is_rejected:
         row["rejected"] = True
+    heatmaps = [guess.heatmap for guess in prediction.guesses if guess.heatmap is not None]
+    row |= {"heatmaps": heatmaps} if heatmaps else {}
     return {**row, "changes": prediction.changes} if prediction.changes else row
 
 
@@ -158,9 +161,11 @@ def _prediction_of(row: dict[str, Any], class_names: Sequence[str], found: Found
     if "error" in row:
         return Prediction(row["filename"], (), row["error"])
     classes, probabilities = row.get("classes", []), row.get("probabilities", [])
-    if not classes or len(classes) != len(probabilities) or max(classes) >= len(class_names):
+    heatmaps = row.get("heatmaps", [None] * len(classes))
+    if not classes or not len(classes) == len(probabilities) == len(heatmaps) or max(classes) >= len(class_names):
         raise UserError(f"{found.folder} has no guesses of {row['filename']} that could be.", mend)
-    guesses = (Guess(each, class_names[each], share) for each, share in zip(classes, probabilities, strict=True))
+    told = zip(classes, probabilities, heatmaps, strict=True)
+    guesses = (Guess(each, class_names[each], share, heatmap) for each, share, heatmap in told)
     return Prediction(
         row["filename"],
         tuple(guesses),

@@ -166,9 +166,14 @@ def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
     worst = worst_mistakes(scores)
     thumbnails = read_thumbnails(result.dataset, worst, THUMBNAIL_PIXELS)
     similar = _similar_images(result)
+    heat_maps: dict[int, list[bytes]] = {}
+    if result.explainer is not None:
+        classes = {each: (scores.predictions[each], scores.labels[each]) for each in worst}
+        heat_maps = result.explainer.overlays(result.dataset, classes, THUMBNAIL_PIXELS)
     return [
         {
             "image": data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "heat_maps": [data_uri(heat_map, "jpeg") for heat_map in heat_maps.get(position, [])],
             "filename": scores.filenames[position],
             "label": result.class_names[scores.labels[position]],
             "label_probability": scores.label_probabilities[position],

@@ -1,7 +1,7 @@
-"""Small copies of a split's images, read from its records."""
+"""Images of a split, read from its records, and small copies of them."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -25,13 +25,25 @@ def read_thumbnails(dataset: Dataset, positions: Iterable[int], size_pixels: int
         The bytes by position. Images that Pillow can't read are left out.
     """
     thumbnails = {}
-    for position, serialized in read_records(dataset, sorted(positions)):
-        encoded = parse_record(serialized, dataset.schema).encoded.numpy()
+    for position, encoded in read_encoded(dataset, positions):
         try:
             thumbnails[position] = thumbnail(encoded, size_pixels)
         except OSError:
             continue
     return thumbnails
+
+
+def read_encoded(dataset: Dataset, positions: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """The image files of some records, each with its position, in order; `positions` as of `read_thumbnails`."""
+    for position, serialized in read_records(dataset, sorted(positions)):
+        yield position, parse_record(serialized, dataset.schema).encoded.numpy()
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    """The bytes of a JPEG file as small as the report's are."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 def read_records(dataset: Dataset, positions: Sequence[int]) -> Iterable[tuple[int, bytes]]:
@@ -56,6 +68,4 @@ def thumbnail(encoded: bytes, size_pixels: int) -> bytes:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     image.thumbnail((size_pixels, size_pixels))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
+    return as_jpeg(image)

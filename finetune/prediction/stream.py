@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.decoding import BAD_DATA_ERRORS
+from finetune.datasets.decoding import BAD_DATA_ERRORS, decode_image
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
 from finetune.embeddings.neighbours import NearestImages
 from finetune.embeddings.pooled_features import PooledFeatures
@@ -18,10 +18,12 @@ from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.multilabel_metrics import sigmoid
 from finetune.evaluation.side_by_side import in_turn
+from finetune.explanation.overlays import ShownPicture
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.engines import Infer, inference_by
+from finetune.prediction.heat_maps import HeatMaps
 from finetune.prediction.writers import Guess, Prediction
-from finetune.types import Array
+from finetune.types import Array, Tensor
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -45,6 +47,7 @@ class _LoadedImage(NamedTuple):
     image: Array | None
     error: str | None
     changes: tuple[str, ...] = ()
+    shown: ShownPicture | None = None
 
 
 def classify(
@@ -58,6 +61,7 @@ def classify(
     engine: str = "tensorflow",
     features: PooledFeatures | None = None,
     nearest: NearestImages | None = None,
+    heat_maps: HeatMaps | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -71,18 +75,19 @@ def classify(
         engine: What computes the logits.
         features: Of the classifier's network, which then are part of the predictions.
         nearest: By features, finds similar images.
+        heat_maps: Of the same classifier, for as many guesses; None: no pictures are made.
 
     Yields:
         A prediction for each file, in their order.
 
     Raises:
         NotFiniteError: The network's logits are not finite.
-        UserError: As `inference_by`.
+        UserError: As `inference_by`; a picture can't be written.
     """
     passes = [features] if features is not None else _passes(classifier, engine)
-    images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
+    images = _map_in_order(_image_loader(classifier, heat_maps), filenames, num_threads, num_ahead=batch_size)
     for batch, outcome in in_turn([_of_batch(each) for each in passes], _batches(images, batch_size)):
-        yield from _predictions(batch, outcome, classifier, top_k, reject_below, nearest)
+        yield from _predictions(batch, outcome, classifier, top_k, reject_below, nearest, heat_maps)
 
 
 def _passes(classifier: Classifier, engine: str) -> list[_Pass]:
@@ -94,8 +99,12 @@ def _passes(classifier: Classifier, engine: str) -> list[_Pass]:
     return [without_features(inference_by(engine, model, device)) for device, model in classifier.copies.items()]
 
 
-def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
-    function = tf.function(classifier.prepare, autograph=False)
+def _image_loader(classifier: Classifier, heat_maps: HeatMaps | None) -> Callable[[str], _LoadedImage]:
+    def decode_and_prepare(encoded: Tensor) -> tuple[Tensor, Tensor]:
+        decoded = decode_image(encoded, classifier.model.channels)
+        return decoded, classifier.prepare_pixels(decoded)
+
+    function = tf.function(decode_and_prepare, autograph=False)
     # Traced here, once: threads that call a new function at the same time would each trace it.
     prepare = function.get_concrete_function(tf.TensorSpec([], tf.string))
 
@@ -103,8 +112,9 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
         try:
             rules = classifier.image_rules
             image = prepare_image(read_image_file(Path(filename), rules), rules)
-            pixels = prepare(tf.constant(image.encoded)).numpy()
-            return _LoadedImage(filename, pixels, None, image.changes)
+            decoded, pixels = prepare(tf.constant(image.encoded))
+            shown = None if heat_maps is None else heat_maps.shown(decoded)
+            return _LoadedImage(filename, pixels.numpy(), None, image.changes, shown)
         except BrokenImageError as error:
             reason = " ".join(str(error).split())
         except (MemoryError, tf.errors.ResourceExhaustedError):
@@ -133,11 +143,14 @@ def _predictions(
     top_k: int,
     reject_below: float | None,
     nearest: NearestImages | None,
+    heat_maps: HeatMaps | None,
 ) -> Iterator[Prediction]:
     logits, features = outcome if outcome is not None else (None, None)
     guesses: Iterator[_Guesses] = iter(())
     if logits is not None:
         guesses = _guess_labels(logits, classifier) if classifier.is_multilabel else _guess(logits, classifier, top_k)
+    if logits is not None and heat_maps is not None:
+        guesses = _explained(batch, list(guesses), heat_maps)
     similar = iter(nearest.of(features) if nearest is not None and features is not None else ())
     of_images = iter(features if features is not None else ())
     for loaded in batch:
@@ -154,6 +167,15 @@ def _predictions(
                 neighbours=next(similar, ()),
                 all_classes=guess.all_classes,
             )
+
+
+def _explained(batch: list[_LoadedImage], guesses: list[_Guesses], heat_maps: HeatMaps) -> Iterator[_Guesses]:
+    """The guesses with their pictures, which are written."""
+    images = np.stack([loaded.image for loaded in batch if loaded.image is not None])
+    pictures = [(loaded.filename, loaded.shown) for loaded in batch if loaded.shown is not None]
+    explained = heat_maps.explained(images, [each.guesses for each in guesses], pictures)
+    for each, with_pictures in zip(guesses, explained, strict=True):
+        yield each._replace(guesses=with_pictures)
 
 
 def _guess_labels(logits: Array, classifier: Classifier) -> Iterator[_Guesses]:

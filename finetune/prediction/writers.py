@@ -6,8 +6,8 @@ Predictions are written one by one as they come, so that a million of them need 
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol, TextIO
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TextIO
 
 from finetune.evaluation.similar_images import Neighbour
 from finetune.files.csv_cells import cells_of
@@ -16,13 +16,21 @@ from finetune.types import Array
 
 DONT_KNOW = "don't know"
 
+# Of each guess, in CSV.
+GUESS_COLUMNS = ("prediction", "prediction_name", "probability")
+HEAT_MAP_COLUMN = "heatmap"
+
 
 class Guess(NamedTuple):
-    """A class that an image may be of, with its probability, 0 to 1, of the softmax or its own sigmoid."""
+    """A class that an image may be of, its probability, 0 to 1, of the softmax or of its own sigmoid, and a picture.
+
+    Where it was asked for: the path of one of what spoke for the class.
+    """
 
     class_id: int
     name: str
     probability: float
+    heatmap: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,55 +60,72 @@ class Prediction:
     all_classes: tuple[Guess, ...] = ()
 
 
-def write_csv(
-    predictions: Iterable[Prediction], file: TextIO, top_k: int, *, may_reject: bool = False, num_nearest: int = 0
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What predictions hold.
+
+    Attributes:
+        top_k: Up to so many guesses.
+        may_reject: Whether some may be rejected.
+        num_nearest: Up to so many similar images.
+        is_explained: Whether guesses have pictures of what spoke for them.
+    """
+
+    top_k: int = 1
+    may_reject: bool = False
+    num_nearest: int = 0
+    is_explained: bool = False
+
+
+def write_csv(predictions: Iterable[Prediction], file: TextIO, asked: Asked) -> None:
     """A row for each file: its name, id, name and probability of each guess, and the error where there is one.
 
-    Where files may be rejected, `rejected` says which are: `yes` or `no`. Of these the ids and names are empty. Behind
-    all that name, class and similarity of so many similar images.
+    Where guesses are explained, the path of each one's picture as well. Where files may be rejected, `rejected` says
+    which are: `yes` or `no`. Of these the ids and names are empty. Behind all that come similar images: name, class and
+    similarity of each.
     """
-    columns = ("prediction", "prediction_name", "probability")
-    suffixes = ["" if rank == 1 else f"_{rank}" for rank in range(1, top_k + 1)]
+    columns = (*GUESS_COLUMNS, *((HEAT_MAP_COLUMN,) if asked.is_explained else ()))
+    suffixes = ["" if rank == 1 else f"_{rank}" for rank in range(1, asked.top_k + 1)]
     writer = csv.writer(file, lineterminator="\n")
-    rejected_column = ["rejected"] if may_reject else []
-    nearest = [f"nearest_{what}{rank}" for rank in range(1, num_nearest + 1) for what in ("", "label_", "similarity_")]
     of_guesses = [column + suffix for suffix in suffixes for column in columns]
+    rejected_column = ["rejected"] if asked.may_reject else []
+    ranks = range(1, asked.num_nearest + 1)
+    nearest = [f"nearest_{what}{rank}" for rank in ranks for what in ("", "label_", "similarity_")]
     writer.writerow(["filename", *of_guesses, *rejected_column, "error", *nearest])
     for prediction in predictions:
-        cells = [cell for guess in prediction.guesses for cell in _cells(guess, is_rejected=prediction.is_rejected)]
-        blanks = [""] * (len(columns) * top_k - len(cells))
-        rejected = [_rejected_cell(prediction)] if may_reject else []
+        cells = [
+            cell
+            for guess in prediction.guesses
+            for cell in _cells(guess, is_rejected=prediction.is_rejected)[: len(columns)]
+        ]
+        blanks = [""] * (len(of_guesses) - len(cells))
+        rejected = [_rejected_cell(prediction)] if asked.may_reject else []
         near = [cell for found in prediction.neighbours for cell in (*found[:2], f"{found.similarity:.6f}")]
         near += [""] * (len(nearest) - len(near))
         writer.writerow(cells_of([prediction.filename, *cells, *blanks, *rejected, prediction.error or "", *near]))
 
 
-def write_json(
-    predictions: Iterable[Prediction], file: TextIO, top_k: int, *, may_reject: bool = False, num_nearest: int = 0
-) -> None:
+def write_json(predictions: Iterable[Prediction], file: TextIO, asked: Asked) -> None:
     """A list with an object for each file: `filename`, and `guesses` (`class`, `name`, `probability`) or `error`.
 
-    Where files may be rejected, `rejected` says which are: true or false. The guesses of these are called `candidates`.
-    Where similar images were asked for `nearest`, too: of each `filename`, `label` and `similarity`.
+    Where guesses are explained they have a `heatmap`, too. Where files may be rejected, `rejected` says which are: true
+    or false. The guesses of these are called `candidates`. Where similar images were asked for `nearest`, too: of each
+    `filename`, `label` and `similarity`.
     """
-    del top_k, num_nearest  # The predictions say how many they are.
     separator = "[\n"
     for prediction in predictions:
-        file.write(f"{separator} {json.dumps(_as_object(prediction, may_reject=may_reject))}")
+        file.write(f"{separator} {json.dumps(_as_object(prediction, may_reject=asked.may_reject))}")
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def write_lines(
-    predictions: Iterable[Prediction], file: TextIO, top_k: int, *, may_reject: bool = False, num_nearest: int = 0
-) -> None:
+def write_lines(predictions: Iterable[Prediction], file: TextIO, asked: Asked) -> None:
     """A line for each file: its name and, behind tabs, class and probability of each guess, or the error.
 
     A name's own line breaks and tabs are written as escapes. Before the guesses of a rejected file stands `don't know`.
     Behind them each similar image: "like", similarity, class and name.
     """
-    del top_k, may_reject, num_nearest
+    del asked  # The predictions have what is told.
     for prediction in predictions:
         guesses = [f"{guess.name} {guess.probability:.4f}" for guess in prediction.guesses]
         rejected = [DONT_KNOW] if prediction.is_rejected else []
@@ -112,30 +137,16 @@ def write_lines(
         file.write("\t".join(cells) + "\n")
 
 
-class Writer(Protocol):
-    """Writes predictions with up to `top_k` guesses, some of which may be rejected, and so many similar images."""
-
-    def __call__(
-        self,
-        predictions: Iterable[Prediction],
-        file: TextIO,
-        top_k: int,
-        *,
-        may_reject: bool = False,
-        num_nearest: int = 0,
-    ) -> None: ...
-
-
-WRITERS: dict[str, Writer] = {
+WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, Asked], None]] = {
     "csv": write_csv,
     "json": write_json,
     "lines": write_lines,
 }
 
 
-def _cells(guess: Guess, *, is_rejected: bool) -> tuple[int | str, str, str]:
-    probability = f"{guess.probability:.9g}"
-    return ("", "", probability) if is_rejected else (guess.class_id, guess.name, probability)
+def _cells(guess: Guess, *, is_rejected: bool) -> tuple[int | str, str, str, str]:
+    probability, heatmap = f"{guess.probability:.9g}", guess.heatmap or ""
+    return ("", "", probability, heatmap) if is_rejected else (guess.class_id, guess.name, probability, heatmap)
 
 
 def _rejected_cell(prediction: Prediction) -> str:
@@ -147,9 +158,7 @@ def _rejected_cell(prediction: Prediction) -> str:
 def _as_object(prediction: Prediction, *, may_reject: bool) -> dict[str, object]:
     if prediction.error is not None:
         return {"filename": prediction.filename, "error": prediction.error}
-    guesses = [
-        {"class": guess.class_id, "name": guess.name, "probability": guess.probability} for guess in prediction.guesses
-    ]
+    guesses = [_guess_as_object(guess) for guess in prediction.guesses]
     nearest = [
         {"filename": found.filename, "label": found.label, "similarity": round(found.similarity, 6)}
         for found in prediction.neighbours
@@ -159,3 +168,8 @@ def _as_object(prediction: Prediction, *, may_reject: bool) -> dict[str, object]
         return {"filename": prediction.filename, "guesses": guesses, **similar}
     key = "candidates" if prediction.is_rejected else "guesses"
     return {"filename": prediction.filename, "rejected": prediction.is_rejected, key: guesses, **similar}
+
+
+def _guess_as_object(guess: Guess) -> dict[str, object]:
+    told = {"class": guess.class_id, "name": guess.name, "probability": guess.probability}
+    return told if guess.heatmap is None else {**told, HEAT_MAP_COLUMN: guess.heatmap}

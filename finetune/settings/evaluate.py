@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.settings.choices import (
+    EXPLANATIONS,
     MATCH_LABELS_HELP,
     MOST_IMAGE_SIZE,
     ON_CORRUPT,
@@ -103,6 +104,9 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
     nearest: int | None = flag(
         None, above=0, metavar="K", help="in the report, beside each mistake the K most similar training images"
     )
+    explain: str | None = flag(
+        None, choices=EXPLANATIONS, help="show in the report what of an image spoke for the class it was mistaken for"
+    )
     write_logits: bool = flag(False, help="put every logit into predictions.csv")
     assert_accuracy_at_least: float | None = flag(
         None, at_least=0, at_most=1, metavar="SHARE", help="exit with status 3 below this accuracy"
@@ -120,6 +124,8 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         if not self.checkpoint:
             raise UserError("--checkpoint names nothing.", "Give a run's folder or a checkpoint, or leave it out.")
         self._refuse_contradictions()
+        if self.explain is not None:
+            self._refuse_explaining_nothing()
 
     def _refuse_contradictions(self) -> None:
         """Each of these says what is evaluated; two of them would say it twice."""
@@ -171,4 +177,19 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
                 raise UserError(
                     f"--nearest and {name} don't go together: similar images stand in the report of one evaluation.",
                     "Leave one of them out.",
+                )
+
+    def _refuse_explaining_nothing(self) -> None:
+        without_mistakes = {
+            "--no-report": not self.report,
+            "--compare": bool(self.compare),
+            "--shard": self.shard is not None,
+            "--merge-shards": self.merge_shards is not None,
+        }
+        for name, is_given in without_mistakes.items():
+            if is_given:
+                raise UserError(
+                    f"--explain and {name} don't go together: the mistakes of a report are explained, by the network "
+                    "that made them.",
+                    "Leave one out.",
                 )

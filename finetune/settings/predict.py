@@ -8,6 +8,7 @@ from finetune.errors import UserError
 from finetune.settings.choices import (
     DEFAULT_MAX_MEGAPIXELS,
     ENGINES,
+    EXPLANATIONS,
     FEATURE_SUFFIXES,
     MOST_MEGAPIXELS,
     PRECISIONS,
@@ -56,6 +57,14 @@ class PredictSettings(ClassifierSettings, ShareSettings, PassSettings):
         metavar="FILE.npz",
         help="with --nearest: look among these --features; not given: the training images of the checkpoint's run",
     )
+    explain: str | None = flag(
+        None,
+        choices=EXPLANATIONS,
+        help="write a picture of each image that shows what spoke for its class",
+    )
+    explain_dir: Path | None = flag(
+        None, access="write", metavar="DIR", help="where these go; not given: FILE_heatmaps beside the output"
+    )
     max_megapixels: float = flag(
         DEFAULT_MAX_MEGAPIXELS, above=0, at_most=MOST_MEGAPIXELS, metavar="N", help="larger images get an error row"
     )
@@ -79,7 +88,20 @@ class PredictSettings(ClassifierSettings, ShareSettings, PassSettings):
         if self.output is None and (self.shard is not None or self.merge_shards is not None):
             flag = "--shard" if self.shard is not None else "--merge-shards"
             raise UserError(f"{flag} needs --output: shares are kept beside it.", "Give --output predictions.csv")
+        if self.explain is None and self.explain_dir is not None:
+            raise UserError("--explain-dir: nothing is explained.", f"Give --explain {' or '.join(EXPLANATIONS)}, too.")
+        if self.explain is not None and self.heat_map_dir is None:
+            raise UserError("--explain: there is no place for the pictures.", "Give --explain-dir, or --output.")
         self._check_features()
+
+    @property
+    def heat_map_dir(self) -> Path | None:
+        """Where the pictures go that `explain` asks for; None: it asks for none, or there is no place for them."""
+        if self.explain is None:
+            return None
+        if self.explain_dir is not None or self.output is None:
+            return self.explain_dir
+        return self.output.with_name(f"{self.output.stem}_heatmaps")
 
     def _check_features(self) -> None:
         if self.features is not None and self.features.suffix.lower() not in FEATURE_SUFFIXES:
