@@ -1,6 +1,7 @@
 """Decisions: curves, thresholds, temperature, and "don't know", beside scikit-learn's figures of predictions.csv."""
 
 import csv
+import io
 import json
 import shutil
 
@@ -36,6 +37,7 @@ from finetune.evaluation.temperature import fit_temperature
 from finetune.exports.keras_temperature import divide_logits
 from finetune.model.checkpoint import Checkpoint, write_checkpoint
 from finetune.prediction.classifier import restore_classifier
+from finetune.prediction.writers import WRITERS
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.predict import PredictSettings
 
@@ -274,8 +276,8 @@ def test_predictions_and_exports_use_both(fresh, tmp_path):
     described = json.loads((tmp_path / "served" / "export.json").read_text())
     assert described["temperature"] == kept["temperature"]
     assert described["threshold"] == kept["threshold"]
-    for file_format in ("tflite", "onnx"):  # Which measure themselves beside the calibrated network.
-        assert export.main([*words, f"--output-dir={tmp_path / file_format}", f"--format={file_format}"]) == 0
+    # TensorFlow Lite, as all formats, is measured beside the calibrated network.
+    assert export.main([*words, f"--output-dir={tmp_path / 'lite'}", "--format=tflite", "--max-num-batches=1"]) == 0
     plain = run_predict(run, data, tmp_path / "plain.json", "--threshold=none", "--calibrate=none")
     assert [row["guesses"][0]["class"] for row in plain] == expected.argmax(axis=1).tolist()
     assert plain[0]["guesses"][0]["probability"] > expected[0].max()
@@ -306,23 +308,30 @@ def test_what_was_chosen_for_images_prepared_otherwise_is_not_used(fresh, capsys
     assert "was chosen for tta none (here flip): it is not used" in capsys.readouterr().err
 
 
-def test_dont_know(fresh, tmp_path):
+def test_dont_know(fresh):
     run, data = fresh(3)
-    run_eval(run, data, "--calibrate=temperature")
-    guesses = run_predict(run, data, tmp_path / "all.json", "--top-k=2")
-    highest = np.array([row["guesses"][0]["probability"] for row in guesses])
-    words = ["--top-k=2", f"--reject-below={float(np.median(highest))!r}"]
-    is_rejected = (highest < np.median(highest)).tolist()
-    assert 0 < sum(is_rejected) < len(highest)
-    rows = run_predict(run, data, tmp_path / "some.csv", *words)
-    assert [row["rejected"] for row in rows] == ["yes" if each else "no" for each in is_rejected]
-    assert [row["prediction"] == row["prediction_name_2"] == "" for row in rows] == is_rejected
-    assert all(row["probability"] and row["probability_2"] for row in rows)
-    rows = run_predict(run, data, tmp_path / "some.json", *words)
-    assert [row["rejected"] for row in rows] == ["candidates" in row for row in rows] == is_rejected
-    assert [row.get("candidates") or row["guesses"] for row in rows] == [row["guesses"] for row in guesses]
-    assert predict.main([f"--checkpoint={run}", f"--output={tmp_path / 'some.txt'}", *words, str(data / "images")]) == 0
-    assert "\tdon't know\t" in (tmp_path / "some.txt").read_text()
+    _, rows = run_eval(run, data, "--calibrate=temperature")
+    least = float(np.median(column(rows, "probability")))
+    images = (str(data / "images" / "validation_*.jpg"),)
+    settings = PredictSettings(checkpoint=run, images=images, top_k=2, reject_below=least + 1e-6)
+    predictions = list(predict.predict(settings))
+    is_rejected = (column(rows, "probability") < least + 1e-6).tolist()
+    assert [each.is_rejected for each in predictions] == is_rejected
+    assert 0 < sum(is_rejected) < len(is_rejected)
+    table = list(csv.DictReader(io.StringIO(written("csv", predictions))))
+    assert [row["rejected"] for row in table] == ["yes" if each else "no" for each in is_rejected]
+    assert [row["prediction"] == row["prediction_name_2"] == "" for row in table] == is_rejected
+    assert all(row["probability"] and row["probability_2"] for row in table)
+    objects = json.loads(written("json", predictions))
+    assert [row["rejected"] for row in objects] == ["candidates" in row for row in objects] == is_rejected
+    assert all(len(row.get("candidates") or row["guesses"]) == 2 for row in objects)
+    assert ["\tdon't know\t" in line for line in written("lines", predictions).splitlines()] == is_rejected
+
+
+def written(file_format, predictions):
+    file = io.StringIO()
+    WRITERS[file_format](predictions, file, 2, may_reject=True)
+    return file.getvalue()
 
 
 def test_accuracy_over_coverage(fresh):
