@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "finetune-predict") -> i
 def predict(settings: PredictSettings) -> Iterator[Prediction]:
     """Predicts the classes of image files, in their order, as they are asked for. `format` is not used.
 
+    With `settings.explain` a picture of each guess has been written when its prediction is handed out.
+
     With `settings.shard` the images are those of the share; with `settings.merge_shards` the predictions are those that
     the command has kept of the shares, beside `output`, which is not used otherwise.
 

@@ -1,8 +1,9 @@
 """Heat maps of predictions: a picture for each guess that shows what of the image spoke for its class."""
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,8 @@ class HeatMaps:
         self._maps = ClassActivationMaps(classifier.model, method, min(num_guesses, classifier.model.num_classes))
         self._steps = classifier.preprocessing.evaluation_steps(size, size, channels)
         self._folder = folder
-        try:
+        with _place_told(folder):
             make_writable(folder)
-        except OSError as error:
-            raise UserError(
-                f"--explain-dir: {folder} can't be written: {error.strerror}.", "Give another --explain-dir."
-            ) from error
 
     def shown(self, pixels: Tensor) -> ShownPicture:
         """What is kept of a decoded image, uint8 [H,W,C], until it is explained."""
@@ -68,11 +65,10 @@ class HeatMaps:
             UserError: A picture can't be written.
         """
         maps = self._maps(images, np.array([[guess.class_id for guess in of_image] for of_image in guesses]))
-        with write_errors_told():
-            return [
-                self._explained(of_image, of_maps, *picture)
-                for of_image, of_maps, picture in zip(guesses, maps, pictures, strict=True)
-            ]
+        return [
+            self._explained(of_image, of_maps, *picture)
+            for of_image, of_maps, picture in zip(guesses, maps, pictures, strict=True)
+        ]
 
     def _explained(
         self, guesses: tuple[Guess, ...], maps: Array, filename: str, shown: ShownPicture
@@ -80,9 +76,21 @@ class HeatMaps:
         explained = []
         for rank, (guess, activation) in enumerate(zip(guesses, maps, strict=True), start=1):
             path = self._folder / heat_map_name(named(filename), rank)
-            write_bytes(path, as_png(overlay(shown, activation)))
+            with _place_told(path):
+                write_bytes(path, as_png(overlay(shown, activation)))
             explained.append(guess._replace(heatmap=named(str(path))))
         return tuple(explained)
+
+
+@contextlib.contextmanager
+def _place_told(path: Path) -> Iterator[None]:
+    """Makes of an error that a place can't be written a line that names it and the flag."""
+    try:
+        with write_errors_told():
+            yield
+    except OSError as error:
+        message = f"--explain-dir: {path} can't be written: {error.strerror}."
+        raise UserError(message, "Give another --explain-dir.") from error
 
 
 def heat_map_name(filename: str, rank: int) -> str:
