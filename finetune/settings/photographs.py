@@ -44,8 +44,8 @@ class PhotographSettings(CommandSettings):
         None,
         metavar="REGEX|COLUMN",
         is_recorded=False,
-        help="keep those of PHOTOS in one split and one fold that are of one patient, plant or day, as finetune-convert "
-        "does: column:patient of a table, or regex:^(p[0-9]+)_",
+        help="keep those of PHOTOS in one split and one fold that are of one patient, plant or day, as "
+        "finetune-convert does: column:patient of a table, or regex:^(p[0-9]+)_",
     )
 
     def __post_init__(self) -> None:
