@@ -49,6 +49,7 @@ from finetune.prediction.find_images import find_images
 from finetune.published.archives import unpack
 from finetune.published.cifar10_mnist import write_mnist
 from finetune.published.http_download import download
+from finetune.runs.decision_file import Scorer, read_decision
 from finetune.runs.provenance import read_provenance
 from finetune.runs.run_folder import RunFolder, image_rules_of_run
 from finetune.runs.stage_record import read_stage_records
@@ -511,12 +512,27 @@ DATASET = {
     },
     "images": {"background": "white", "sample_bits": None},
 }
+CHOSEN_ON = {"split": "validation", "data_sha256": "0", "num_images": 3}
+DECISION = {
+    "checkpoint": "model.ckpt-1",
+    "step": 1,
+    "weights_sha256": "0",
+    "classes": ["a", "b"],
+    "scored_with": {"tta": "none"},
+    "temperature": {"value": 1.5, "chosen_on": CHOSEN_ON},
+    "threshold": {"value": 0.5, "positive_class": "b", "rule": "recall>=0.9", "chosen_on": CHOSEN_ON},
+}
+SCORER = Scorer("model.ckpt-1", 1, "0", ("a", "b"), {"tta": "none"})
 PLAN = {"variables": [{"name": "a", "shape": [3], "source": None, "is_trained": True, "is_statistic": False}]}
 
 TARGETS = {
     "best.json": Target(
         changed_json({"checkpoint": "model.ckpt-1", "step": 1, "accuracy": 0.5, "loss": 1.0, "macro_f1": 0.5}),
         of_file("best.json", _read_best_file),
+    ),
+    "decision.json": Target(
+        changed_json(DECISION),
+        of_file("decision.json", lambda folder: read_decision(folder, lambda: SCORER)),
     ),
     "images.json": Target(
         changed_json({"background": "#ff8000", "sample_bits": 12}), of_file("images.json", image_rules_of_run)

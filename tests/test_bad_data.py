@@ -457,15 +457,15 @@ def test_names_that_no_file_has(tmp_path, name):
 
 
 def test_line_breaks_in_names_stay_in_their_row(tmp_path):
-    from finetune.prediction.writers import Prediction, write_csv, write_lines
+    from finetune.prediction.writers import Asked, Prediction, write_csv, write_lines
 
     predictions = [Prediction("a\nb\t.jpg", (), "no image"), Prediction("c.jpg", (), "no image")]
     with (tmp_path / "lines").open("w+", newline="") as file:
-        write_lines(predictions, file, 1)
+        write_lines(predictions, file, Asked())
         file.seek(0)
         assert file.read().splitlines() == ["a\\nb\\t.jpg\terror: no image", "c.jpg\terror: no image"]
     with (tmp_path / "csv").open("w+", newline="") as file:
-        write_csv(predictions, file, 1)
+        write_csv(predictions, file, Asked())
         file.seek(0)
         assert [row["filename"] for row in csv.DictReader(file)] == ["a\nb\t.jpg", "c.jpg"]
 

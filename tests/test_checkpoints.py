@@ -140,7 +140,13 @@ def write_other_file(path):
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     else:
         path.write_bytes(
-            {"tflite": b"\x1c\x00\x00\x00TFL3", "pb": b"\n\x05\n\x01a", "onnx": b"\x08\x08"}[kind] + bytes(9)
+            {
+                "tflite": b"\x1c\x00\x00\x00TFL3",
+                "pb": b"\n\x05\n\x01a",
+                "onnx": b"\x08\x08",
+                "xml": b'<?xml version="1.0"?>\n<net name="a" version="11">',
+            }[kind]
+            + bytes(9)
         )
 
 
@@ -160,6 +166,7 @@ def write_other_file(path):
         ("w.pt", ["a PyTorch file", "can't be read"]),
         ("w.safetensors", ["safetensors", "can't be read"]),
         ("w.onnx", ["ONNX", "can't be read"]),
+        ("w.xml", ["an OpenVINO file", "can't be read"]),
         # Told by what is in them.
         ("w.h5~renamed", ["a Keras file", "finetune-import"]),
         ("w.tflite~renamed", ["a TensorFlow Lite file"]),

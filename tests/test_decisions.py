@@ -8,22 +8,35 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import tensorflow as tf
+from eval_results import make_result, random_scores
 from image_files import encode, picture
 from tiny_runs import write_run
 
 from finetune.commands import evaluate, export, predict
+from finetune.commands.decisions import decided
 from finetune.datasets.description import write_labels
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
 from finetune.errors import UserError
 from finetune.evaluation.class_areas import ClassProbabilities, class_areas
 from finetune.evaluation.coverage import coverage_of
+from finetune.evaluation.decision_report import (
+    COVERAGE_PLOT,
+    PRECISION_RECALL_PLOT,
+    ROC_PLOT,
+    UNCALIBRATED_PLOT,
+    decision_content,
+)
 from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax, score_batch
+from finetune.evaluation.report import write_report
+from finetune.evaluation.result_files import metrics
 from finetune.evaluation.scoring import inference_function
 from finetune.evaluation.temperature import fit_temperature
+from finetune.exports.keras_temperature import divide_logits
 from finetune.model.checkpoint import Checkpoint, write_checkpoint
 from finetune.prediction.classifier import restore_classifier
+from finetune.settings.evaluate import EvalSettings
 from finetune.settings.predict import PredictSettings
 
 TWO, THREE = ("benign", "malignant"), ("blue", "green", "red")
@@ -127,46 +140,46 @@ def read_csv(path):
 
 
 def test_areas_of_two_classes_are_scikit_learns(fresh):
-    metrics, rows = run_eval(*fresh(2))
+    figures, rows = run_eval(*fresh(2))
     scores, is_positive = positive_probabilities(rows), column(rows, "label", int) == 1
-    assert metrics["curves_of"] == "malignant"
-    assert metrics["roc_auc"] == pytest.approx(sklearn.metrics.roc_auc_score(is_positive, scores), abs=1e-9)
+    assert figures["curves_of"] == "malignant"
+    assert figures["roc_auc"] == pytest.approx(sklearn.metrics.roc_auc_score(is_positive, scores), abs=1e-9)
     expected = sklearn.metrics.average_precision_score(is_positive, scores)
-    assert metrics["average_precision"] == pytest.approx(expected, abs=1e-9)
-    low, high = metrics["roc_auc_interval_95"]
-    assert low < metrics["roc_auc"] < high
+    assert figures["average_precision"] == pytest.approx(expected, abs=1e-9)
+    low, high = figures["roc_auc_interval_95"]
+    assert low < figures["roc_auc"] < high
     assert "logit_0" not in rows[0]
 
 
 def test_areas_of_three_classes_are_scikit_learns(fresh):
-    metrics, rows = run_eval(*fresh(3), "--write-logits")
+    figures, rows = run_eval(*fresh(3), "--write-logits")
     labels, probabilities = column(rows, "label", int), np.exp(log_softmax(logits_in(rows, 3)))
-    assert metrics["curves_of"] == "macro mean"
+    assert figures["curves_of"] == "macro mean"
     expected = sklearn.metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
-    assert metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
-    for label, of_class in enumerate(metrics["classes"]):
+    assert figures["roc_auc"] == pytest.approx(expected, abs=1e-9)
+    for label, of_class in enumerate(figures["classes"]):
         expected = sklearn.metrics.average_precision_score(labels == label, probabilities[:, label])
         assert of_class["average_precision"] == pytest.approx(expected, abs=1e-9)
-    expected = np.mean([of_class["average_precision"] for of_class in metrics["classes"]])
-    assert metrics["average_precision"] == pytest.approx(expected, abs=1e-9)
+    expected = np.mean([of_class["average_precision"] for of_class in figures["classes"]])
+    assert figures["average_precision"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_threshold_is_scikit_learns_and_is_judged_on_another_split(fresh, capsys):
     run, data = fresh(2)
-    metrics, rows = run_eval(run, data, "--threshold=max-f1")
+    figures, rows = run_eval(run, data, "--threshold=max-f1")
     assert "--positive-class isn't given: it is the second of the two classes, malignant" in capsys.readouterr().err
     precision, recall, thresholds = sklearn.metrics.precision_recall_curve(
         column(rows, "label", int) == 1, positive_probabilities(rows)
     )
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    assert metrics["threshold"]["f1"] == pytest.approx(f1.max(), abs=1e-9)
-    assert np.abs(thresholds - metrics["threshold"]["value"]).min() < 1e-9
-    assert "these very images" in metrics["threshold"]["caution"]
+    assert figures["threshold"]["f1"] == pytest.approx(f1.max(), abs=1e-9)
+    assert np.abs(thresholds - figures["threshold"]["value"]).min() < 1e-9
+    assert "these very images" in figures["threshold"]["caution"]
     kept = json.loads((run / "decision.json").read_text())
     assert kept["threshold"]["rule"] == "max-f1"
     assert kept["threshold"]["chosen_on"]["split"] == "validation"
     judged, rows = run_eval(run, data, split="test")
-    assert judged["threshold"]["value"] == kept["threshold"]["value"] == metrics["threshold"]["value"]
+    assert judged["threshold"]["value"] == kept["threshold"]["value"] == figures["threshold"]["value"]
     assert judged["threshold"]["caution"] is None
     is_positive = column(rows, "label", int) == 1
     is_taken = positive_probabilities(rows) >= kept["threshold"]["value"]
@@ -182,8 +195,8 @@ def test_a_threshold_is_scikit_learns_and_is_judged_on_another_split(fresh, caps
 
 
 def test_costs_are_told(fresh):
-    metrics, _ = run_eval(*fresh(3), "--threshold=cost:FN=5,FP=1", "--positive-class=green")
-    judged = metrics["threshold"]
+    figures, _ = run_eval(*fresh(3), "--threshold=cost:FN=5,FP=1", "--positive-class=green")
+    judged = figures["threshold"]
     assert judged["positive_class"] == "green"
     assert judged["cost"] == 5 * judged["false_negatives"] + judged["false_positives"]
 
@@ -223,16 +236,16 @@ def test_a_new_temperature_makes_a_threshold_void(fresh, capsys):
     run, data = fresh(2)
     run_eval(run, data, "--threshold=max-f1", "--calibrate=temperature")
     both = json.loads((run / "decision.json").read_text())
-    metrics, rows = run_eval(run, data)
-    assert metrics["threshold"]["value"] == both["threshold"]["value"]
+    figures, rows = run_eval(run, data)
+    assert figures["threshold"]["value"] == both["threshold"]["value"]
     is_taken = positive_probabilities(rows) >= both["threshold"]["value"]
     assert (column(rows, "decision", int) == 1).tolist() == is_taken.tolist()
     capsys.readouterr()
-    metrics, _ = run_eval(run, data, "--calibrate=none")
-    assert metrics["threshold"] is None
+    figures, _ = run_eval(run, data, "--calibrate=none")
+    assert figures["threshold"] is None
     assert "its threshold goes with its temperature" in capsys.readouterr().err
-    metrics, _ = run_eval(run, data, "--calibrate=temperature", split="test")
-    assert metrics["threshold"] is None
+    figures, _ = run_eval(run, data, "--calibrate=temperature", split="test")
+    assert figures["threshold"] is None
     assert "is void, being of probabilities of another temperature" in capsys.readouterr().err
     assert json.loads((run / "decision.json").read_text()).keys() >= {"temperature"}
     assert "threshold" not in json.loads((run / "decision.json").read_text())
@@ -261,7 +274,8 @@ def test_predictions_and_exports_use_both(fresh, tmp_path):
     described = json.loads((tmp_path / "served" / "export.json").read_text())
     assert described["temperature"] == kept["temperature"]
     assert described["threshold"] == kept["threshold"]
-    assert export.main([*words, f"--output-dir={tmp_path / 'lite'}", "--format=tflite"]) == 0
+    for file_format in ("tflite", "onnx"):  # Which measure themselves beside the calibrated network.
+        assert export.main([*words, f"--output-dir={tmp_path / file_format}", f"--format={file_format}"]) == 0
     plain = run_predict(run, data, tmp_path / "plain.json", "--threshold=none", "--calibrate=none")
     assert [row["guesses"][0]["class"] for row in plain] == expected.argmax(axis=1).tolist()
     assert plain[0]["guesses"][0]["probability"] > expected[0].max()
@@ -279,16 +293,16 @@ def test_what_was_chosen_for_other_weights_is_not_used(fresh, tmp_path, capsys):
     capsys.readouterr()
     run_predict(run, data, tmp_path / "predictions.json")
     assert "was chosen for other weights, of model.ckpt-7, step 7: it is not used" in capsys.readouterr().err
-    metrics, _ = run_eval(run, data)
-    assert metrics["threshold"] is None
-    assert metrics["temperature"] is None
+    figures, _ = run_eval(run, data)
+    assert figures["threshold"] is None
+    assert figures["temperature"] is None
 
 
 def test_what_was_chosen_for_images_prepared_otherwise_is_not_used(fresh, capsys):
     run, data = fresh(2)
     run_eval(run, data, "--calibrate=temperature")
-    metrics, _ = run_eval(run, data, "--tta=flip")
-    assert metrics["temperature"] is None
+    figures, _ = run_eval(run, data, "--tta=flip")
+    assert figures["temperature"] is None
     assert "was chosen for tta none (here flip): it is not used" in capsys.readouterr().err
 
 
@@ -312,14 +326,14 @@ def test_dont_know(fresh, tmp_path):
 
 
 def test_accuracy_over_coverage(fresh):
-    metrics, rows = run_eval(*fresh(3))
+    figures, rows = run_eval(*fresh(3))
     is_right, probabilities = column(rows, "rank", int) == 0, column(rows, "probability")
-    for point in metrics["accuracy_over_coverage"]:
+    for point in figures["accuracy_over_coverage"]:
         is_taken = probabilities >= point["reject_below"]
         assert point["coverage"] == pytest.approx(is_taken.mean())
         assert point["accuracy"] == pytest.approx(is_right[is_taken].mean())
     risks = [1 - is_right[probabilities >= each].mean() for each in probabilities]
-    assert metrics["risk_coverage_area"] == pytest.approx(np.mean(risks))
+    assert figures["risk_coverage_area"] == pytest.approx(np.mean(risks))
 
 
 def test_shares_together_decide_as_one(fresh, tmp_path, capsys):
@@ -346,7 +360,7 @@ def run_eval_share(run, data, *words):
     [
         (
             ["--threshold=precision>=1", "--positive-class=benign"],
-            ["no threshold fulfils precision>=1.0: the highest precision is 0."],
+            ["no threshold fulfils precision>=1: the highest precision is 0."],
         ),
         (["--threshold=max-f1", "--positive-class=malign"], ["no class 'malign'", "Did you mean malignant"]),
         (["--threshold=1.5"], ["--threshold is 1.5", "at most 1"]),
@@ -415,3 +429,49 @@ def test_equal_probabilities_are_taken_or_rejected_together():
     assert coverage.coverages.tolist() == [2 / 3, 1]
     assert coverage.accuracies.tolist() == [0.5, 2 / 3]
     assert coverage.risk_area == pytest.approx((0.5 + 0.5 + 1 / 3) / 3)
+
+
+def test_a_keras_models_logits_are_divided():
+    import keras
+
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(5, 4), keras.layers.Flatten()])
+    model.layers[0].bias.assign(np.arange(5.0))
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    before = np.asarray(model(images))
+    divide_logits(model, 1.7)
+    np.testing.assert_allclose(np.asarray(model(images)), before / 1.7, rtol=1e-5)
+    with pytest.raises(UserError, match="--calibrate none"):
+        divide_logits(keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]), 1.7)
+
+
+def test_the_report_says_what_a_threshold_comes_to(tmp_path):
+    result = make_result(tmp_path, random_scores(2, 80, lead=1.0, keep_logits=True), class_names=["sound", "<cracked>"])
+    settings = EvalSettings(dataset_dir=tmp_path, threshold="cost:FN=5,FP=1", calibrate="temperature")
+    decided_result = decided(result, settings, lambda: "0" * 64)
+    write_report(decided_result)
+    html = (result.output_dir / "report.html").read_text()
+    judged = decided_result.judgement
+    assert "&lt;cracked&gt; from a probability of " in html
+    assert "<cracked>" not in html
+    assert f"<b>{judged.cost:g}</b><span>cost (cost:FN=5,FP=1)</span>" in html
+    assert "The same without the temperature" in html
+    for name in (ROC_PLOT, PRECISION_RECALL_PLOT, COVERAGE_PLOT, UNCALIBRATED_PLOT):
+        assert (result.output_dir / name).stat().st_size > 0
+
+
+def test_of_many_classes_the_report_draws_those_that_are_told_worst(tmp_path):
+    result = make_result(tmp_path, random_scores(60, 240, lead=2.0, keep_logits=True))
+    content = decision_content(result, lambda draw, file_name, alt: alt)
+    precisions = {row["name"]: row["areas"].average_precision for row in content["area_table"]}
+    assert len(precisions) == 60
+    defined = {name: precision for name, precision in precisions.items() if precision is not None}
+    assert content["drawn"] == sorted(defined, key=defined.get)[:8]
+    assert content["roc_picture"].startswith("ROC curve of 8 classes")
+
+
+def test_without_logits_there_are_no_curves_and_nothing_is_chosen(tmp_path):
+    result = make_result(tmp_path, random_scores(3, 30, lead=1.0))
+    assert metrics(result)["curves_of"] is None
+    assert decision_content(result, lambda draw, file_name, alt: alt)["roc_picture"] is None
+    with pytest.raises(UserError, match="--max-num-batches"):
+        decided(result, EvalSettings(dataset_dir=tmp_path, calibrate="temperature"), lambda: "0" * 64)

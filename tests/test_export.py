@@ -122,7 +122,7 @@ def test_int8_is_measured_on_what_it_was_calibrated_on_and_says_so(run, tmp_path
     assert description["measured_on"]["split"] == "validation"
 
 
-@pytest.mark.parametrize("words", [["--format=tflite"], ["--format=onnx"], []])
+@pytest.mark.parametrize("words", [["--format=tflite"], ["--format=onnx"], ["--format=openvino"], []])
 def test_what_goes_in_and_out_is_said(run, tmp_path, words):
     assert run_export(run, tmp_path / "out", *words) == 0
     description, _ = read_description(tmp_path / "out")

@@ -217,6 +217,8 @@ def test_what_a_training_refuses(words, message, records, tmp_path, capsys):
         ("download", {"base_url": "http://h/\n"}, "no address of a server"),
         ("export", {"quantize": ("int8",), "format": "tflite"}, "needs images to calibrate on"),
         ("export", {"quantize": ("int8",), "format": "onnx"}, "--quantize is for --format tflite"),
+        ("predict", {"engine": "openvino", "gpu": (0, 1)}, "computes on the processor: --gpu 0,1 would"),
+        ("predict", {"engine": "openvino", "gpu_memory_limit": 9}, "the processor: --gpu-memory-limit would"),
     ],
 )
 def test_what_flags_must_agree_on(command, given, message):

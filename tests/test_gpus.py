@@ -162,7 +162,8 @@ def test_what_a_program_has_set_itself_counts(machine):
 def test_training_knows_only_the_gpus_that_may_be_used(machine, monkeypatch):
     here = machine(3)
     use_gpus(GpuSettings(gpu=(1,)))
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: here.visible if kind == "GPU" else ["cpu"])
+    (cpu, *_) = tf.config.list_logical_devices("CPU")
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: here.visible if kind == "GPU" else [cpu])
     assert devices.describe_machine(on_cpu=False)["devices"] == ["A1"]
     assert devices.uses_xla("auto", on_cpu=False, num_devices=1)
     with pytest.raises(UserError, match="--num-clones is 2, but there is 1 GPU here"):

@@ -101,7 +101,7 @@ def test_the_advice_is_a_batch_that_fits(tmp_path, monkeypatch, capsys, more):
 def test_scoring_that_finds_no_memory_says_what_mends_it():
     batches = [(np.zeros([2, 8, 8, 1], np.float32), np.zeros(2, np.int64), np.array([b"a", b"b"]))]
     with pytest.raises(UserError, match="not enough memory for 2 images"):
-        score(too_large, batches)
+        score([too_large], batches)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")

@@ -182,7 +182,7 @@ def test_a_list_parted_by_another_separator_is_doubted(photographs, tmp_path, ca
 def test_records_hold_lists_of_any_length_and_say_what_is_wrong():
     of_lists = RecordSchema(has_lists=True)
     for labels, texts in ((), ()), ((2,), ("red",)), ((0, 2), ("blue", "red")):
-        serialized = encode_record(Record(b"image", "jpg", labels, 1, 1, "a.jpg", None, texts))
+        serialized = encode_record(Record(b"image", "jpg", labels, 1, 1, "a.jpg", None, texts=texts))
         assert of_lists.read_labels(serialized) == labels
         features = read_features(serialized)
         assert features[LABEL].values == labels

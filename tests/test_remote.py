@@ -783,6 +783,8 @@ def test_from_python(memory, tmp_path):
     for path in run.iterdir():
         memory.pipe_file(f"memory://box/run/{path.name}", path.read_bytes())
     data = write_records(tmp_path / "records")
-    result = api.evaluate(api.EvalSettings(checkpoint=[PLACE], dataset_dir=data, report=False))
+    chosen = {"threshold": "max-f1", "positive_class": "red"}
+    result = api.evaluate(api.EvalSettings(checkpoint=[PLACE], dataset_dir=data, report=False, **chosen))
     assert named(result.output_dir) == f"{PLACE}/eval_validation"
     assert "eval_validation/metrics.json" in there(memory)
+    assert "decision.json" in there(memory)

@@ -73,6 +73,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "worker_replicas": 1,
         "sync_batch_norm": False,
         "best_by": "accuracy",
+        "track": "none",
         "head": "linear",
         "head_dropout": 0.0,
         "deterministic": False,

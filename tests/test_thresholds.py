@@ -17,7 +17,7 @@ def scored_images(num_images=300, seed=0):
     return np.round(random.normal(is_positive * 1.2), 1), is_positive
 
 
-@pytest.mark.parametrize("text", ["max-f1", "recall>=0.95", "precision>=0.9", "cost:FN=5.0,FP=1.0"])
+@pytest.mark.parametrize("text", ["max-f1", "recall>=0.95", "precision>=0.9", "cost:FN=5,FP=0.25"])
 def test_a_rule_is_written_as_it_is_read(text):
     assert str(parse_rule(text)) == text
     assert parse_rule(f" {text} ") == parse_rule(text)

@@ -14,7 +14,7 @@ from finetune.datasets.image_rules import RULES_OF_OTHER_RECORDS
 from finetune.errors import visible
 from finetune.files.csv_cells import cells_of, text_of
 from finetune.model.checkpoint_table import tensors_table
-from finetune.prediction.writers import Guess, Prediction, write_csv
+from finetune.prediction.writers import Asked, Guess, Prediction, write_csv
 
 EVIL = "\x1b]0;owned\x07\x9b2J\rname"
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''=1"]
@@ -41,7 +41,7 @@ def test_numbers_stay_numbers():
 def test_predictions_in_csv_hold_no_formula():
     file = io.StringIO()
     guesses = (Guess(0, "=class", 0.5), Guess(1, "-other", 0.25))
-    write_csv([Prediction("@file.jpg", guesses), Prediction("=bad.jpg", (), error="+nothing")], file, top_k=2)
+    write_csv([Prediction("@file.jpg", guesses), Prediction("=bad.jpg", (), error="+nothing")], file, Asked(top_k=2))
     rows = list(csv.reader(io.StringIO(file.getvalue())))
     assert rows[1] == ["'@file.jpg", "0", "'=class", "0.5", "1", "'-other", "0.25", ""]
     assert rows[2][0] == "'=bad.jpg" and rows[2][-1] == "'+nothing"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.datasets.description import NEAR_DUPLICATES_SHEET
 from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.remarks import MOST_NAMED, Kind, Remark, changed_images, remarks_on
@@ -22,6 +23,53 @@ BACKGROUND = "background"
 LOSSY = "turned JPEG"
 # What images without labels are called in tables.
 NO_LABEL = "(no label)"
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What a look for near duplicates came to.
+
+    Attributes:
+        similarity: Correlation of details from which on two pictures were taken for one.
+        num_pairs: How many pairs were found, copies among them.
+        in_splits: Pairs that are no copies and are in different splits, in words.
+        in_classes: Those in different classes.
+    """
+
+    similarity: float
+    num_pairs: int
+    in_splits: tuple[str, ...]
+    in_classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What was kept together in one split.
+
+    Attributes:
+        by: What the user said groups are known by; None: duplicates alone are kept together.
+        num_groups: How many there are.
+        num_images: How many images are in them.
+        wanted: For each split that was divided the number of images that were asked for.
+        too_large: Groups with more images than a split was to have, in words.
+    """
+
+    by: str | None
+    num_groups: int
+    num_images: int
+    wanted: Mapping[str, int]
+    too_large: tuple[str, ...]
+
+    def in_words(self, counts: Mapping[str, Sequence[int]]) -> str:
+        """A line on it, with how many images of each split there are now, by class."""
+        reached = [
+            f"{split} has {sum(counts.get(split, ())):,} images of {number:,} asked for"
+            for split, number in self.wanted.items()
+            if number
+        ]
+        what = "1 group is" if self.num_groups == 1 else f"{self.num_groups:,} groups are each"
+        what += f" kept in one split, {self.num_images:,} images together"
+        return "; ".join([what, *reached]) + "."
 
 
 @dataclass(frozen=True)
@@ -46,6 +94,8 @@ class Conversion:
         duplicates: For each picture that is in more than one split, its files by split.
         contradictions: For each picture that is in more than one class, or of other labels, its files by class.
         remarks: What was left out, changed, guessed or looks doubtful.
+        near_duplicates: Where they were looked for.
+        grouping: Where images were kept together.
     """
 
     dataset_dir: Path
@@ -65,6 +115,8 @@ class Conversion:
     duplicates: tuple[dict[str, list[str]], ...]
     contradictions: tuple[dict[str, list[str]], ...]
     remarks: tuple[Remark, ...]
+    near_duplicates: NearDuplicates | None = None
+    grouping: Grouping | None = None
 
 
 def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool | None) -> tuple[Remark, ...]:
@@ -99,6 +151,13 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
             _side_by_side(conversion.contradictions),
             *_contradicting(conversion.task),
         ),
+        *_on_near_duplicates(conversion.near_duplicates),
+        *remarks_on(
+            Kind.DOUBTFUL,
+            conversion.grouping.too_large if conversion.grouping else (),
+            "group has more images than a split was to have",
+            "groups have more images than a split was to have",
+        ),
         *remarks_on(Kind.DOUBTFUL, missing, "class has no image in a split", "classes have no image in a split"),
         *remarks_on(
             Kind.DOUBTFUL,
@@ -109,6 +168,27 @@ def remarks_of(conversion: Conversion, found: ImageFolder, *, validation: bool |
         *_on_validation(conversion, validation),
     )
     return tuple(sorted(remarks, key=lambda remark: list(Kind).index(remark.kind)))
+
+
+def _on_near_duplicates(found: NearDuplicates | None) -> tuple[Remark, ...]:
+    if found is None:
+        return ()
+    return (
+        *remarks_on(
+            Kind.DOUBTFUL,
+            found.in_splits,
+            "pair of pictures that are nearly the same is in different splits, which makes scores look better than "
+            "they are",
+            "pairs of pictures that are nearly the same are in different splits, which makes scores look better than "
+            "they are",
+        ),
+        *remarks_on(
+            Kind.DOUBTFUL,
+            found.in_classes,
+            "pair of pictures that are nearly the same is in different classes",
+            "pairs of pictures that are nearly the same are in different classes",
+        ),
+    )
 
 
 def _contradicting(task: str) -> tuple[str, str]:
@@ -189,8 +269,19 @@ def _print_summary(conversion: Conversion, console: "Console") -> None:
     if conversion.reencoded:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(conversion.reencoded.items()))
         console.print(Text(f"Encoded anew: {kinds}; all others keep their bytes."))
+    if conversion.grouping is not None:
+        console.print(Text(conversion.grouping.in_words(conversion.counts)))
+    if conversion.near_duplicates is not None:
+        console.print(Text(_where_pairs_are(conversion, conversion.near_duplicates.num_pairs)), soft_wrap=True)
     for remark in conversion.remarks:
         console.print(Text(_folded(visible(str(remark)), console)), soft_wrap=True)
+
+
+def _where_pairs_are(conversion: Conversion, num_pairs: int) -> str:
+    if not num_pairs:
+        return "Near duplicates: none."
+    sheet = visible(str(conversion.dataset_dir / NEAR_DUPLICATES_SHEET))
+    return f"Near duplicates: {num_pairs:,} {'pair' if num_pairs == 1 else 'pairs'} in {sheet}"
 
 
 def _folded(line: str, console: "Console") -> str:

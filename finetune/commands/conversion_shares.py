@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from finetune.commands.conversion import Grouping
 from finetune.commands.shares import command_of_share, facts_of_settings, facts_of_software
+from finetune.datasets.duplicates import DuplicatePair
 from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import IMAGE_RULES_SHAPE, ImageRules
-from finetune.datasets.shards import ShardReport, ShardTask
+from finetune.datasets.shards import ShardReport, ShardTask, labels_of
 from finetune.errors import UserError
 from finetune.files.json_files import Number
 from finetune.files.shares import (
@@ -57,17 +59,35 @@ class ConversionPlan:
         classes: The index is the label.
         found: The images, and what lies beside them.
         tasks: One for each record file.
+        pairs: Duplicates, where they were looked for beforehand; None: they weren't.
+        grouping: What was kept together, where anything was; None: nothing was asked for.
     """
 
     name: str
     classes: tuple[str, ...]
     found: ImageFolder
     tasks: tuple[ShardTask, ...]
+    pairs: tuple[DuplicatePair, ...] | None = None
+    grouping: Grouping | None = None
 
     @property
     def num_images(self) -> int:
         """Of all record files."""
         return sum(len(task.files) for task in self.tasks)
+
+    @property
+    def split_of(self) -> dict[str, str]:
+        """Of each file its split."""
+        return {file: task.split for task in self.tasks for file in task.files}
+
+    @property
+    def class_of(self) -> dict[str, str]:
+        """Of each file its class, or its classes."""
+        return {
+            file: ", ".join(self.classes[each] for each in labels_of(label))
+            for task in self.tasks
+            for file, label in zip(task.files, task.labels, strict=True)
+        }
 
     @property
     def sha256(self) -> str:

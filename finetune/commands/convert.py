@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune.commands.command import run_command, say
-from finetune.commands.conversion import BACKGROUND, NO_LABEL, Conversion, print_summary, remarks_of
+from finetune.commands.conversion import (
+    BACKGROUND,
+    NO_LABEL,
+    Conversion,
+    Grouping,
+    NearDuplicates,
+    print_summary,
+    remarks_of,
+)
 from finetune.commands.conversion_shares import (
     PROGRAM,
     ConversionPlan,
@@ -23,22 +31,32 @@ from finetune.commands.conversion_shares import (
     merged_work,
     write_conversion_share,
 )
+from finetune.commands.duplicate_search import (
+    apart,
+    find_pairs,
+    in_words,
+    looks_beforehand,
+    refuse_apart,
+    write_pairs,
+)
 from finetune.commands.verbs import VERBS
-from finetune.datasets.description import FILE_NAME, LABELS_FILE, VERSION, write_labels
+from finetune.datasets.description import FILE_NAME, LABELS_FILE, NEAR_DUPLICATES_FILE, VERSION, write_labels
 from finetune.datasets.duplicates import find_duplicates
 from finetune.datasets.folders import ClassFiles, ImageFolder, scan_images
+from finetune.datasets.groups import Groups, groups_of, joined, refuse_divided
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.image_walk import found_folder, list_folder
 from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.label_table import find_label_table, read_label_table
 from finetune.datasets.multilabel_splits import by_class, divide_evenly
+from finetune.datasets.processes import num_cores
 from finetune.datasets.remarks import Remark
 from finetune.datasets.sample_bits import find_used_bits
-from finetune.datasets.shards import ShardReport, ShardTask, labels_of, num_cores, write_shards
+from finetune.datasets.shards import ShardReport, ShardTask, labels_of, write_shards
 from finetune.datasets.shared_pictures import with_labels_of_copies
 from finetune.datasets.split_folders import NoClassesError
 from finetune.datasets.split_words import SPLITS
-from finetune.datasets.splits import count, divide, share_by_fraction, share_by_size, shuffled
+from finetune.datasets.splits import count, divide, divide_groups, share_by_fraction, share_by_size, shuffled
 from finetune.datasets.staging import complete_conversion, files_to_replace, whole_dataset
 from finetune.errors import UserError
 from finetune.files.shares import SHARES_FOLDER, Share, remove_shares, whole_share
@@ -55,6 +73,7 @@ from finetune.settings.choices import (
     SINGLE_LABEL,
 )
 from finetune.settings.convert import ConvertSettings
+from finetune.settings.group_rule import GroupRule
 
 log = logging.getLogger("finetune")
 
@@ -89,7 +108,7 @@ def convert(settings: ConvertSettings) -> Conversion:
     files_to_replace(settings.dataset_dir, name, overwrite=settings.overwrite)  # What is refused is refused at once.
     start = time.monotonic()
     with _images_dir(settings) as images_dir:
-        plan = _plan(images_dir, name, settings)
+        plan = _plan(images_dir, name, settings, given_rules)
         if settings.share is None:
             conversion = _convert_all(settings, plan, given_rules)
         else:
@@ -112,6 +131,8 @@ def _convert_all(settings: ConvertSettings, plan: ConversionPlan, given_rules: I
         conversion = _summarise(settings, plan, work)
         if settings.strict and conversion.remarks:
             _refuse_remarks(conversion.remarks)
+        if plan.pairs is not None and settings.find_near_duplicates:
+            write_pairs(staging, plan.pairs, plan.split_of, plan.class_of, plan.found.root, work.rules)
         _describe(staging, conversion, work.reports, settings.seed)
     if settings.merge_shards is not None:
         remove_shares(settings.dataset_dir / SHARES_FOLDER, settings.merge_shards, program=PROGRAM)
@@ -221,8 +242,15 @@ def find_images(images_dir: Path, settings: ConvertSettings) -> ImageFolder:
     skip = settings.dataset_dir
     is_multilabel = settings.task == MULTILABEL
     if settings.labels_csv is not None:
-        lists = LabelLists(settings.label_columns, settings.label_separator) if is_multilabel else None
-        return read_label_table(settings.labels_csv, images_dir, skip=skip, lists=lists)
+        rule = settings.group_rule or GroupRule()
+        return read_label_table(
+            settings.labels_csv,
+            images_dir,
+            skip=skip,
+            group_column=rule.column,
+            must_have_groups=bool(rule.column and not rule.pattern),
+            lists=LabelLists(settings.label_columns, settings.label_separator) if is_multilabel else None,
+        )
     try:
         found = scan_images(images_dir, skip=skip, layout=settings.layout, may_share=is_multilabel)
         if is_multilabel:
@@ -245,8 +273,10 @@ def name_of_folder(folder: Path) -> str:
     return re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-") or "images"
 
 
-def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFiles]:
-    """The splits the folder has, or a division by the settings."""
+def _divide(
+    found: ImageFolder, settings: ConvertSettings, groups: Groups
+) -> tuple[dict[str, ClassFiles], dict[str, int]]:
+    """The splits the folder has, or a division by the settings; and how many images were to go into those it makes."""
     asked = {
         "validation": settings.validation_fraction is not None or settings.validation_size is not None,
         "test": settings.test_fraction is not None,
@@ -257,50 +287,86 @@ def _divide(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFil
                 f"{found.root} has its own {split} split, and --{split}-fraction or --{split}-size asks for another.",
                 "Leave out the flag, or point --images-dir at the train folder.",
             )
-    fraction = settings.validation_fraction
-    if fraction is None:
-        fraction = 0.0 if found.is_split else DEFAULT_VALIDATION_FRACTION
     if found.labels:
-        return {**found.splits, **_divide_lists(found, settings, fraction)}
+        return {**found.splits, **_divide_lists(found, settings)}, {}
+    validation, test = _numbers_kept_aside(found, settings)
+    classes, seed = found.splits["train"], settings.seed
+    if groups:
+        divided = divide_groups(classes, groups, seed=seed, validation=validation, test=test)
+    else:
+        divided = divide(classes, seed=seed, validation=validation, test=test)
+    wanted = {"validation": sum(validation.values()), "test": sum(test.values())}
+    return {**found.splits, **divided}, wanted
+
+
+def _numbers_kept_aside(found: ImageFolder, settings: ConvertSettings) -> tuple[dict[str, int], dict[str, int]]:
+    """How many images of each class are to go into validation, and how many into test."""
+    fraction = _validation_fraction(found, settings)
     sizes = count(found.splits["train"])
     test = share_by_fraction(sizes, settings.test_fraction or 0.0)
     rest = {name: size - test[name] for name, size in sizes.items()}
     if settings.validation_size is not None:
-        validation = share_by_size(rest, settings.validation_size)
-    else:
-        # Of the whole class, so that a test split takes nothing from validation, as long as one is left to train on.
-        validation = {name: min(n, rest[name] - 1) for name, n in share_by_fraction(sizes, fraction).items()}
-    divided = divide(found.splits["train"], seed=settings.seed, validation=validation, test=test)
-    return {**found.splits, **divided}
+        return share_by_size(rest, settings.validation_size), test
+    # Of the whole class, so that a test split takes nothing from validation, as long as one is left to train on.
+    return {name: min(n, rest[name] - 1) for name, n in share_by_fraction(sizes, fraction).items()}, test
 
 
-def _divide_lists(found: ImageFolder, settings: ConvertSettings, fraction: float) -> dict[str, ClassFiles]:
+def _validation_fraction(found: ImageFolder, settings: ConvertSettings) -> float:
+    if settings.validation_fraction is not None:
+        return settings.validation_fraction
+    return 0.0 if found.is_split else DEFAULT_VALIDATION_FRACTION
+
+
+def _divide_lists(found: ImageFolder, settings: ConvertSettings) -> dict[str, ClassFiles]:
     """As `_divide`, of images with any number of labels, whose files by split are then in `found.files`."""
     size = settings.validation_size
     divided = divide_evenly(
         {file: found.labels[file] for file in found.files["train"]},
         seed=settings.seed,
-        validation=fraction if size is None else size,
+        validation=_validation_fraction(found, settings) if size is None else size,
         test=settings.test_fraction or 0.0,
     )
     found.files |= divided
     return {split: by_class(files, found.labels, found.classes) for split, files in divided.items()}
 
 
-def _plan(images_dir: Path, name: str, settings: ConvertSettings) -> ConversionPlan:
+def _plan(images_dir: Path, name: str, settings: ConvertSettings, given_rules: ImageRules) -> ConversionPlan:
     """Which image goes where: a function of the folder and the settings alone."""
     found = find_images(images_dir, settings)
-    splits = _divide(found, settings)
+    groups: Groups = groups_of(found, settings.group_rule) if settings.group_rule else {}
+    pairs = None
+    if looks_beforehand(settings):
+        paths = [found.root / file for classes in found.splits.values() for files in classes.values() for file in files]
+        rules, _ = _find_rules(given_rules, settings.workers, paths)
+        pairs = find_pairs(found, settings, rules)
+    named_groups = groups
+    if pairs and settings.on_duplicate == "same-split":
+        groups = joined(groups, ((pair.first, pair.second) for pair in pairs))
+    splits, wanted = _divide(found, settings, groups)
+    split_of = {file: split for split, classes in splits.items() for files in classes.values() for file in files}
+    refuse_divided(named_groups, split_of)
+    if pairs:
+        refuse_apart(pairs, split_of, settings)
     known = KNOWN_DATASETS.get(name)
     classes = (BACKGROUND, *found.classes) if known and known.has_background else found.classes
-    tasks = _plan_shards(splits, classes, found, name, settings)
-    return ConversionPlan(name, classes, found, tuple(tasks))
+    tasks = _plan_shards(splits, classes, found, groups, name, settings)
+    return ConversionPlan(name, classes, found, tuple(tasks), pairs, _grouping(settings, groups, wanted))
+
+
+def _grouping(settings: ConvertSettings, groups: Groups, wanted: Mapping[str, int]) -> Grouping | None:
+    if not groups:
+        return None
+    sizes = Counter(groups.values())
+    least = min((number for number in wanted.values() if number), default=len(groups))
+    too_large = [f"{name}: {number:,}" for name, number in sizes.most_common() if number > least]
+    return Grouping(settings.group_by, len(sizes), len(groups), wanted, tuple(too_large))
 
 
 def _plan_shards(
     splits: Mapping[str, ClassFiles],
     classes: Sequence[str],
     found: ImageFolder,
+    groups: Groups,
     name: str,
     settings: ConvertSettings,
 ) -> list[ShardTask]:
@@ -320,9 +386,10 @@ def _plan_shards(
             part = files[len(files) * index // num_shards : len(files) * (index + 1) // num_shards]
             shard_name = f"{name}_{split}_{index:05d}-of-{num_shards:05d}.tfrecord"
             of_part = tuple(found.weights[file] for file in part) if found.weights else ()
+            labels_of_part = tuple(label_of[file] for file in part)
+            groups_of_part = tuple(groups.get(file, "") for file in part) if groups else ()
             names = tuple(classes) if found.labels else ()
-            of_files = tuple(label_of[file] for file in part)
-            tasks.append(ShardTask(split, shard_name, tuple(part), of_files, of_part, names))
+            tasks.append(ShardTask(split, shard_name, tuple(part), labels_of_part, of_part, groups_of_part, names))
     return tasks
 
 
@@ -359,9 +426,20 @@ def _summarise(settings: ConvertSettings, plan: ConversionPlan, work: Conversion
         conversion,
         duplicates=find_duplicates(of_splits, plan.found.root, work.rules),
         contradictions=find_duplicates(of_classes, plan.found.root, work.rules),
+        near_duplicates=_near_duplicates(settings, plan),
     )
     remarks = remarks_of(conversion, plan.found, validation=_validation_asked(plan.found, settings))
     return dataclasses.replace(conversion, remarks=remarks)
+
+
+def _near_duplicates(settings: ConvertSettings, plan: ConversionPlan) -> NearDuplicates | None:
+    if plan.pairs is None or not settings.find_near_duplicates:
+        return None
+    near = [pair for pair in plan.pairs if not pair.is_copy]
+    in_splits, in_classes = (
+        tuple(in_words(pair, place_of) for pair in apart(near, place_of)) for place_of in (plan.split_of, plan.class_of)
+    )
+    return NearDuplicates(settings.duplicate_similarity, len(plan.pairs), in_splits, in_classes)
 
 
 def _found_in(work: ConversionWork, settings: ConvertSettings, plan: ConversionPlan) -> Conversion:
@@ -394,6 +472,7 @@ def _found_in(work: ConversionWork, settings: ConvertSettings, plan: ConversionP
         duplicates=(),
         contradictions=(),
         remarks=(),
+        grouping=plan.grouping,
     )
 
 
@@ -445,9 +524,30 @@ def _describe(staging: Path, conversion: Conversion, reports: Sequence[ShardRepo
         "remarks": [remark.as_json() for remark in conversion.remarks],
         "duplicates": {"count": len(conversion.duplicates), "pictures": conversion.duplicates},
         "contradictions": {"count": len(conversion.contradictions), "pictures": conversion.contradictions},
+        **_described_near_duplicates(conversion.near_duplicates),
+        **_described_grouping(conversion.grouping),
     }
     write_json(staging / FILE_NAME, description, indent=2)
     write_labels(staging / LABELS_FILE, conversion.classes)
+
+
+def _described_near_duplicates(found: NearDuplicates | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    described = {
+        "similarity": found.similarity,
+        "pairs": found.num_pairs,
+        "in_different_splits": len(found.in_splits),
+        "in_different_classes": len(found.in_classes),
+        "file": NEAR_DUPLICATES_FILE,
+    }
+    return {"near_duplicates": described}
+
+
+def _described_grouping(grouping: Grouping | None) -> dict[str, Any]:
+    if grouping is None:
+        return {}
+    return {"groups": {"by": grouping.by, "count": grouping.num_groups, "wanted": dict(grouping.wanted)}}
 
 
 def _all_corrupt(reports: Sequence[ShardReport]) -> list[tuple[str, str]]:

@@ -74,6 +74,8 @@ def copies_of(settings: Any) -> list[Copy]:
     if isinstance(settings, PredictSettings) and settings.output is not None:
         is_shared = settings.shard is not None or settings.merge_shards is not None
         copies += [Copy(place_of_shares(settings.output), is_written=True)] if is_shared else []
+        if settings.heat_map_dir is not None and settings.explain_dir is None:
+            copies.append(Copy(settings.heat_map_dir, is_written=True))
     return copies
 
 

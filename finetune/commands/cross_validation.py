@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT_FOLDER = "eval_left_out"
 # What may change from one start of a cross-validation to the next: where files lie, and when to stop for a while.
-CHANGEABLE = ("train_dir", "dataset_dir", "time_limit", "report")
+CHANGEABLE = ("train_dir", "dataset_dir", "time_limit", "report", "track")
 
 log = logging.getLogger("finetune")
 

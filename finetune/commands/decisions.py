@@ -43,13 +43,22 @@ def check_choice(settings: ChoiceSettings, class_names: Sequence[str], run_folde
     if settings.positive_class is not None or settings.rule is not None or settings.threshold_by_hand is not None:
         find_positive(settings.positive_class, class_names)
     if settings.chooses:
-        try:
-            make_writable(run_folder)
-        except OSError as error:
-            raise UserError(
-                f"{run_folder / DECISION_FILE} can't be written: {error.strerror}.",
-                "Copy the checkpoint, with what lies beside it, to where it can be, and evaluate it there.",
-            ) from error
+        refuse_unwritable(run_folder / DECISION_FILE)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuses what can't be kept beside a checkpoint.
+
+    Raises:
+        UserError: There can be no such file.
+    """
+    try:
+        make_writable(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written: {error.strerror}.",
+            "Copy the checkpoint, with what lies beside it, to where it can be, and evaluate it there.",
+        ) from error
 
 
 def decided(result: EvalResult, settings: ChoiceSettings, weights_sha256: Callable[[], str]) -> EvalResult:
@@ -81,6 +90,8 @@ def decided(result: EvalResult, settings: ChoiceSettings, weights_sha256: Callab
     result = dataclasses.replace(result, decision=decision)
     if threshold is not None:
         result = _judged(result, threshold)
+    elif named is not None and len(result.class_names) > 2:
+        tell_once(f"{POSITIVE_CLASS}: of more than two classes it is for a threshold, and there is none.")
     if settings.chooses:
         _keep(result, scorer(), decision, kept)
     return result

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from finetune.commands.command import EXIT_DONE, run_command, say
-from finetune.commands.decisions import check_choice, decided, print_decision
+from finetune.commands.decisions import check_choice, decided, print_decision, refuse_unwritable
 from finetune.commands.evaluation_shares import PROGRAM, merged_evaluation, part_of_split, write_evaluation_share
 from finetune.commands.label_thresholds import chosen_thresholds
-from finetune.commands.multilabel_evaluation import print_label_result, refuse_of_other_task, write_label_results
+from finetune.commands.multilabel_evaluation import print_label_result, refuse_of_one_label, write_label_results
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.errors import UserError
@@ -37,6 +37,7 @@ from finetune.evaluation.result_files import (
     write_metrics,
     write_predictions,
 )
+from finetune.evaluation.similar_images import SimilarImages
 from finetune.files.folder_lock import sole_writer
 from finetune.files.shares import SHARES_FOLDER, Share, remove_shares, whole_share
 from finetune.files.whole_files import gone_if_empty, make_writable, whole_set
@@ -45,12 +46,12 @@ from finetune.nets import spec_of
 from finetune.notices import tell_once
 from finetune.remote.session import bring
 from finetune.remote.urls import named, url_of
-from finetune.runs.label_thresholds import LabelThresholds, thresholds_in_use
+from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE, LabelThresholds, thresholds_in_use
 from finetune.runs.run_folder import warn_of_other_rules
 from finetune.runs.trained_network import (
     names_of_outputs,
     network_settings,
-    restore_network,
+    restore_networks,
     restore_weights,
     weights_sha256,
 )
@@ -59,6 +60,8 @@ from finetune.settings.evaluate import EvalSettings
 
 if TYPE_CHECKING:
     from finetune.datasets.dataset import Dataset
+    from finetune.datasets.decoding import ReadOptions
+    from finetune.evaluation.explainer import Explainer
     from finetune.model.checkpoint import Checkpoint
 
 EXIT_BELOW_ACCURACY = 3
@@ -202,7 +205,8 @@ class _Evaluator:
         self._settings = settings
         self.checkpoint = checkpoint
         self._network = network_settings(settings, checkpoint.prefix)
-        refuse_of_other_task(self._network.task, settings)
+        if self._network.task == MULTILABEL:
+            refuse_of_one_label(settings)
         self._preprocessing = get_preprocessing(self._network.preprocessing, resize=self._network.resize)
         offset, how = self._network.labels_offset, settings.match_labels
         dataset = find_dataset(
@@ -219,6 +223,7 @@ class _Evaluator:
             tell_once(f"{settings.dataset_dir}: images have weights, which count in training alone.")
         dataset = dataset if part is None else part(dataset)
         names = names_of_outputs(checkpoint, spec_of(self._network), offset) if how != "index" else None
+        self._has_class_names = names is not None
         own_names = list(names) if names is not None else class_names_of(dataset, offset)
         self.class_names = own_names if class_names is None else list(class_names)
         self._dataset = match_labels(
@@ -232,13 +237,18 @@ class _Evaluator:
         if settings.on_corrupt == "skip":
             self._dataset = without_undecodable(self._dataset, offset)
         warn_of_other_rules(self._dataset.image_rules, Path(checkpoint.prefix).parent)
-        self._model = restore_network(self._network, len(own_names), checkpoint)
+        copies = restore_networks(self._network, len(own_names), checkpoint, settings.num_clones)
         order = output_order(own_names, self.class_names, checkpoint.prefix, how)
-        self._infer = with_outputs_in_order(inference_function(self._model), order)
+        self._models = list(copies.values())
+        self._infers = [
+            with_outputs_in_order(inference_function(model, device), order) for device, model in copies.items()
+        ]
+        self._explainer = self._make_explainer(settings.explain) if settings.explain is not None else None
 
     def restore(self, checkpoint: "Checkpoint") -> None:
         """Goes over to another checkpoint of the same network."""
-        restore_weights(self._model, self._network, checkpoint)
+        for model in self._models:
+            restore_weights(model, self._network, checkpoint)
         self.checkpoint = checkpoint
 
     @functools.cached_property
@@ -255,12 +265,16 @@ class _Evaluator:
         check_choice(self._settings, self.class_names, Path(self.checkpoint.prefix).parent)
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
-            result = decided(self._result(output_dir), self._settings, lambda: weights_sha256(self._model))
+            result = decided(self._result(output_dir), self._settings, lambda: weights_sha256(self._models[0]))
+            if self._settings.nearest is not None:
+                result = dataclasses.replace(result, similar=self._similar(result.scores, self._settings.nearest))
             write_results(result, with_report=self._settings.report)
         return result
 
     def _evaluate_labels(self, output_dir: Path) -> MultilabelResult:
         """As `evaluate`, where an image has any number of labels; keeps the thresholds that are asked for."""
+        if self._settings.rule is not None:
+            refuse_unwritable(Path(self.checkpoint.prefix).parent / LABEL_THRESHOLDS_FILE)
         with gone_if_empty(output_dir), write_errors_told():
             _make_writable(output_dir)
             result, chosen = self._label_result(output_dir)
@@ -305,12 +319,28 @@ class _Evaluator:
         )
         return result, chosen
 
+    def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages:
+        from finetune.commands.embeddings import similar_to_mistakes
+        from finetune.embeddings.pooled_features import PooledFeatures
+        from finetune.embeddings.training_images import FeatureNetwork
+
+        network = FeatureNetwork(
+            pooled=PooledFeatures(self._models[0], "--nearest"),
+            network=self._network,
+            options=self._read_options(),
+            checkpoint=self.checkpoint.prefix,
+            class_names=self.class_names,
+            has_class_names=self._has_class_names,
+            weights_sha256=weights_sha256(self._models[0]),
+        )
+        return similar_to_mistakes(scores, self._dataset, network, num_nearest)
+
     def evaluate_share(self, share: Share) -> EvalResult:
         """Scores one share of the split, and keeps what its images came to."""
         output_dir = self._output_dir()
         with whole_share(output_dir / SHARES_FOLDER, share, flag="--output-dir", program=PROGRAM) as folder:
             result = self._result(output_dir)
-            write_evaluation_share(folder, share, result, weights_sha256(self._model), self._settings)
+            write_evaluation_share(folder, share, result, weights_sha256(self._models[0]), self._settings)
         return result
 
     def _output_dir(self) -> Path:
@@ -329,7 +359,13 @@ class _Evaluator:
             class_names=self.class_names,
             output_dir=output_dir,
             writes_logits=self._settings.write_logits,
+            explainer=self._explainer,
         )
+
+    def _make_explainer(self, method: str) -> "Explainer":
+        from finetune.evaluation.explainer import Explainer
+
+        return Explainer(self._models[0], method, self._read_options())
 
     def _keeps_logits(self) -> bool:
         """Whether they are few enough for curves and decisions: of a share, those of all together."""
@@ -338,6 +374,17 @@ class _Evaluator:
             dataset.num_examples if most is None else min(dataset.num_examples, most * self._settings.batch_size)
         )
         return keeps_logits(num_images, len(self.class_names))
+
+    def _read_options(self) -> "ReadOptions":
+        from finetune.datasets.decoding import ReadOptions
+
+        return ReadOptions(
+            self._preprocessing,
+            self._models[0].image_size,
+            self._models[0].channels,
+            labels_offset=self._network.labels_offset,
+            num_parallel_calls=self._settings.num_preprocessing_threads,
+        )
 
     def score(self, *, keep_logits: bool = False) -> Scores:
         """One pass over the split."""
@@ -348,27 +395,21 @@ class _Evaluator:
     def _scored_by(self, scorer: Callable[..., Passed]) -> Passed:
         """What a scorer makes of the split."""
         from finetune.datasets.bad_records import reading
-        from finetune.datasets.decoding import ReadOptions
         from finetune.datasets.pipeline import evaluation_batches
         from finetune.evaluation.test_time_augmentation import with_mirror_images
         from finetune.progress import progress
 
         settings, offset = self._settings, self._network.labels_offset
-        options = ReadOptions(
-            self._preprocessing,
-            self._model.image_size,
-            self._model.channels,
-            labels_offset=offset,
-            num_parallel_calls=settings.num_preprocessing_threads,
-        )
-        batches = evaluation_batches(self._dataset, options, batch_size=settings.batch_size)
+        batches = evaluation_batches(self._dataset, self._read_options(), batch_size=settings.batch_size)
         num_images = self._dataset.num_examples
         if settings.max_num_batches is not None:
             batches = batches.take(settings.max_num_batches)
             num_images = min(num_images, settings.max_num_batches * settings.batch_size)
-        infer = with_mirror_images(self._infer, self._network.task) if settings.tta == "flip" else self._infer
+        infers = self._infers
+        if settings.tta == "flip":
+            infers = [with_mirror_images(infer, self._network.task) for infer in infers]
         with reading(self._dataset, offset), progress(f"Evaluating {settings.split}", num_images) as advance:
-            return scorer(infer, batches, on_batch=advance)
+            return scorer(infers, batches, on_batch=advance)
 
 
 def _evaluate_and_print(settings: EvalSettings) -> int:

@@ -166,6 +166,10 @@ def _write(
         from finetune.exports.onnx_model import write_onnx
 
         return [write_onnx(classifier, folder)]
+    if settings.format == "openvino":
+        from finetune.exports.openvino_model import write_openvino
+
+        return [write_openvino(classifier, folder)]
     if settings.format == "keras":
         from finetune.exports.keras_model import write_keras_model
 
@@ -262,12 +266,12 @@ def _describe(
         ),
         "class_names": list(classifier.class_names),
         "labels_offset": classifier.network.labels_offset,
+        **_describe_decision(classifier),
         **(
             {"task": classifier.network.task, "thresholds": list(classifier.thresholds)}
             if classifier.is_multilabel
             else {}
         ),
-        **_describe_decision(classifier),
         "classes_in_words": "Output i, from 0 on, is class_names[i], and line i of labels.txt; "
         "in the records its label is i + labels_offset.",
         "files": [
@@ -295,13 +299,6 @@ def _describe(
     }
 
 
-def _measured(one: "Measured") -> dict[str, Any]:
-    """As export.json has it: with the figure of the network's task alone."""
-    figures = dataclasses.asdict(one)
-    del figures["mean_average_precision" if one.mean_average_precision is None else "accuracy"]
-    return figures
-
-
 def _describe_decision(classifier: "Classifier") -> dict[str, Any]:
     """The temperature that is in the exported files, and the threshold that their probabilities are made for."""
     facts = classifier.decision.facts()
@@ -321,3 +318,10 @@ def _describe_decision(classifier: "Classifier") -> dict[str, Any]:
         else []
     )
     return {**facts, "decision_in_words": " ".join(words)}
+
+
+def _measured(one: "Measured") -> dict[str, Any]:
+    """As export.json has it: with the figure of the network's task alone."""
+    figures = dataclasses.asdict(one)
+    del figures["mean_average_precision" if one.mean_average_precision is None else "accuracy"]
+    return figures

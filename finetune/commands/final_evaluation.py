@@ -2,12 +2,21 @@
 
 import logging
 import shlex
+from pathlib import Path
 
 from finetune.commands.evaluate import AnyResult, evaluate
+from finetune.datasets.description import LABELS_FILE
 from finetune.errors import UserError
+from finetune.model.checkpoint_names import BEST_FILE
+from finetune.runs.provenance import PROVENANCE_FILE
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.flags import flat_values
+from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import TrainSettings
+from finetune.trackers.tracked_run import TrackedRun
+
+# That a tracker keeps: what the run was made by, and what it came to.
+FILES_OF_RUN = (CONFIG_FILE, LABELS_FILE, PROVENANCE_FILE, BEST_FILE)
 
 log = logging.getLogger("finetune")
 
@@ -49,3 +58,19 @@ def evaluate_at_end(settings: TrainSettings, split: str) -> AnyResult | None:
             f"The training is done and kept in {run}, but its evaluation failed: {error}",
             f"Then evaluate it by {shlex.join(words)}",
         ) from error
+
+
+def tell_results(tracked: TrackedRun, run: Path, evaluation: AnyResult | None) -> None:
+    """Gives a tracker what a run came to: its files, and those of its evaluation, with the figures of these.
+
+    Args:
+        tracked: Where it is kept.
+        run: The run's folder.
+        evaluation: Of its end; None: there was none.
+    """
+    tracked.files(run, FILES_OF_RUN)
+    if evaluation is None:
+        return
+    scores, folder = evaluation.scores, evaluation.output_dir
+    tracked.metrics(evaluation.step or 0, {f"evaluation/{name}": each for name, each in scores.summary().items()})
+    tracked.files(folder, sorted(path.name for path in folder.iterdir()))

@@ -5,12 +5,11 @@ from finetune.errors import UserError
 from finetune.evaluation.multilabel_result import MultilabelResult, write_label_metrics, write_label_predictions
 from finetune.evaluation.result_files import REPORT_FILE
 from finetune.notices import few
-from finetune.settings.choices import MULTILABEL
 from finetune.settings.evaluate import EvalSettings
 
 
-def refuse_of_other_task(task: str, settings: EvalSettings) -> None:
-    """Refuses what an evaluation is asked for and the network's task has no meaning of.
+def refuse_of_one_label(settings: EvalSettings) -> None:
+    """Refuses what an evaluation of a network of several labels an image is asked for and has no meaning of.
 
     Raises:
         UserError: Something is.
@@ -22,9 +21,11 @@ def refuse_of_other_task(task: str, settings: EvalSettings) -> None:
         "--positive-class": settings.positive_class is not None,
         "--calibrate": settings.calibrate is not None,
         "--assert-accuracy-at-least": settings.assert_accuracy_at_least is not None,
+        "--nearest": settings.nearest is not None,
+        "--explain": settings.explain is not None,
     }
     asked = [name for name, is_given in only_single_label.items() if is_given]
-    if task == MULTILABEL and asked:
+    if asked:
         raise UserError(
             f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
         )

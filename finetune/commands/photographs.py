@@ -52,6 +52,8 @@ HASH_DIGITS = 8
 # Flags of a conversion that lie beside the images, or change no record.
 BESIDE_THE_RECORDS = (
     *("dataset_dir", "images_dir", "labels_csv", "label_columns", "label_separator", "workers", "overwrite"),
+    # Always their defaults here: records that were made before there were any are still right.
+    *("on_duplicate", "find_near_duplicates", "duplicate_similarity"),
 )
 
 log = logging.getLogger("finetune")

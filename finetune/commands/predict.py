@@ -5,7 +5,6 @@ Exit status 4 says that all went well but for files that could not be read: they
 
 import contextlib
 import dataclasses
-import functools
 import io
 import logging
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from finetune.commands.command import EXIT_DONE, run_command, standard_output
+from finetune.commands.embeddings import feature_network_of, keep_features, nearest_images
 from finetune.commands.prediction_shares import (
     PROGRAM,
     images_of,
@@ -25,15 +25,17 @@ from finetune.commands.prediction_shares import (
 from finetune.commands.tensorflow_start import start_tensorflow
 from finetune.commands.verbs import VERBS
 from finetune.datasets.remarks import changed_images
+from finetune.embeddings.feature_files import refuse_without_parquet
 from finetune.errors import UserError, visible
 from finetune.files.folder_lock import sole_writer
 from finetune.files.shares import Share, remove_shares, whole_share
 from finetune.files.whole_files import whole_file
 from finetune.files.write_errors import write_errors_told
+from finetune.model.openvino_network import load_openvino
 from finetune.prediction.classifier import Classifier, restore_classifier
 from finetune.prediction.find_images import STANDARD_INPUT, find_images, left_out
 from finetune.prediction.multilabel_writers import LABEL_WRITERS
-from finetune.prediction.writers import WRITERS, Prediction
+from finetune.prediction.writers import WRITERS, Asked, Prediction
 from finetune.progress import progress
 from finetune.remote.urls import named, with_urls
 from finetune.settings.predict import PredictSettings
@@ -71,28 +73,51 @@ def predict(settings: PredictSettings) -> Iterator[Prediction]:
         return merged_predictions(settings, settings.merge_shards)
     share = settings.share
     filenames = find_images(settings.images) if share is None else images_of(settings, share)[1]
-    return _classified(restore_classifier(settings), filenames, settings)
+    return _classified(_restored(settings), filenames, settings)
+
+
+def _restored(settings: PredictSettings) -> Classifier:
+    """The classifier; nothing is read where what is to compute it isn't installed."""
+    if settings.engine == "openvino":
+        load_openvino(f"--engine {settings.engine}")
+    return restore_classifier(settings, settings.num_clones)
 
 
 def _classified(classifier: Classifier, filenames: Iterable[str], settings: PredictSettings) -> Iterator[Prediction]:
+    from finetune.prediction.heat_maps import HeatMaps
     from finetune.prediction.stream import classify
 
     if classifier.is_multilabel:
         _refuse_of_one_label(settings)
-    return classify(
+    wanted_by = "--features" if settings.features is not None else "--nearest" if settings.nearest is not None else None
+    network = feature_network_of(classifier, wanted_by) if wanted_by is not None else None
+    heat_maps = None
+    if settings.explain is not None and settings.heat_map_dir is not None:
+        heat_maps = HeatMaps(classifier, settings.explain, settings.heat_map_dir, settings.top_k)
+    predictions = classify(
         classifier,
         filenames,
         top_k=settings.top_k,
         batch_size=settings.batch_size,
         num_threads=settings.num_preprocessing_threads,
         reject_below=settings.reject_below,
+        engine=settings.engine,
+        features=network.pooled if network is not None else None,
+        nearest=nearest_images(network, settings) if network is not None else None,
+        heat_maps=heat_maps,
     )
+    if network is None or settings.features is None:
+        return predictions
+    return keep_features(predictions, settings.features, network)
 
 
 def _predict_and_write(settings: PredictSettings) -> int:
     output_format = _choose_format(settings)
     if settings.output is not None:
-        _refuse_no_file(settings.output)
+        _refuse_no_file(settings.output, "--output")
+    if settings.features is not None:
+        _refuse_no_file(settings.features, "--features")
+        refuse_without_parquet(settings.features, "--features")
     if settings.share is not None and settings.output is not None:
         return _predict_share(settings, settings.share, settings.output)
     if settings.merge_shards is None:
@@ -116,21 +141,37 @@ def _predictions_and_writer(
     settings: PredictSettings, output_format: str
 ) -> tuple[Iterator[Prediction], Callable[[Iterable[Prediction], TextIO], None]]:
     """What the images show, and what writes it in the form that the network's task has."""
-    may_reject = settings.reject_below is not None
-    write = functools.partial(WRITERS[output_format], top_k=settings.top_k, may_reject=may_reject)
+    write = WRITERS[output_format]
+    asked = Asked(
+        top_k=settings.top_k,
+        may_reject=settings.reject_below is not None,
+        num_nearest=settings.nearest or 0,
+        is_explained=settings.explain is not None,
+    )
+
+    def write_guesses(predictions: Iterable[Prediction], file: TextIO) -> None:
+        write(predictions, file, asked)
+
     if settings.merge_shards is not None:
-        return merged_predictions(settings, settings.merge_shards), write
-    classifier = restore_classifier(settings)
+        return merged_predictions(settings, settings.merge_shards), write_guesses
+    classifier = _restored(settings)
     predictions = _classified(classifier, find_images(settings.images), settings)
     if classifier.is_multilabel:
         names, write_labels = classifier.class_names, LABEL_WRITERS[output_format]
         return predictions, lambda each, file: write_labels(each, file, names)
-    return predictions, write
+    return predictions, write_guesses
 
 
 def _refuse_of_one_label(settings: PredictSettings) -> None:
     """Refuses what is of networks that tell one label an image."""
-    given = {"--top-k": settings.top_k != 1, "--shard": settings.shard is not None}
+    given = {
+        "--top-k": settings.top_k != 1,
+        "--shard": settings.shard is not None,
+        "--reject-below": settings.reject_below is not None,
+        "--features": settings.features is not None,
+        "--nearest": settings.nearest is not None,
+        "--explain": settings.explain is not None,
+    }
     asked = [name for name, is_given in given.items() if is_given]
     if asked:
         raise UserError(
@@ -148,7 +189,7 @@ def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int
         whole_share(place, share, flag="--output", program=PROGRAM) as folder,
         progress(f"Predicting share {share}", len(own)) as advance,
     ):
-        classifier = restore_classifier(settings)
+        classifier = _restored(settings)
         predictions = tally.count(_classified(classifier, own, settings), advance)
         write_prediction_share(folder, share, filenames, predictions, classifier, settings)
     counts = f"{tally.num_predicted} images predicted, {tally.num_unreadable} could not be read"
@@ -163,11 +204,11 @@ def _told(prediction: Prediction) -> Prediction:
     return dataclasses.replace(prediction, filename=named(prediction.filename), error=error)
 
 
-def _refuse_no_file(output: Path) -> None:
-    if output.is_dir():
-        raise UserError(f"--output: {output} is a folder.", "Name a file in it.")
-    if not output.parent.is_dir():
-        raise UserError(f"--output: {output} can't be written: there is no folder {output.parent}.", "Make it first.")
+def _refuse_no_file(path: Path, flag: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{flag}: {path} is a folder.", "Name a file in it.")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag}: {path} can't be written: there is no folder {path.parent}.", "Make it first.")
 
 
 def _choose_format(settings: PredictSettings) -> str:

@@ -10,6 +10,7 @@ from finetune.commands.shares import command_of_share, facts_of_settings, facts_
 from finetune.errors import UserError
 from finetune.files.json_files import MayLack, Number
 from finetune.files.shares import SHARES_FOLDER, FoundShare, Share, check_shapes, find_shares, read_rows, write_share
+from finetune.model.openvino_network import load_openvino
 from finetune.prediction.classifier import Classifier
 from finetune.prediction.find_images import find_images
 from finetune.prediction.writers import Guess, Prediction
@@ -26,6 +27,7 @@ ROW_SHAPE = {
     "classes": MayLack([Number(int, at_least=0)]),
     "probabilities": MayLack([Number(float, at_least=0, at_most=1)]),
     "rejected": MayLack(bool),
+    "heatmaps": MayLack([str]),
     "error": MayLack(str),
     "changes": MayLack([str]),
 }
@@ -69,6 +71,7 @@ def write_prediction_share(
     facts = {
         **facts_of_settings(settings, NOT_OF_THE_RESULT),
         **facts_of_software(),
+        **_facts_of_engine(settings.engine),
         "checkpoint": Path(classifier.checkpoint.prefix).name,
         "weights (sha256)": weights_sha256(classifier.model),
         "network": dataclasses.asdict(classifier.network),
@@ -78,6 +81,11 @@ def write_prediction_share(
         "images": {"number": len(filenames), "names (sha256)": _hash_of(filenames)},
     }
     write_share(folder, share, facts=facts, own={}, rows=map(_row_of, predictions))
+
+
+def _facts_of_engine(engine: str) -> dict[str, str]:
+    """The version of what computes in TensorFlow's place, whose own is among those of the software."""
+    return {} if engine == "tensorflow" else {"version of openvino": load_openvino(f"--engine {engine}").__version__}
 
 
 def merged_predictions(settings: PredictSettings, count: int) -> Iterator[Prediction]:
@@ -144,6 +152,8 @@ def _row_of(prediction: Prediction) -> dict[str, Any]:
     row["probabilities"] = [guess.probability for guess in prediction.guesses]
     if prediction.is_rejected:
         row["rejected"] = True
+    heatmaps = [guess.heatmap for guess in prediction.guesses if guess.heatmap is not None]
+    row |= {"heatmaps": heatmaps} if heatmaps else {}
     return {**row, "changes": prediction.changes} if prediction.changes else row
 
 
@@ -151,9 +161,11 @@ def _prediction_of(row: dict[str, Any], class_names: Sequence[str], found: Found
     if "error" in row:
         return Prediction(row["filename"], (), row["error"])
     classes, probabilities = row.get("classes", []), row.get("probabilities", [])
-    if not classes or len(classes) != len(probabilities) or max(classes) >= len(class_names):
+    heatmaps = row.get("heatmaps", [None] * len(classes))
+    if not classes or not len(classes) == len(probabilities) == len(heatmaps) or max(classes) >= len(class_names):
         raise UserError(f"{found.folder} has no guesses of {row['filename']} that could be.", mend)
-    guesses = (Guess(each, class_names[each], share) for each, share in zip(classes, probabilities, strict=True))
+    told = zip(classes, probabilities, heatmaps, strict=True)
+    guesses = (Guess(each, class_names[each], share, heatmap) for each, share, heatmap in told)
     return Prediction(
         row["filename"],
         tuple(guesses),

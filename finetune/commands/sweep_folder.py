@@ -21,7 +21,7 @@ from finetune.settings.train import TrainSettings
 _OF_MACHINE = tuple(flag.name for flag in flags_of(GpuSettings))
 _ONCE = ("resume", "verify", "allow_changed", "time_limit", "trust_code", "train_dir", *_OF_MACHINE)
 # More trials may be asked for, and records are known by then.
-_MAY_CHANGE = ("trials", "dataset_dir")
+_MAY_CHANGE = ("trials", "dataset_dir", "track")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.commands.command import run_command, say
 from finetune.commands.evaluate import print_result
-from finetune.commands.final_evaluation import evaluate_at_end
+from finetune.commands.final_evaluation import evaluate_at_end, tell_results
 from finetune.commands.photographs import on_records, run_folder_chosen
 from finetune.commands.published_weights import with_published_weights
 from finetune.commands.tensorflow_start import start_tensorflow
@@ -26,6 +26,7 @@ from finetune.settings.recipes import RECIPES
 from finetune.settings.settings_file import CONFIG_FILE, SWEEP_FILE
 from finetune.settings.stage import DEFAULT_BATCH_SIZE
 from finetune.settings.train import TrainSettings
+from finetune.trackers.tracked_run import TrackedRun, refuse_missing_tracker
 
 if TYPE_CHECKING:
     from finetune.commands.evaluate import AnyResult
@@ -121,6 +122,7 @@ def train(settings: TrainSettings) -> TrainResult:
     from finetune.commands.workers import working_together
     from finetune.model.gpus import use_gpus
 
+    refuse_missing_tracker(settings.run.track)
     start = time.monotonic()
     use_gpus(settings.gpus)
     with working_together(settings) as (told, devices), run_folder_chosen(told) as chosen:
@@ -150,6 +152,7 @@ def train_run(
         UserError: As `train`; TrainingDivergedError where something isn't finite.
         TrainingInterrupted: As `train`.
     """
+    refuse_missing_tracker(settings.run.track)
     if settings.course.recipe in RECIPES and not settings.run.resume:
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.batch_size import with_batch_size
@@ -187,18 +190,25 @@ def train_run(
     if settings.cluster.data_service:
         wait_for_service(settings.cluster.data_service, settings.cluster.worker_timeout)
     folder = settings.run.folder
+    tracked = TrackedRun(settings.run.track)
     with (
         write_errors_told(lambda: f"Make room there. {how_to_go_on(folder)}"),
         begun_together(settings, devices.team) as (run, begun),
+        tracked.ending_if_it_fails(),
     ):
         settings = with_images_of_rates(begun if begun.run.resume else with_batch_size(begun, data, devices))
+        if devices.team.is_chief:
+            tracked.begin(run.path)
         try:
-            result = _in_folder(_train_in(run, settings, data, devices, time_limit, several), folder)
+            result = _in_folder(_train_in(run, settings, data, devices, time_limit, several, tracked), folder)
         except TrainingInterrupted as stop:
             raise TrainingInterrupted(_in_folder(stop.result, folder), stop.signal_number) from None
     if not devices.team.is_chief:
         return dataclasses.replace(result, is_chief=False)
-    return dataclasses.replace(result, evaluation=evaluate_at_end(settings, data.eval_split))
+    with tracked.ending():
+        evaluation = evaluate_at_end(settings, data.eval_split)
+        tell_results(tracked, folder, evaluation)
+    return dataclasses.replace(result, evaluation=evaluation)
 
 
 def _in_folder(result: TrainResult, folder: Path) -> TrainResult:
@@ -240,6 +250,7 @@ def _train_in(
     devices: "Devices",
     time_limit: "TimeLimit",
     several: "RunOfSeveral | None",
+    tracked: TrackedRun,
 ) -> TrainResult:
     """One stage after the other, each from the checkpoint of the one before, as a run that is resumed has it."""
     from finetune.commands.train_stage import train_stage
@@ -247,7 +258,7 @@ def _train_in(
 
     with Profile(settings.run.profiled_steps, run.path) as profile:
         while True:
-            ended = train_stage(run, settings, data, devices, time_limit, profile, several)
+            ended = train_stage(run, settings, data, devices, time_limit, profile, several, tracked)
             if ended.stopped_by is not None:
                 raise TrainingInterrupted(_result(run, ended), ended.stopped_by)
             if ended.is_last or ended.ended_by in ("time", "pruned"):
@@ -302,6 +313,7 @@ def plan(settings: TrainSettings) -> "VariablePlan":
 def _train_or_verify(settings: TrainSettings) -> None:
     from finetune.commands.workers import find_fitting_workers
 
+    refuse_missing_tracker(settings.run.track)
     find_fitting_workers(settings)  # What isn't theirs to do is refused before any of them begins.
     start_tensorflow()
     if settings.search.sweep:

@@ -26,6 +26,7 @@ from finetune.runs.spare_files import delete_spare_files
 from finetune.runs.stage_record import StagePlace, StageRecord, read_stage_records, write_stage_records
 from finetune.settings.settings_file import to_toml_table
 from finetune.settings.train import TrainSettings
+from finetune.trackers.tracked_run import TrackedRun
 from finetune.training.best import Best, find_best, read_validations
 from finetune.training.devices import Devices
 from finetune.training.loop import EndedBy, Occasions, TrainingLoop
@@ -89,6 +90,7 @@ def train_stage(
     time_limit: TimeLimit,
     profile: Profile,
     several: RunOfSeveral | None = None,
+    tracked: TrackedRun | None = None,
 ) -> EndedStage:
     """Trains from where the run is to the end of the stage that it is in, or until something else ends it.
 
@@ -100,6 +102,7 @@ def train_stage(
         time_limit: When to stop, whatever the step.
         profile: Traces some steps.
         several: What the run has of a sweep or a cross-validation; None: it is alone.
+        tracked: Where the run is kept, too; None: nowhere.
 
     Raises:
         UserError: What the user can mend: a scope, the checkpoint, the data, a loss that isn't finite.
@@ -134,6 +137,8 @@ def train_stage(
     # Before room is made, which spares it.
     best = find_best(run, first_step, validations, settings.stopping.best_by)
     with_room(lambda: _describe_in(run, ready, settings, place, recorded), lambda: make_room(settings.run.max_to_keep))
+    if tracked is not None:
+        tracked.parameters(to_toml_table(settings))
     run_log = RunLog(
         run,
         max_steps=ready.settings.stage.max_steps,
@@ -141,6 +146,7 @@ def train_stage(
         seconds_between_summaries=settings.run.save_summaries_seconds,
         training_split=data.training.split,
         num_skipped=data.num_skipped if settings.data.on_corrupt == "skip" else {},
+        tracked=tracked,
     )
     before = [validation for validation in validations if validation.step < place.first_step + bool(place.index)]
     loop = TrainingLoop(

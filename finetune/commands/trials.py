@@ -19,7 +19,7 @@ from finetune.settings.train import (
 )
 
 # Trials differ in how a network is trained alone: they agree in what it is validated on, and by which measure.
-_NOT_SEARCHED = ("trust_code", "best_by", "time_limit")
+_NOT_SEARCHED = ("trust_code", "best_by", "time_limit", "track")
 _SEARCHED_OF_OTHERS = (
     "preprocessing",
     "resize",

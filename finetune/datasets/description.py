@@ -17,6 +17,9 @@
     remarks            what was left out, changed, guessed or looks doubtful: kind, what, count, and some examples
     duplicates         count and files of each picture that is in more than one split
     contradictions     count and files of each picture that is in more than one class
+    near_duplicates    where they were looked for: from which similarity on, how many pairs were found, how many of them
+                       are in different splits and classes, and the table of them beside this file
+    groups             where images were kept together: by what, how many groups, and how many images were asked for
 
 File names are relative, with forward slashes; there is no path of the machine in it.
 """
@@ -37,6 +40,8 @@ from finetune.settings.choices import SINGLE_LABEL, TASKS
 
 FILE_NAME = "dataset.json"
 LABELS_FILE = "labels.txt"
+NEAR_DUPLICATES_FILE = "near_duplicates.csv"
+NEAR_DUPLICATES_SHEET = "near_duplicates.html"
 VERSION = 1
 
 OTHER_FILE = "Save it as text in UTF-8, a line id:name for each class, such as 0:daisy."

@@ -1,7 +1,8 @@
 """The same picture twice: in two splits it makes scores look better than they are, in two classes one is wrong."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.datasets.folders import readable_name
@@ -11,6 +12,45 @@ from finetune.files.whole_files import sha256
 
 # From the files of a split or a class, relative to the image folder, to the fingerprints of their images.
 Fingerprints = Mapping[str, bytes]
+# Of each picture its files.
+Pictures = list[list[str]]
+
+
+@dataclass(frozen=True)
+class DuplicatePair:
+    """Two files that hold the same picture, or nearly so.
+
+    Attributes:
+        first, second: The files, relative to the image folder.
+        similarity: Correlation of their details, at most 1.
+        distance: Bits in which their nearest hashes differ.
+        is_copy: Whether they have the same bytes, or are of one kind with the same pixels.
+    """
+
+    first: str
+    second: str
+    similarity: float = 1.0
+    distance: int = 0
+    is_copy: bool = True
+
+
+def same_pictures(files: Sequence[str], fingerprints: Sequence[bytes], images_dir: Path, rules: ImageRules) -> Pictures:
+    """Divides files into pictures: those with the same bytes, or of one kind with the same pixels, are one.
+
+    Args:
+        files: Relative to `images_dir`.
+        fingerprints: Of their images. Files whose fingerprints agree are read again, to be sure.
+        images_dir: The folder of the images.
+        rules: How the images become pixels of 8 bits.
+    """
+    alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    for file, fingerprint in zip(files, fingerprints, strict=True):
+        alike[fingerprint].append(("", file))
+    pictures = []
+    for group in alike.values():
+        same = _equal_pictures(group, images_dir, rules) if len(group) > 1 else [group]
+        pictures += [[file for _, file in of_picture] for of_picture in same]
+    return pictures
 
 
 def find_duplicates(

@@ -29,6 +29,8 @@ class ImageFolder:
         renamed: Folders whose names are no text, and what their classes are called instead.
         guesses: What was guessed.
         weights: How much each file counts in training; empty: nothing is said of it.
+        groups: Of each file which others it stays together with, by the table's column that was asked for; empty: there
+            is no such column, or none was asked for.
         labels: From each file to its classes, sorted, where an image has any number of them; in `splits` it then stands
             under each of these. Empty: an image has the class that it stands under.
         files: Where an image has any number of labels, from split to its files, those without labels among them.
@@ -42,6 +44,7 @@ class ImageFolder:
     renamed: list[str] = field(default_factory=list)
     guesses: list[Remark] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)
 

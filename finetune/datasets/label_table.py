@@ -23,7 +23,7 @@ from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.remarks import Kind, Remark, remarks_on
 from finetune.datasets.split_folders import known_split_words, split_called
 from finetune.datasets.split_words import SPLITS
-from finetune.errors import UserError
+from finetune.errors import UserError, did_you_mean
 from finetune.files.whole_files import is_special
 from finetune.notices import few, tell_once
 from finetune.settings.choices import MULTILABEL
@@ -58,6 +58,7 @@ class _Row:
     labels: tuple[str, ...] | None
     split: str
     weight: str = "1"
+    group: str = ""
 
     @property
     def label(self) -> str:
@@ -86,10 +87,17 @@ class _Columns:
     split: int | None = None
     has_names: bool = True
     weight: int | None = None
+    group: int | None = None
 
 
 def read_label_table(
-    table: Path, images_dir: Path, *, skip: Path | None = None, lists: LabelLists | None = None
+    table: Path,
+    images_dir: Path,
+    *,
+    skip: Path | None = None,
+    group_column: str = "",
+    must_have_groups: bool = False,
+    lists: LabelLists | None = None,
 ) -> ImageFolder:
     """Finds the images that a table names, with the classes that it gives them.
 
@@ -101,11 +109,13 @@ def read_label_table(
             of two columns.
         images_dir: The folder of the images; they may lie in folders within.
         skip: A folder that is not looked into, where it lies in `images_dir`.
+        group_column: Name of a column that says which images stay together; '': there is none.
+        must_have_groups: Whether a table without that column is refused.
         lists: How rows say any number of labels, also none; None: each says one.
 
     Raises:
         UserError: No such table or folder; columns that aren't known; rows without a class, or that name no image, or
-            several; images with two classes or splits.
+            several; images with two classes, splits or groups; no such column of groups.
     """
     check_folder(images_dir)
     found = ImageFolder(images_dir)
@@ -119,6 +129,8 @@ def read_label_table(
             _advice_on_columns(lines, lists),
         )
     columns = _with_weights(table, lines, columns)
+    if group_column:
+        columns = _with_groups(table, lines, columns, group_column, is_required=must_have_groups)
     rows = _rows(lines, columns, lists)
     if not rows:
         raise UserError(
@@ -138,6 +150,9 @@ def read_label_table(
     no_weight = [row for row in rows if math.isnan(row.counts)]
     mend = "Write 1 for an image that counts as usual, 0.5 for one that counts half, 0 for one that doesn't."
     _refuse(table, no_weight, rows, "have a weight that is no number from 0 on", mend)
+    if columns.group is not None:
+        mend = "Write it: a name of its own, where an image belongs to no other."
+        _refuse(table, [row for row in rows if not row.group], rows, f"have no {group_column}", mend)
     row_of = _match(table, rows, images, found)
     for file, item in images.items.items():
         if file not in row_of:
@@ -145,6 +160,8 @@ def read_label_table(
     _divide(table, found, row_of, lists)
     if columns.weight is not None:
         _weigh(table, found, row_of)
+    if columns.group is not None:
+        found.groups = {file: canonical_name(row.group) for file, row in row_of.items()}
     return found
 
 
@@ -363,6 +380,25 @@ def _with_weights(table: Path, lines: list[tuple[int, list[str]]], columns: _Col
     return replace(columns, weight=found[0])
 
 
+def _with_groups(
+    table: Path, lines: list[tuple[int, list[str]]], columns: _Columns, name: str, *, is_required: bool
+) -> _Columns:
+    """With the column of the groups, where there is one of this name."""
+    header = lines[0][1] if columns.has_names else []
+    found = [at for at, cell in enumerate(header) if cell == name]
+    found = found or [at for at, cell in enumerate(header) if _column_name(cell) == _column_name(name)]
+    if len(found) > 1:
+        raise UserError(
+            f"--group-by: {table} has more than one column {name}: {', '.join(header[at] for at in found)}.",
+            "Call the others otherwise.",
+        )
+    if found:
+        return replace(columns, group=found[0])
+    if is_required:
+        raise UserError(f"--group-by: {table} has no column {name}.", did_you_mean(name, header))
+    return columns
+
+
 def _says_splits(column: int, names: list[str], lines: list[tuple[int, list[str]]]) -> bool:
     """Whether a column holds splits: one that is called so must, others do where any of them is known."""
     return names[column] == SPLIT_COLUMNS[0] or any(_split_of(_cell(cells, column)) for _, cells in lines[1:])
@@ -388,6 +424,7 @@ def _rows(lines: list[tuple[int, list[str]]], columns: _Columns, lists: LabelLis
             _labels(cells, columns, lists),
             "" if columns.split is None else _cell(cells, columns.split),
             "1" if columns.weight is None else _cell(cells, columns.weight),
+            "" if columns.group is None else _cell(cells, columns.group),
         )
         for number, cells in lines[columns.has_names :]
     ]
@@ -441,7 +478,7 @@ def _refuse(table: Path, refused: Sequence[_Row], rows: Sequence[_Row], what: st
 
 
 def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> None:
-    for what, mend in (("label", "classes"), ("split", "splits"), ("counts", "weights")):
+    for what, mend in (("label", "classes"), ("split", "splits"), ("counts", "weights"), ("group", "groups")):
         contradicting = [
             f"{file}: " + ", ".join(f"{getattr(row, what)} in line {row.line}" for row in same)
             for file, same in rows_of.items()

@@ -1,6 +1,7 @@
 """The record schema: one tf.train.Example for an image, its label and where it came from.
 
-The keys are those of slim's data sets; `image/filename` and `image/weight` are ours, and slim's readers ignore them.
+The keys are those of slim's data sets; `image/filename`, `image/weight` and `image/group` are ours, and slim's readers
+ignore them.
 Writing needs no TensorFlow, so that a converter's worker processes start in a tenth of a second: an Example is a small
 protobuf message, written here field by field, and read so where a look at single records is enough. Reading for
 training is TensorFlow's own parser (see schema.py).
@@ -22,6 +23,7 @@ HEIGHT = "image/height"
 WIDTH = "image/width"
 FILENAME = "image/filename"
 WEIGHT = "image/weight"
+GROUP = "image/group"
 
 # Protobuf's wire types, and the field numbers of tensorflow/core/example/{example,feature}.proto.
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -47,6 +49,7 @@ class Record:
         width: In pixels.
         filename: The source file relative to the image folder, with forward slashes.
         weight: How much the image counts in training, as float32; None: images have no weights.
+        group: Images of one group stay together wherever images are divided; '': it is by itself.
         texts: Of several labels an image the names of its classes.
     """
 
@@ -57,6 +60,7 @@ class Record:
     width: int
     filename: str
     weight: float | None = None
+    group: str = ""
     texts: tuple[str, ...] = ()
 
     @property
@@ -85,6 +89,8 @@ def encode_record(record: Record) -> bytes:
     }
     if record.weight is not None:
         features[WEIGHT] = _float_feature(record.weight)
+    if record.group:
+        features[GROUP] = _bytes_feature([record.group.encode("utf-8", "surrogateescape")])
     if isinstance(record.label, tuple):
         features[TEXT] = _bytes_feature(text.encode("utf-8", "surrogateescape") for text in record.texts)
     entries = [

@@ -1,29 +1,17 @@
 """Images to record shards, in several processes; one shard is one task, and no image ever passes between processes."""
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import types
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from finetune.datasets.folders import canonical_name, readable_name
 from finetune.datasets.image_rules import ImageRules
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
+from finetune.datasets.processes import work_on_images
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter
-from finetune.errors import UserError
-
-IMAGES_PER_PROCESS = 500  # A new process costs as much time as some hundred images.
-PROGRESS_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -36,6 +24,7 @@ class ShardTask:
         files: Image files relative to the image folder, in the order of the records.
         labels: Their classes; where an image has any number of labels all of each file's.
         weights: How much they count in training; empty: images have no weights.
+        groups: Which images they stay together with, '' where an image is by itself; empty: all are.
         classes: Where an image has any number of labels the names of all classes, which records hold, too.
     """
 
@@ -44,6 +33,7 @@ class ShardTask:
     files: tuple[str, ...]
     labels: tuple[int | tuple[int, ...], ...]
     weights: tuple[float, ...] = ()
+    groups: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
 
@@ -80,7 +70,7 @@ def labels_of(label: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def write_shard(
-    task: ShardTask, images_dir: Path, output_dir: Path, rules: ImageRules, on_image: Callable[[], None]
+    task: ShardTask, on_image: Callable[[], None], *, images_dir: Path, output_dir: Path, rules: ImageRules
 ) -> ShardReport:
     """Writes one shard, an image at a time; `on_image` is called after each."""
     report = ShardReport(task)
@@ -92,8 +82,11 @@ def write_shard(
                 report.corrupt.append((readable_name(file), str(error)))
             else:
                 name, weight = canonical_name(file), task.weights[index] if task.weights else None
+                group = task.groups[index] if task.groups else ""
                 texts = tuple(task.classes[each] for each in label) if isinstance(label, tuple) else ()
-                record = Record(image.encoded, image.format, label, image.height, image.width, name, weight, texts)
+                record = Record(
+                    *(image.encoded, image.format, label, image.height, image.width, name, weight, group, texts)
+                )
                 writer.write(encode_record(record))
                 report.written.append(index)
                 report.fingerprints.append(image.fingerprint)
@@ -129,115 +122,6 @@ def write_shards(
     Raises:
         UserError: A worker process was killed.
     """
-    num_images = sum(len(task.files) for task in tasks)
-    if num_workers is None:
-        num_workers = min(num_cores(), 1 + num_images // IMAGES_PER_PROCESS)
-    num_workers = min(num_workers, len(tasks))
-    if num_workers > 1:
-        return _write_in_processes(tasks, images_dir, output_dir, rules, num_workers, on_progress)
-    return [write_shard(task, images_dir, output_dir, rules, lambda: on_progress(1)) for task in tasks]
-
-
-def _write_in_processes(
-    tasks: Sequence[ShardTask],
-    images_dir: Path,
-    output_dir: Path,
-    rules: ImageRules,
-    num_workers: int,
-    on_progress: Callable[[int], None],
-) -> list[ShardReport]:
-    # Spawned, not forked: the caller may have threads, TensorFlow's among them, which a fork would leave in mid-step.
-    context = multiprocessing.get_context("spawn")
-    num_done, is_cancelled = context.Value("q", 0), context.Event()
-    executor = ProcessPoolExecutor(num_workers, context, _start_worker, (num_done, is_cancelled))
-    # The longest shards first, so that the last to end are short ones.
-    order = sorted(range(len(tasks)), key=lambda index: -len(tasks[index].files))
-    try:
-        with _interrupts_held_back(), _main_module_hidden():
-            futures = {
-                index: executor.submit(_write_in_worker, tasks[index], images_dir, output_dir, rules) for index in order
-            }
-        pending: set[Future[ShardReport]] = set(futures.values())
-        num_shown = 0
-        while pending:
-            done, pending = wait(pending, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
-            while done:
-                done.pop().result()  # Its error, if any, at once.
-            now_done = num_done.value
-            on_progress(now_done - num_shown)
-            num_shown = now_done
-        return [futures[index].result() for index in range(len(tasks))]
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A worker process ended before its work was done: it was killed, for want of memory perhaps.",
-            "Work in one process: --workers 1.",
-        ) from error
-    finally:
-        is_cancelled.set()
-        executor.shutdown(cancel_futures=True)
-        # An error holds these variables, and they it: what the processes share would outlive the program's end.
-        futures, pending, done = {}, set(), set()
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Processes started in this context never see Ctrl-C, which a terminal sends to them too: the parent ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-@contextlib.contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Processes spawned in this context don't run the program's main module anew: they need nothing of it.
-
-    A script of three lines, without `if __name__ == "__main__":`, would begin once more in each of them.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-class _CancelledError(Exception):
-    """Ends a worker's task early: the parent no longer wants its result."""
-
-
-_num_done: Any = None
-_is_cancelled: Any = None
-
-
-def _start_worker(num_done: Any, is_cancelled: Any) -> None:
-    global _num_done, _is_cancelled  # Locks can be handed to a process only when it starts.
-    _num_done, _is_cancelled = num_done, is_cancelled
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed can't end its workers; they watch it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _write_in_worker(task: ShardTask, images_dir: Path, output_dir: Path, rules: ImageRules) -> ShardReport:
-    def count() -> None:
-        with _num_done.get_lock():
-            _num_done.value += 1
-        if _is_cancelled.is_set():
-            raise _CancelledError
-
-    return write_shard(task, images_dir, output_dir, rules, count)
-
-
-def num_cores() -> int:
-    """The cores this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    write = functools.partial(write_shard, images_dir=images_dir, output_dir=output_dir, rules=rules)
+    sizes = [len(task.files) for task in tasks]
+    return work_on_images(write, tasks, sizes, num_workers=num_workers, on_progress=on_progress)

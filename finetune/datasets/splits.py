@@ -1,11 +1,15 @@
 """Which image goes into which split: by a hash of its name, class by class, the same on every machine."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from finetune.datasets.folders import ClassFiles, canonical_name
 from finetune.datasets.split_words import SPLITS
 from finetune.errors import UserError
+
+Class = TypeVar("Class", bound=Hashable)
 
 
 def name_hash(file: str, seed: int) -> bytes:
@@ -37,6 +41,82 @@ def divide(
         splits["validation"][name] = drawn[test[name] : end_test]
         splits["train"][name] = drawn[end_test:]
     return {split: files for split, files in splits.items() if any(files.values())}
+
+
+def divide_groups(
+    classes: ClassFiles,
+    groups: Mapping[str, str],
+    *,
+    seed: int,
+    validation: Mapping[str, int],
+    test: Mapping[str, int],
+) -> dict[str, ClassFiles]:
+    """Divides as `divide` does, but keeps groups together: numbers are as near to those asked for as groups allow.
+
+    Args:
+        classes: From class to its files.
+        groups: From files to the names of their groups; others are by themselves.
+        seed: Another seed gives another division.
+        validation: How many files of each class are to go into validation.
+        test: How many files of each class are to go into test.
+    """
+    units: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for name, files in classes.items():
+        for file in files:
+            # A file and a group may be called alike.
+            units[f"group {groups[file]}" if file in groups else f"image {file}"].append((name, file))
+    order = shuffled(units, seed)
+    counts = [Counter(name for name, _ in units[unit]) for unit in order]
+    train = {name: len(files) - validation[name] - test[name] for name, files in classes.items()}
+    wanted = {"train": train, "validation": validation, "test": test}
+    wanted = {split: of_classes for split, of_classes in wanted.items() if any(of_classes.values())}
+    chosen = deal(counts, list(wanted.values()))
+    part_of = dict(zip(order, chosen, strict=True))
+    _keep_all_classes_in_first(classes, order, counts, part_of)
+    names = list(wanted)
+    splits: dict[str, ClassFiles] = {split: {name: [] for name in classes} for split in SPLITS}
+    for unit, part in part_of.items():
+        for name, file in units[unit]:
+            splits[names[part]][name].append(file)
+    return {split: files for split, files in splits.items() if any(files.values())}
+
+
+def deal(counts: Sequence[Counter[Class]], wanted: Sequence[Mapping[Class, float]]) -> list[int]:
+    """Which part each unit goes to, so that parts get about as much of each class as is wanted of them.
+
+    The largest units are dealt first, those of one size in their order; each goes where it brings the classes nearest
+    to their numbers, by the sum of squares over the classes' sizes.
+
+    Args:
+        counts: Of each unit the number of images of its classes.
+        wanted: Of each part the number of images of each class; together they are as many as all units have.
+    """
+    missing = [dict(of_part) for of_part in wanted]
+    sizes: Counter[Class] = Counter()
+    for unit in counts:
+        sizes.update(unit)
+    parts = [0] * len(counts)
+    for place in sorted(range(len(counts)), key=lambda place: -counts[place].total()):
+        unit = counts[place]
+
+        def worse(part: int, unit: Mapping[Class, int] = unit) -> float:
+            return sum(number * (number - 2 * missing[part][name]) / sizes[name] for name, number in unit.items())
+
+        parts[place] = min(range(len(wanted)), key=worse)
+        for name, number in unit.items():
+            missing[parts[place]][name] -= number
+    return parts
+
+
+def _keep_all_classes_in_first(
+    classes: Iterable[str], order: Sequence[str], counts: Sequence[Counter[str]], part_of: dict[str, int]
+) -> None:
+    """Each class needs something to train on: where it has nothing there, its smallest unit goes there."""
+    trained_on = {name for unit, of_unit in zip(order, counts, strict=True) if part_of[unit] == 0 for name in of_unit}
+    for name in sorted(set(classes) - trained_on):
+        units = [(of_unit.total(), unit) for unit, of_unit in zip(order, counts, strict=True) if name in of_unit]
+        if all(part_of[unit] for _, unit in units):
+            part_of[min(units)[1]] = 0
 
 
 def share_by_fraction(class_sizes: Mapping[str, int], fraction: float) -> dict[str, int]:

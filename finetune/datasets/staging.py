@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.datasets.catalogue import catalogue_shards
-from finetune.datasets.description import FILE_NAME, LABELS_FILE
+from finetune.datasets.description import FILE_NAME, LABELS_FILE, NEAR_DUPLICATES_FILE, NEAR_DUPLICATES_SHEET
 from finetune.errors import UserError
 from finetune.files.folder_lock import sole_use
 from finetune.files.whole_files import complete_sets, gone_if_empty, uncompleted_sets, whole_set
@@ -32,7 +32,8 @@ def files_to_replace(dataset_dir: Path, name: str, *, overwrite: bool) -> tuple[
         )
     shards = [shard.path for split in catalogue.get(name, {}).values() for shard in split]
     described = [dataset_dir / file for file in (FILE_NAME, LABELS_FILE) if (dataset_dir / file).exists()]
-    existing = (*described, *shards)
+    beside = [dataset_dir / file for file in (NEAR_DUPLICATES_FILE, NEAR_DUPLICATES_SHEET)] if described else []
+    existing = (*filter(Path.exists, beside), *described, *shards)
     if existing and not overwrite:
         raise UserError(
             f"{dataset_dir} holds a data set already ({existing[-1].name}).", "Give --overwrite to replace it."

@@ -88,14 +88,15 @@ class ClassAreas:
 
 
 def class_areas(scores: Scores, positive: int | None = None, temperature: float = 1.0) -> ClassAreas | None:
-    """The areas of all classes; None where the logits weren't kept, or there is but one class.
+    """The areas of all classes; None where the logits weren't kept, or are too many, or there is but one class.
 
     Args:
         scores: Of a split.
         positive: Of two classes the one that is looked for; None: the second.
         temperature: What logits are divided by.
     """
-    if scores.logits is None or scores.num_classes < 2:
+    is_possible = scores.num_classes > 1 and keeps_logits(scores.num_examples, scores.num_classes)
+    if scores.logits is None or not is_possible:
         return None
     probabilities = ClassProbabilities(scores.logits, temperature)
     is_binary = scores.num_classes == 2

@@ -80,7 +80,7 @@ def precision_recall_figure(classes: Sequence[NamedCurves], outcome: Outcome | N
         if outcome is not None:
             _mark(axes, outcome.recall, outcome.precision, theme)
         axes.set(xlabel="recall", ylabel="precision")
-        _explain(axes, "lower left")
+        _explain(axes, "best")
     return figure
 
 
@@ -93,7 +93,7 @@ def coverage_figure(coverage: Coverage, theme: Theme) -> "Figure":
         probabilities = _thinned(coverage.coverages, coverage.probabilities)
         axes.plot(*probabilities, ":", color=theme.wrong, linewidth=1.6, label="their lowest probability")
         axes.set(xlabel="coverage: share of the images that get a class")
-        _explain(axes, "lower left")
+        _explain(axes, "best")
     return figure
 
 
@@ -123,7 +123,7 @@ def _thinned(x: Array, y: Array) -> tuple[Array, Array]:
     return x[places], y[places]
 
 
-def _explain(axes: "Axes", place: Literal["lower left", "lower right"]) -> None:
+def _explain(axes: "Axes", place: Literal["best", "lower right"]) -> None:
     legend = axes.legend(loc=place, frameon=True, framealpha=0.85, edgecolor="none")
     for text in legend.get_texts():  # Names are no formulas, though they may hold dollar signs.
         text.set_parse_math(False)

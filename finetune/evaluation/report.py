@@ -13,7 +13,7 @@ from finetune.evaluation import plots
 from finetune.evaluation.calibration import calibration
 from finetune.evaluation.cross_validation import spreads_of
 from finetune.evaluation.decision_report import decision_content
-from finetune.evaluation.metrics import class_figures, confusion_matrix, most_confused, wilson_interval
+from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, most_confused, wilson_interval
 from finetune.evaluation.result_files import REPORT_FILE, EvalResult
 from finetune.evaluation.thumbnails import read_thumbnails
 from finetune.files.json_files import MayLack, Number, read_json_or_tell
@@ -52,6 +52,7 @@ NUM_PAIRS = 20
 NUM_MISTAKES = 24
 NUM_WEAKEST = 20
 THUMBNAIL_PIXELS = 192
+SIMILAR_PIXELS = 96
 MATRIX_INCHES = 7.5
 # Up to so many classes the table of them all is open, and the weakest need no table of their own.
 MOST_CLASSES_SHOWN = 40
@@ -162,20 +163,55 @@ def _pairs(result: EvalResult) -> list[dict[str, Any]]:
 def _mistakes(result: EvalResult) -> list[dict[str, Any]]:
     """The mistakes in which the true class got the least probability, worst first, with thumbnails."""
     scores = result.scores
-    wrong = np.flatnonzero(~scores.is_right)
-    worst = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:NUM_MISTAKES]
-    thumbnails = read_thumbnails(result.dataset, worst.tolist(), THUMBNAIL_PIXELS)
+    worst = worst_mistakes(scores)
+    thumbnails = read_thumbnails(result.dataset, worst, THUMBNAIL_PIXELS)
+    similar = _similar_images(result)
+    heat_maps: dict[int, list[bytes]] = {}
+    if result.explainer is not None:
+        classes = {each: (scores.predictions[each], scores.labels[each]) for each in worst}
+        heat_maps = result.explainer.overlays(result.dataset, classes, THUMBNAIL_PIXELS)
     return [
         {
             "image": data_uri(thumbnails[position], "jpeg") if position in thumbnails else None,
+            "heat_maps": [data_uri(heat_map, "jpeg") for heat_map in heat_maps.get(position, [])],
             "filename": scores.filenames[position],
             "label": result.class_names[scores.labels[position]],
             "label_probability": scores.label_probabilities[position],
             "prediction": result.class_names[scores.predictions[position]],
             "probability": scores.probabilities[position],
+            "similar": similar.get(position, []),
         }
-        for position in worst.tolist()
+        for position in worst
     ]
+
+
+def worst_mistakes(scores: Scores) -> list[int]:
+    """Numbers of the images that are shown as mistakes, worst first."""
+    wrong = np.flatnonzero(~scores.is_right)
+    worst: list[int] = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:NUM_MISTAKES].tolist()
+    return worst
+
+
+def _similar_images(result: EvalResult) -> dict[int, list[dict[str, Any]]]:
+    """Of each mistake the training images that are like it, with thumbnails; none where they weren't looked for."""
+    similar = result.similar
+    if similar is None:
+        return {}
+    found = similar.neighbours
+    wanted = {neighbour.position for neighbours in found.values() for neighbour in neighbours}
+    thumbnails = read_thumbnails(similar.dataset, wanted, SIMILAR_PIXELS)
+    return {
+        position: [
+            {
+                "image": data_uri(thumbnails[each.position], "jpeg") if each.position in thumbnails else None,
+                "filename": each.filename,
+                "label": each.label,
+                "similarity": each.similarity,
+            }
+            for each in neighbours
+        ]
+        for position, neighbours in found.items()
+    }
 
 
 def _label_errors(result: EvalResult) -> list[dict[str, Any]]:

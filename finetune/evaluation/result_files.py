@@ -18,11 +18,13 @@ from finetune.evaluation.decisions import Judgement
 from finetune.evaluation.label_errors import LabelErrors
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
 from finetune.evaluation.seen_images import caution
+from finetune.evaluation.similar_images import SimilarImages
 from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import append_line, whole_file, write_json
 from finetune.runs.decision_file import Decision
 
 if TYPE_CHECKING:
+    from finetune.evaluation.explainer import Explainer
     from finetune.runs.trained_network import TrainedNetwork
 
 METRICS_FILE = "metrics.json"
@@ -52,6 +54,8 @@ class EvalResult:
         folds: Of a cross-validation, whose scores are of several runs, none of which had seen the images that it
             scored; the checkpoint is then of the first of them.
         label_errors: Labels in doubt; None: they weren't looked for.
+        similar: Training images that are like the mistakes of the report; None: they weren't looked for.
+        explainer: Of the network, two classes at a time; None: mistakes aren't explained.
         decision: The temperature that is in the scores, and the threshold.
         positive_class: Of two classes the one that curves are drawn of; None: the second.
         judgement: What the threshold comes to; None where there is none.
@@ -71,6 +75,8 @@ class EvalResult:
     output_dir: Path
     folds: tuple[FoldFigures, ...] = ()
     label_errors: LabelErrors | None = None
+    similar: SimilarImages | None = None
+    explainer: "Explainer | None" = None
     decision: Decision = Decision()
     positive_class: int | None = None
     judgement: Judgement | None = None

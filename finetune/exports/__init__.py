@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "keras_weights_file": ["write_keras_weights_file"],
         "measure": ["Measured"],
         "onnx_model": ["write_onnx"],
+        "openvino_model": ["write_openvino"],
         "saved_model": ["write_saved_model"],
         "tflite_model": ["write_tflite"],
     },

@@ -43,11 +43,12 @@ def answer(classifier: Classifier, images: Tensor) -> dict[str, Tensor]:
     The logits are those that the probabilities are of: divided by the temperature, where there is one.
     """
     logits = classifier.model(images, is_training=False).logits
-    if classifier.is_multilabel:
-        return {"logits": logits, "probabilities": tf.sigmoid(logits)}
     if classifier.decision.temperature is not None:
         logits = logits / classifier.decision.divisor
-    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+    return {
+        "logits": logits,
+        "probabilities": tf.sigmoid(logits) if classifier.is_multilabel else tf.nn.softmax(logits),
+    }
 
 
 def prepared_images(classifier: Classifier, num_images: int | None) -> tf.TensorSpec:

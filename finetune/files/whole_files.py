@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from finetune.files.write_errors import naming
 
@@ -81,6 +81,13 @@ def whole_file(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
     """
     with _written_beside(path) as partial, partial.open("w", encoding="utf-8", errors=KEEP_BYTES, newline=newline) as f:
         yield f
+
+
+@contextlib.contextmanager
+def whole_binary_file(path: Path) -> Iterator[BinaryIO]:
+    """As `whole_file`, a file of bytes."""
+    with _written_beside(path) as partial, partial.open("wb") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:

@@ -44,6 +44,42 @@ def use_gpus(settings: GpuSettings) -> None:
         ) from error
 
 
+def find_devices(num_clones: int, *, on_cpu: bool) -> list[str]:
+    """Names of so many devices that compute alike: GPUs that may be used; without any, logical CPUs.
+
+    Args:
+        num_clones: How many.
+        on_cpu: Take no GPU, even where there is one.
+
+    Raises:
+        UserError: There are fewer.
+    """
+    kind = "GPU" if tf.config.get_visible_devices("GPU") and not on_cpu else "CPU"
+    devices = tf.config.list_logical_devices(kind)
+    if num_clones > len(devices):
+        raise UserError(
+            f"--num-clones is {num_clones}, but there {'is' if len(devices) == 1 else 'are'} {len(devices)} {kind}"
+            f"{'' if len(devices) == 1 else 's'} here.",
+            f"Give --num-clones {len(devices)}; a batch of the same total size is --batch-size times as large.",
+        )
+    return [device.name for device in devices[:num_clones]]
+
+
+def devices_side_by_side(num_clones: int) -> list[str | None]:
+    """Devices on each of which the same network is to be; None for one alone, which TensorFlow chooses.
+
+    Says how many GPUs that may be used have nothing to do then.
+
+    Raises:
+        UserError: As `find_devices`.
+    """
+    idle = len(tf.config.get_visible_devices("GPU")) - num_clones
+    if idle > 0:
+        tell_once(f"{idle} of {idle + num_clones} GPUs have nothing to do: --num-clones {idle + num_clones} takes all.")
+    found = find_devices(num_clones, on_cpu=False)
+    return [None] if num_clones == 1 else [*found]
+
+
 def _do_without(settings: GpuSettings) -> None:
     """Says what there is to say where TensorFlow finds no GPU."""
     unused = _unused_gpu()

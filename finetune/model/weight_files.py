@@ -48,9 +48,10 @@ ONNX = FileKind(
     "an ONNX file",
     mend="It can't be read. Give what it was made of: a checkpoint, a Keras or TensorFlow Lite file, a frozen graph.",
 )
+OPENVINO = FileKind("an OpenVINO file", mend=ONNX.mend)
 
 # Of these nothing is read as it is; the network's published weights may do.
-NOT_READ = (TAR, ZIP, PYTORCH, SAFETENSORS, ONNX)
+NOT_READ = (TAR, ZIP, PYTORCH, SAFETENSORS, ONNX, OPENVINO)
 
 _BY_ENDING = {
     ".pb": GRAPH,
@@ -102,6 +103,8 @@ def file_kind(path: Path) -> FileKind | None:
         return TAR
     if first[8:10] == b'{"' and int.from_bytes(first[:8], "little") < path.stat().st_size:
         return SAFETENSORS
+    if first.startswith(b"<?xml") and b"<net " in first:
+        return OPENVINO
     return SAVED_MODEL if path.name == "saved_model.pb" else kind_by_ending(path)
 
 

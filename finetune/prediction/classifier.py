@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from finetune.prediction.decision import find_decision
 from finetune.runs.decision_file import Decision
 from finetune.runs.label_thresholds import thresholds_in_use
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
-from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_network
+from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_networks
 from finetune.settings.choices import MULTILABEL
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import dashed
@@ -35,18 +36,18 @@ class Classifier:
     """What turns images into classes.
 
     Attributes:
-        model: The network with its weights.
+        copies: The network with its weights, the same on each device that computes; None: where TensorFlow chooses.
         network: What it was rebuilt with.
         preprocessing: Whose evaluation mode its images go through.
         class_names: One for each output; a class without a known name is called by its label.
         has_class_names: Whether they are names, not mere labels.
         checkpoint: Where the weights are from.
         image_rules: How image files become pixels.
-        decision: How its logits become a class.
+        decision: How its logits become a class; nothing of it where an image has any number of labels.
         thresholds: Where an image has any number of labels, probabilities from which on it has a class, by class.
     """
 
-    model: "Model"
+    copies: Mapping[str | None, "Model"]
     network: TrainedNetwork
     preprocessing: "Preprocessing"
     class_names: tuple[str, ...]
@@ -65,6 +66,11 @@ class Classifier:
     def cut(self) -> tuple[int, float] | None:
         """Number of the class that there is a threshold for, and the threshold; None: the likeliest class is taken."""
         return self.decision.cut(self.class_names)
+
+    @property
+    def model(self) -> "Model":
+        """On the first of the devices."""
+        return next(iter(self.copies.values()))
 
     @property
     def read_options(self) -> "ReadOptions":
@@ -89,8 +95,8 @@ class Classifier:
         return self.preprocessing.evaluate(image, self.model.image_size, self.model.image_size)
 
 
-def restore_classifier(settings: ClassifierSettings) -> Classifier:
-    """Rebuilds a network, as its run made it, with a checkpoint's weights.
+def restore_classifier(settings: ClassifierSettings, num_clones: int = 1) -> Classifier:
+    """Rebuilds a network, as its run made it, with a checkpoint's weights, on so many devices.
 
     Raises:
         UserError: No such checkpoint; a network that isn't told and can't be recognised, or another one's; names that
@@ -109,10 +115,11 @@ def restore_classifier(settings: ClassifierSettings) -> Classifier:
     preprocessing = get_preprocessing(network.preprocessing, resize=network.resize)
     num_classes = count_classes(spec_of(network), variable_shapes(checkpoint.shapes))
     # Without a head to count by, restoring tells what is missing.
-    model = restore_network(network, num_classes or 1, checkpoint)
-    names = _class_names(settings.labels, network.labels_offset, checkpoint, model.num_classes)
-    labels = tuple(map(str, range(network.labels_offset, network.labels_offset + model.num_classes)))
-    classifier = Classifier(model, network, preprocessing, names or labels, names is not None, checkpoint, rules)
+    copies = restore_networks(network, num_classes or 1, checkpoint, num_clones)
+    num_outputs = next(iter(copies.values())).num_classes
+    names = _class_names(settings.labels, network.labels_offset, checkpoint, num_outputs)
+    labels = tuple(map(str, range(network.labels_offset, network.labels_offset + num_outputs)))
+    classifier = Classifier(copies, network, preprocessing, names or labels, names is not None, checkpoint, rules)
     if classifier.is_multilabel:
         return dataclasses.replace(classifier, thresholds=_thresholds(settings, classifier))
     return dataclasses.replace(classifier, decision=find_decision(classifier, settings))
@@ -130,7 +137,7 @@ def _thresholds(settings: ClassifierSettings, classifier: Classifier) -> tuple[f
         raise UserError(
             f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
         )
-    given = getattr(settings, "threshold", None)
+    given = settings.threshold
     thresholds, by = thresholds_in_use(given, classifier.checkpoint.prefix, classifier.class_names)
     tell_once(f"Thresholds: {by}.")
     return thresholds

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
 
 from finetune.files.csv_cells import cells_of
-from finetune.prediction.writers import Prediction, write_lines
+from finetune.prediction.writers import Asked, Prediction, write_lines
 
 BETWEEN_NAMES = "; "
 
@@ -38,7 +38,8 @@ def write_label_json(predictions: Iterable[Prediction], file: TextIO, class_name
 
 def write_label_lines(predictions: Iterable[Prediction], file: TextIO, class_names: Sequence[str]) -> None:
     """A line for each file: its name and, behind tabs, its classes with their probabilities, or the error."""
-    write_lines(predictions, file, len(class_names))
+    del class_names
+    write_lines(predictions, file, Asked())
 
 
 LABEL_WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, Sequence[str]], None]] = {

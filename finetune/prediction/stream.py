@@ -5,23 +5,41 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from finetune.datasets.decoding import BAD_DATA_ERRORS
+from finetune.datasets.decoding import BAD_DATA_ERRORS, decode_image
 from finetune.datasets.images import BrokenImageError, prepare_image, read_image_file
+from finetune.embeddings.neighbours import NearestImages
+from finetune.embeddings.pooled_features import PooledFeatures
 from finetune.evaluation.decisions import decide
 from finetune.evaluation.metrics import log_softmax
 from finetune.evaluation.multilabel_metrics import sigmoid
-from finetune.evaluation.scoring import inference_function
+from finetune.evaluation.side_by_side import in_turn
+from finetune.explanation.overlays import ShownPicture
 from finetune.prediction.classifier import Classifier
+from finetune.prediction.engines import Infer, inference_by
+from finetune.prediction.heat_maps import HeatMaps
 from finetune.prediction.writers import Guess, Prediction
-from finetune.types import Array
+from finetune.types import Array, Tensor
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+
+
+# Logits [B,num_classes], and features [B,D] where they are wanted.
+_Outcome = tuple[Array, Array | None]
+_Pass = Callable[[Array], _Outcome]  # From images [B,H,W,C].
+
+
+class _Guesses(NamedTuple):
+    """Of one image: what is told, the highest probability, and all classes where it has any number of labels."""
+
+    guesses: tuple[Guess, ...]
+    highest: float
+    all_classes: tuple[Guess, ...] = ()
 
 
 class _LoadedImage(NamedTuple):
@@ -29,6 +47,7 @@ class _LoadedImage(NamedTuple):
     image: Array | None
     error: str | None
     changes: tuple[str, ...] = ()
+    shown: ShownPicture | None = None
 
 
 def classify(
@@ -39,6 +58,10 @@ def classify(
     batch_size: int,
     num_threads: int | None = None,
     reject_below: float | None = None,
+    engine: str = "tensorflow",
+    features: PooledFeatures | None = None,
+    nearest: NearestImages | None = None,
+    heat_maps: HeatMaps | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the class of each image file: the pixels and the network are those of an evaluation.
 
@@ -49,21 +72,39 @@ def classify(
         batch_size: Images at a time; the result doesn't depend on it.
         num_threads: That read and decode; None: a few more than there are cores.
         reject_below: Images whose likeliest class has a lower probability are rejected; None: none are.
+        engine: What computes the logits.
+        features: Of the classifier's network, which then are part of the predictions.
+        nearest: By features, finds similar images.
+        heat_maps: Of the same classifier, for as many guesses; None: no pictures are made.
 
     Yields:
         A prediction for each file, in their order.
 
     Raises:
         NotFiniteError: The network's logits are not finite.
+        UserError: As `inference_by`; a picture can't be written.
     """
-    infer = inference_function(classifier.model)
-    images = _map_in_order(_image_loader(classifier), filenames, num_threads, num_ahead=batch_size)
-    for batch in _batches(images, batch_size):
-        yield from _predict(infer, batch, classifier, top_k, reject_below)
+    passes = [features] if features is not None else _passes(classifier, engine)
+    images = _map_in_order(_image_loader(classifier, heat_maps), filenames, num_threads, num_ahead=batch_size)
+    for batch, outcome in in_turn([_of_batch(each) for each in passes], _batches(images, batch_size)):
+        yield from _predictions(batch, outcome, classifier, top_k, reject_below, nearest, heat_maps)
 
 
-def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
-    function = tf.function(classifier.prepare, autograph=False)
+def _passes(classifier: Classifier, engine: str) -> list[_Pass]:
+    """Of each device."""
+
+    def without_features(infer: Infer) -> _Pass:
+        return lambda images: (infer(images), None)
+
+    return [without_features(inference_by(engine, model, device)) for device, model in classifier.copies.items()]
+
+
+def _image_loader(classifier: Classifier, heat_maps: HeatMaps | None) -> Callable[[str], _LoadedImage]:
+    def decode_and_prepare(encoded: Tensor) -> tuple[Tensor, Tensor]:
+        decoded = decode_image(encoded, classifier.model.channels)
+        return decoded, classifier.prepare_pixels(decoded)
+
+    function = tf.function(decode_and_prepare, autograph=False)
     # Traced here, once: threads that call a new function at the same time would each trace it.
     prepare = function.get_concrete_function(tf.TensorSpec([], tf.string))
 
@@ -71,8 +112,9 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
         try:
             rules = classifier.image_rules
             image = prepare_image(read_image_file(Path(filename), rules), rules)
-            pixels = prepare(tf.constant(image.encoded)).numpy()
-            return _LoadedImage(filename, pixels, None, image.changes)
+            decoded, pixels = prepare(tf.constant(image.encoded))
+            shown = None if heat_maps is None else heat_maps.shown(decoded)
+            return _LoadedImage(filename, pixels.numpy(), None, image.changes, shown)
         except BrokenImageError as error:
             reason = " ".join(str(error).split())
         except (MemoryError, tf.errors.ResourceExhaustedError):
@@ -84,44 +126,69 @@ def _image_loader(classifier: Classifier) -> Callable[[str], _LoadedImage]:
     return load
 
 
-def _predict(
-    infer: Callable[[Any], Any],
+def _of_batch(of_images: _Pass) -> Callable[[list[_LoadedImage]], _Outcome | None]:
+    """From images, of which some may be none, to what is made of the others; None: all are none."""
+
+    def outcome(batch: list[_LoadedImage]) -> _Outcome | None:
+        images = [loaded.image for loaded in batch if loaded.image is not None]
+        return of_images(np.stack(images)) if images else None
+
+    return outcome
+
+
+def _predictions(
     batch: list[_LoadedImage],
+    outcome: _Outcome | None,
     classifier: Classifier,
     top_k: int,
     reject_below: float | None,
+    nearest: NearestImages | None,
+    heat_maps: HeatMaps | None,
 ) -> Iterator[Prediction]:
-    images = [loaded.image for loaded in batch if loaded.image is not None]
-    logits = infer(np.stack(images)).numpy() if images else np.zeros([0, len(classifier.class_names)])
-    if classifier.is_multilabel:
-        yield from _with_labels(batch, sigmoid(logits), classifier)
-        return
-    guesses = _guess(logits, classifier, top_k) if images else iter(())
+    logits, features = outcome if outcome is not None else (None, None)
+    guesses: Iterator[_Guesses] = iter(())
+    if logits is not None:
+        guesses = _guess_labels(logits, classifier) if classifier.is_multilabel else _guess(logits, classifier, top_k)
+    if logits is not None and heat_maps is not None:
+        guesses = _explained(batch, list(guesses), heat_maps)
+    similar = iter(nearest.of(features) if nearest is not None and features is not None else ())
+    of_images = iter(features if features is not None else ())
     for loaded in batch:
         if loaded.image is None:
             yield Prediction(loaded.filename, (), loaded.error)
         else:
-            highest, best = next(guesses)
-            is_rejected = reject_below is not None and highest < reject_below
-            yield Prediction(loaded.filename, best, changes=loaded.changes, is_rejected=is_rejected)
+            guess = next(guesses)
+            yield Prediction(
+                loaded.filename,
+                guess.guesses,
+                changes=loaded.changes,
+                is_rejected=reject_below is not None and guess.highest < reject_below,
+                features=next(of_images, None),
+                neighbours=next(similar, ()),
+                all_classes=guess.all_classes,
+            )
 
 
-def _with_labels(batch: list[_LoadedImage], probabilities: Array, classifier: Classifier) -> Iterator[Prediction]:
-    """Of each image all classes that reach their thresholds, likeliest first, and all classes."""
-    rows = iter(probabilities.tolist())
-    for loaded in batch:
-        if loaded.image is None:
-            yield Prediction(loaded.filename, (), loaded.error)
-            continue
-        named = zip(classifier.class_names, next(rows), strict=True)
+def _explained(batch: list[_LoadedImage], guesses: list[_Guesses], heat_maps: HeatMaps) -> Iterator[_Guesses]:
+    """The guesses with their pictures, which are written."""
+    images = np.stack([loaded.image for loaded in batch if loaded.image is not None])
+    pictures = [(loaded.filename, loaded.shown) for loaded in batch if loaded.shown is not None]
+    explained = heat_maps.explained(images, [each.guesses for each in guesses], pictures)
+    for each, with_pictures in zip(guesses, explained, strict=True):
+        yield each._replace(guesses=with_pictures)
+
+
+def _guess_labels(logits: Array, classifier: Classifier) -> Iterator[_Guesses]:
+    """For each row of logits [B,num_classes] the classes that reach their thresholds, likeliest first, and all."""
+    for row in sigmoid(logits):
+        named = zip(classifier.class_names, row.tolist(), strict=True)
         classes = tuple(Guess(label, name, probability) for label, (name, probability) in enumerate(named))
         reached = [guess for guess in classes if guess.probability >= classifier.thresholds[guess.class_id]]
-        guesses = tuple(sorted(reached, key=lambda guess: -guess.probability))
-        yield Prediction(loaded.filename, guesses, changes=loaded.changes, all_classes=classes)
+        yield _Guesses(tuple(sorted(reached, key=lambda guess: -guess.probability)), float(row.max()), classes)
 
 
-def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[float, tuple[Guess, ...]]]:
-    """For each row of logits [B,num_classes] its highest probability, and its guesses: what is decided for first."""
+def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[_Guesses]:
+    """For each row of logits [B,num_classes] what is decided for first, and the likeliest others."""
     names = classifier.class_names
     probabilities = np.exp(log_softmax(logits, classifier.decision.divisor))
     order = np.argsort(-logits, axis=1, kind="stable")
@@ -130,7 +197,7 @@ def _guess(logits: Array, classifier: Classifier, top_k: int) -> Iterator[tuple[
         order = np.stack([[decision, *row[row != decision]] for decision, row in zip(decisions, order, strict=True)])
     for row, class_ids in zip(probabilities, order[:, :top_k], strict=True):
         guesses = (Guess(int(class_id), names[class_id], float(row[class_id])) for class_id in class_ids)
-        yield float(row.max()), tuple(guesses)
+        yield _Guesses(tuple(guesses), float(row.max()))
 
 
 def _map_in_order(

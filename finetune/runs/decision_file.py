@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from finetune.files.json_files import MayLack, Number, read_json
 from finetune.files.whole_files import write_json
 from finetune.notices import few, tell_once
+from finetune.settings.threshold import parse_rule
 
 DECISION_FILE = "decision.json"
 
@@ -147,6 +148,8 @@ def read_decision(folder: Path, scorer: Callable[[], Scorer]) -> Decision:
     if not path.exists():
         return Decision()
     content = read_json(path, _SHAPE, _MEND)
+    if "threshold" in content:
+        parse_rule(content["threshold"]["rule"], str(path))
     other = _difference(content, scorer())
     if other is not None:
         tell_once(f"{path} was chosen for {other}: it is not used.")

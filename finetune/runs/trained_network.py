@@ -195,6 +195,25 @@ def restore_network(network: TrainedNetwork, num_classes: int, checkpoint: "Chec
     return model
 
 
+def restore_networks(
+    network: TrainedNetwork, num_classes: int, checkpoint: "Checkpoint", num_clones: int
+) -> "dict[str | None, Model]":
+    """As `restore_network`, the same on each of so many devices, by their names; None: where TensorFlow chooses.
+
+    Raises:
+        UserError: As `restore_network`; there are fewer devices.
+    """
+    import tensorflow as tf
+
+    from finetune.model.gpus import devices_side_by_side
+
+    copies = {}
+    for device in devices_side_by_side(num_clones):
+        with tf.device(device):
+            copies[device] = restore_network(network, num_classes, checkpoint)
+    return copies
+
+
 def restore_weights(model: "Model", network: TrainedNetwork, checkpoint: "Checkpoint") -> None:
     """Puts a checkpoint's weights into the network.
 

@@ -8,6 +8,7 @@ from finetune.errors import UserError
 from finetune.notices import has_control
 from finetune.settings.choices import (
     DEFAULT_BACKGROUND,
+    DEFAULT_DUPLICATE_SIMILARITY,
     DEFAULT_LABEL_SEPARATOR,
     DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_VALIDATION_FRACTION,
@@ -20,11 +21,13 @@ from finetune.settings.choices import (
     MOST_SHARDS,
     MULTILABEL,
     ON_CORRUPT,
+    ON_DUPLICATE,
     SINGLE_LABEL,
     TASK_HELP,
     TASKS,
 )
 from finetune.settings.flags import CommandSettings, flag
+from finetune.settings.group_rule import GroupRule
 from finetune.settings.shares import ShareSettings
 
 
@@ -119,6 +122,28 @@ class SplitSettings(CommandSettings):
     test_fraction: float | None = flag(
         None, at_least=0, below=1, metavar="F", help="part of each class for a test split; not given: none"
     )
+    group_by: str | None = flag(
+        None,
+        metavar="REGEX|COLUMN",
+        help="keep the images of a patient, a plant or a day in one split: a column of --labels-csv (column:patient), "
+        "or a regular expression (regex:^(p[0-9]+)_) whose first group, or whole match, in an image's path is the name "
+        "of its group",
+    )
+    on_duplicate: str = flag(
+        "warn",
+        choices=ON_DUPLICATE,
+        help="the same picture in two splits: tell it, write nothing, or keep it in one of them",
+    )
+    find_near_duplicates: bool = flag(
+        False, help="take copies that are resized, encoded anew, slightly cropped or mirrored for the same picture, too"
+    )
+    duplicate_similarity: float = flag(
+        DEFAULT_DUPLICATE_SIMILARITY,
+        above=0,
+        at_most=1,
+        metavar="F",
+        help="correlation of their details from which on --find-near-duplicates takes two pictures for one",
+    )
     seed: int = flag(0, help="another seed divides and shuffles differently")
 
     def __post_init__(self) -> None:
@@ -127,6 +152,10 @@ class SplitSettings(CommandSettings):
             raise UserError("--validation-fraction and --validation-size are both given.", "Give one of them.")
         if (self.validation_fraction or 0) + (self.test_fraction or 0) >= 1:
             raise UserError("--validation-fraction and --test-fraction together leave nothing to train on.")
+        if self.duplicate_similarity != DEFAULT_DUPLICATE_SIMILARITY and not self.find_near_duplicates:
+            raise UserError(
+                "--duplicate-similarity is of near duplicates, which nobody asked for.", "Give --find-near-duplicates."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +183,9 @@ class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.group_rule is not None:
+            self.group_rule.check()
+        self._refuse_together()
         name = self.dataset_name
         if name is not None and (name != Path(name).name or name.startswith(".")):
             raise UserError(f"--dataset-name is {name!r}; it is the first part of file names, without folders.")
@@ -162,3 +194,24 @@ class ConvertSettings(SplitSettings, ImageSourceSettings, ShareSettings):
                 f"--dataset-name is {name!r}; it is the first part of file names, which hold no line breaks and no "
                 "control characters."
             )
+
+    def _refuse_together(self) -> None:
+        """Images of several labels are divided so that each label has its share, whatever belongs together."""
+        together = {
+            "--group-by": self.group_by is not None,
+            "--find-near-duplicates": self.find_near_duplicates,
+            f"--on-duplicate {self.on_duplicate}": self.on_duplicate != ON_DUPLICATE[0],
+        }
+        given = [name for name, is_given in together.items() if is_given]
+        if given and self.task == MULTILABEL:
+            raise UserError(
+                f"{' and '.join(given)}: not with --task {MULTILABEL}, which divides images by their labels alone.",
+                "Leave it out, and give folders for train and validation, or a column of the table with splits.",
+            )
+
+    @property
+    def group_rule(self) -> GroupRule | None:
+        """What the groups of images are known by; None: there are none."""
+        return (
+            None if self.group_by is None else GroupRule.of_text(self.group_by, has_table=self.labels_csv is not None)
+        )

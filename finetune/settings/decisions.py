@@ -22,8 +22,9 @@ class ChoiceSettings(CommandSettings):
     threshold: str | None = flag(
         None,
         metavar="RULE",
-        help=f"choose the probability from which on an image is of the positive class: {RULES_HELP}; a number judges "
-        "that one; none: the likeliest class; not given: what is kept for this checkpoint; of several labels: for each",
+        help=f"choose the probability from which on an image is of the positive class, or, with several labels an "
+        f"image, of each class: {RULES_HELP}; a number judges that one; none: the likeliest class; not given: what was "
+        "chosen for this checkpoint",
     )
     positive_class: str | None = flag(None, metavar="NAME", help=f"class {_POSITIVE_HELP}")
     calibrate: str | None = flag(
@@ -69,8 +70,8 @@ class UseSettings(CommandSettings):
         at_least=0,
         at_most=1,
         metavar="P",
-        help="probability from which on an image is of the positive class; none: the likeliest class; not given: what "
-        "finetune-eval chose for this checkpoint; of several labels: of each class",
+        help="probability from which on an image is of the positive class, or, with several labels an image, of each; "
+        "none: the likeliest class; not given: what finetune-eval chose for this checkpoint",
     )
     positive_class: str | None = flag(None, metavar="NAME", help=f"class {_POSITIVE_HELP}")
     calibrate: str | None = flag(

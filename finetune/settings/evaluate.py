@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from finetune.errors import UserError
 from finetune.settings.choices import (
+    EXPLANATIONS,
     MATCH_LABELS_HELP,
     MOST_IMAGE_SIZE,
     ON_CORRUPT,
@@ -21,7 +22,7 @@ from finetune.settings.choices import (
 )
 from finetune.settings.decisions import ChoiceSettings
 from finetune.settings.flags import CommandSettings, flag
-from finetune.settings.gpus import GpuSettings
+from finetune.settings.gpus import PassSettings
 from finetune.settings.head import TrainedHeadSettings
 from finetune.settings.shares import ShareSettings
 from finetune.settings.train import DEFAULT_RUN_DIR, only
@@ -42,7 +43,7 @@ class EvalDataSettings(CommandSettings):
     label_key: str | None = flag(None, metavar="KEY", help="of the label in the records; not given: the run's")
     match_labels: str | None = flag(None, choices=WAYS_TO_MATCH, help=MATCH_LABELS_HELP)
     on_corrupt: str = flag("fail", choices=ON_CORRUPT, help=ON_CORRUPT_HELP)
-    batch_size: int = flag(100, above=0, help="images at a time; the result doesn't depend on it")
+    batch_size: int = flag(100, above=0, help="images at a time, on each device; the result doesn't depend on it")
     max_num_batches: int | None = flag(None, above=0, metavar="N", help="only so many batches; not given: all")
     num_preprocessing_threads: int | None = flag(None, above=0, metavar="N", help="not given: chosen while running")
 
@@ -81,7 +82,7 @@ class EvalNetworkSettings(TrainedHeadSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareSettings, GpuSettings):
+class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareSettings, PassSettings):
     """Settings of `finetune-eval`."""
 
     title: ClassVar[str] = "Evaluation"
@@ -100,6 +101,12 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         None, slim=["eval_dir"], access="write", help="where the files go; not given: eval_SPLIT beside the checkpoint"
     )
     report: bool = flag(True, help="draw the plots and write report.html")
+    nearest: int | None = flag(
+        None, above=0, metavar="K", help="in the report, beside each mistake the K most similar training images"
+    )
+    explain: str | None = flag(
+        None, choices=EXPLANATIONS, help="show in the report what of an image spoke for the class it was mistaken for"
+    )
     write_logits: bool = flag(False, help="put every logit into predictions.csv")
     assert_accuracy_at_least: float | None = flag(
         None, at_least=0, at_most=1, metavar="SHARE", help="exit with status 3 below this accuracy"
@@ -117,6 +124,8 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         if not self.checkpoint:
             raise UserError("--checkpoint names nothing.", "Give a run's folder or a checkpoint, or leave it out.")
         self._refuse_contradictions()
+        if self.explain is not None:
+            self._refuse_explaining_nothing()
 
     def _refuse_contradictions(self) -> None:
         """Each of these says what is evaluated; two of them would say it twice."""
@@ -143,6 +152,7 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
                 f"{one_by_one} and {chosen} don't go together: what is chosen is for one checkpoint.",
                 "Evaluate that checkpoint alone.",
             )
+        self._refuse_idle_nearest()
         flag = "--shard" if self.shard is not None else "--merge-shards"
         unshared = {
             "--watch": self.watch,
@@ -152,3 +162,34 @@ class EvalSettings(EvalDataSettings, EvalNetworkSettings, ChoiceSettings, ShareS
         for name, is_given in unshared.items():
             if is_given and (self.shard is not None or self.merge_shards is not None):
                 raise UserError(f"{flag} and {name} don't go together: shares are of all images.", "Leave one out.")
+
+    def _refuse_idle_nearest(self) -> None:
+        """What makes no report of mistakes has no use for similar images."""
+        without_report = {
+            "--no-report": not self.report,
+            "--watch": self.watch,
+            "--compare": bool(self.compare),
+            "--shard": self.shard is not None,
+            "--merge-shards": self.merge_shards is not None,
+        }
+        for name, is_given in without_report.items():
+            if is_given and self.nearest is not None:
+                raise UserError(
+                    f"--nearest and {name} don't go together: similar images stand in the report of one evaluation.",
+                    "Leave one of them out.",
+                )
+
+    def _refuse_explaining_nothing(self) -> None:
+        without_mistakes = {
+            "--no-report": not self.report,
+            "--compare": bool(self.compare),
+            "--shard": self.shard is not None,
+            "--merge-shards": self.merge_shards is not None,
+        }
+        for name, is_given in without_mistakes.items():
+            if is_given:
+                raise UserError(
+                    f"--explain and {name} don't go together: the mistakes of a report are explained, by the network "
+                    "that made them.",
+                    "Leave one out.",
+                )

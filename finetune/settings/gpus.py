@@ -59,3 +59,12 @@ class GpuSettings(CommandSettings):
             "--gpu-memory-limit": self.gpu_memory_limit is not None,
         }
         return " and ".join(option for option, is_given in given.items() if is_given)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PassSettings(GpuSettings):
+    """Devices that run the same network side by side, each on batches of its own."""
+
+    num_clones: int = flag(
+        1, above=0, metavar="N", help="devices that compute side by side; the result doesn't depend on it"
+    )

@@ -36,8 +36,8 @@ class ThresholdRule:
         if self.measure == "f1":
             return "max-f1"
         if self.measure == "cost":
-            return f"cost:FN={self.false_negative_cost!r},FP={self.false_positive_cost!r}"
-        return f"{self.measure}>={self.at_least!r}"
+            return f"cost:FN={_short(self.false_negative_cost)},FP={_short(self.false_positive_cost)}"
+        return f"{self.measure}>={_short(self.at_least)}"
 
 
 def parse_rule(text: str, option: str = "--threshold") -> ThresholdRule:
@@ -85,3 +85,8 @@ def _number(word: str, option: str, text: str) -> float:
     if not math.isfinite(number):
         raise UserError(f"{option}: {text!r}: {word.strip()!r} is no finite number.")
     return number
+
+
+def _short(number: float) -> str:
+    """The number to the last bit, without a zero behind the point."""
+    return repr(float(number)).removesuffix(".0")

@@ -21,6 +21,7 @@ from finetune.settings.choices import (
     MATCH_LABELS_HELP,
     MOST_IMAGE_SIZE,
     MOST_SEED,
+    NO_TRACKER,
     ON_CORRUPT,
     ON_CORRUPT_HELP,
     PRECISIONS,
@@ -29,6 +30,7 @@ from finetune.settings.choices import (
     SINGLE_LABEL,
     TASK_HELP,
     TASKS,
+    TRACKERS,
     WAYS_TO_MATCH,
     XLA_MODES,
 )
@@ -210,6 +212,9 @@ class RunSettings(CommandSettings):
         metavar="FIRST:LAST",
         help="a trace of these steps for TensorBoard's profiler, in --train-dir; 100:120",
         is_recorded=False,
+    )
+    track: str = flag(
+        NO_TRACKER, choices=TRACKERS, help="keep settings, curves and results in MLflow or Weights & Biases, too"
     )
     report: bool | None = flag(
         None,

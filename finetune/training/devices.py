@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from finetune.cluster.team import Team
 from finetune.errors import UserError, first_line
+from finetune.model.gpus import find_devices
 from finetune.training.precision import cpu_flags
 
 log = logging.getLogger("finetune")
@@ -146,19 +147,12 @@ def choose_strategy(num_devices: int, *, on_cpu: bool) -> Any:
     Raises:
         UserError: There are fewer devices.
     """
-    gpus = [] if on_cpu else tf.config.get_visible_devices("GPU")
-    kind = "GPU" if gpus else "CPU"
-    devices = tf.config.list_logical_devices(kind)
-    if num_devices > len(devices):
-        raise UserError(
-            f"--num-clones is {num_devices}, but there {'is' if len(devices) == 1 else 'are'} {len(devices)} {kind}"
-            f"{'' if len(devices) == 1 else 's'} here.",
-            f"Give --num-clones {len(devices)}; a batch of the same total size is --batch-size times as large.",
-        )
+    devices = find_devices(num_devices, on_cpu=on_cpu)
     if num_devices > 1:
         # Sums without collective operations on CPUs, where TensorFlow matches those of the replicas unreliably.
-        sums = tf.distribute.NcclAllReduce() if gpus else tf.distribute.ReductionToOneDevice()
-        return tf.distribute.MirroredStrategy([device.name for device in devices[:num_devices]], sums)
+        are_gpus = "GPU" in devices[0]
+        sums = tf.distribute.NcclAllReduce() if are_gpus else tf.distribute.ReductionToOneDevice()
+        return tf.distribute.MirroredStrategy(devices, sums)
     if on_cpu:
         return tf.distribute.OneDeviceStrategy("/cpu:0")
     return tf.distribute.get_strategy()

@@ -318,7 +318,7 @@ def _scores_of(features: Features, split: SplitModel, batch_size: int, task: str
             values, labels = features.batch(slice(start, start + batch_size))
             yield values, labels, np.full(len(labels), b"")
 
-    return lambda: SCORERS[task](lambda values: infer(*values), feature_rows())
+    return lambda: SCORERS[task]([lambda values: infer(*values)], feature_rows())
 
 
 def _head_of(split: SplitModel) -> Callable[..., Tensor]:

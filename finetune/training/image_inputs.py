@@ -25,7 +25,8 @@ from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.datasets.unlabelled_batches import picked_examples, reading_unlabelled, unlabelled_evaluation_batches
 from finetune.errors import UserError
 from finetune.evaluation.multilabel_metrics import AnyScores
-from finetune.evaluation.scoring import SCORERS, inference_function
+from finetune.evaluation.scoring import SCORERS, Infer, inference_function
+from finetune.evaluation.side_by_side import in_turn
 from finetune.model.model import Outputs
 from finetune.model.out_of_memory import out_of_memory_told
 from finetune.progress import progress
@@ -216,16 +217,16 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
     of_all_devices = _joiner(strategy)
     validate = validate_plain = None
     if dataset is not None or unlabelled is not None:
-        infer = inference_function(model)
+        infers = [inference_function(model, device) for device in _devices_of(strategy)]
     if dataset is not None:
         run = scorer(
-            infer, dataset, images.options, strategy, batch_size=images.batch_size, num_classes=model.num_classes
+            infers, dataset, images.options, strategy, batch_size=images.batch_size, num_classes=model.num_classes
         )
         rehearsal = evaluation_batches(dataset, images.options, batch_size=REHEARSAL_BATCH_SIZE)
         validate, validate_plain = validation(images, state, run), plain_validation(images, state, run)
         with reading(dataset, images.options.labels_offset):
             # What fails in a validation should do so before hours of training, not after.
-            SCORERS[dataset.task](infer, rehearsal.take(REHEARSAL_BATCHES))
+            SCORERS[dataset.task](infers, rehearsal.take(REHEARSAL_BATCHES))
     return TrainingInputs(
         forward=lambda batch, seed: model(batch, is_training=True, seed=seed),
         batches=batches,
@@ -236,8 +237,13 @@ def image_inputs(images: TrainingImages, state: TrainingState) -> TrainingInputs
         mixed_batches=None
         if unlabelled is None
         else lambda steps: identified(strategy.experimental_distribute_dataset(images.mixed_batches(steps))),
-        unlabelled_logits=None if unlabelled is None else lambda: _logits(unlabelled, images, infer),
+        unlabelled_logits=None if unlabelled is None else lambda: _logits(unlabelled, images, infers),
     )
+
+
+def _devices_of(strategy: Any) -> Sequence[str | None]:
+    """Devices of this process that have the variables each; None: one, which TensorFlow chooses."""
+    return strategy.extended.worker_devices if isinstance(strategy, tf.distribute.MirroredStrategy) else [None]
 
 
 def _joiner(strategy: Any) -> Callable[[Any], Array]:
@@ -269,13 +275,16 @@ def _kinds(steps: MixedSteps) -> Iterator[int]:
             yield from [0] * (steps.mixture.batch_size - number) + [1] * number
 
 
-def _logits(unlabelled: UnlabelledImages, images: TrainingImages, infer: Callable[[Tensor], Tensor]) -> Array:
+def _logits(unlabelled: UnlabelledImages, images: TrainingImages, infers: Sequence[Infer]) -> Array:
     batches = unlabelled_evaluation_batches(unlabelled, images.options, batch_size=images.batch_size)
     parts = []
-    with progress("Pseudo-labels", len(unlabelled.records)) as advance, reading_unlabelled(unlabelled):
-        for prepared, _ in batches:
-            with out_of_memory_told(images.batch_size):
-                parts.append(np.asarray(infer(prepared)))
+    with (
+        progress("Pseudo-labels", len(unlabelled.records)) as advance,
+        reading_unlabelled(unlabelled),
+        out_of_memory_told(images.batch_size),
+    ):
+        for _, logits in in_turn(infers, (prepared for prepared, _ in batches)):
+            parts.append(np.asarray(logits))
             advance(len(parts[-1]))
     return np.concatenate(parts)
 

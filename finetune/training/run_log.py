@@ -1,7 +1,7 @@
 """What a run tells while it trains: lines on standard error, metrics.jsonl, TensorBoard.
 
 Lines come every few seconds, whatever the steps take; the two others have a row every `--log-every` steps. The keys of
-metrics.jsonl, and TensorBoard's scalars, which lack `step`:
+metrics.jsonl, and TensorBoard's scalars, which lack `step` (a tracker, `--track`, has the same):
 
     step                 number of updates made
     loss                 of training: cross-entropy, with the auxiliary head's part, and weight decay
@@ -34,6 +34,7 @@ from finetune.evaluation.multilabel_metrics import AnyScores
 from finetune.files.write_errors import naming
 from finetune.progress import SECONDS_BETWEEN_LINES, format_seconds
 from finetune.runs.run_folder import RunFolder
+from finetune.trackers.tracked_run import TrackedRun
 from finetune.types import Tensor
 
 NUM_SAMPLE_IMAGES = 8
@@ -79,6 +80,7 @@ class RunLog:
         seconds_between_summaries: float,
         training_split: str = "",
         num_skipped: Mapping[str, int] | None = None,
+        tracked: TrackedRun | None = None,
     ) -> None:
         """Opens a TensorBoard event file in the run's folder.
 
@@ -89,12 +91,14 @@ class RunLog:
             seconds_between_summaries: TensorBoard scalars of training are at least so far apart.
             training_split: Name of the split that is trained on.
             num_skipped: By split how many of its records are left out; None or none: it isn't told.
+            tracked: Where TensorBoard's scalars go, too; None: nowhere.
         """
         self.run = run
         self._max_steps = max_steps
         self.images_per_step = images_per_step
         self._training_split = training_split
         self._num_skipped = dict(num_skipped or {})
+        self._tracked = tracked or TrackedRun()
         self._seconds_between_summaries = seconds_between_summaries
         with self._naming():
             folder = os.fsencode(run.path)
@@ -233,7 +237,8 @@ class RunLog:
         return f"  {format_seconds(seconds)} left"
 
     def _write_scalars(self, group: str, step: int, figures: dict[str, Any]) -> None:
+        scalars = {f"{group}/{name}": value for name, value in figures.items() if value is not None}
         with self._naming(), self._writer.as_default():
-            for name, value in figures.items():
-                if value is not None:
-                    tf.summary.scalar(f"{group}/{name}", value, step)
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value, step)
+        self._tracked.metrics(step, scalars)

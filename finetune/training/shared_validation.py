@@ -1,6 +1,6 @@
 """Several workers that validate: each scores its share of the split, and all come to the same figures of the whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,16 @@ from finetune.datasets.pipeline import evaluation_batches
 from finetune.datasets.record_ranges import records_within
 from finetune.evaluation.metrics import NotFiniteError, Scores
 from finetune.evaluation.multilabel_metrics import AnyScores
-from finetune.evaluation.scoring import SCORERS, score
+from finetune.evaluation.scoring import SCORERS, Infer, score
 from finetune.files.shares import Share
-from finetune.types import Array, Tensor
+from finetune.types import Array
 
 # A row of a share in which a logit isn't finite: the others are told by it, for they wait for this worker's rows.
 _NOT_FINITE = np.full([1, 5], np.nan)
 
 
 def scorer(
-    infer: Callable[[Tensor], Tensor],
+    infers: Sequence[Infer],
     dataset: Dataset,
     options: ReadOptions,
     strategy: Any,
@@ -34,7 +34,7 @@ def scorer(
     The scores hold no names of files then.
 
     Args:
-        infer: From images to logits, by what this worker has.
+        infers: From images to logits, by each device that this worker has.
         dataset: The split.
         options: How its records are read.
         strategy: In whose scope it is called.
@@ -43,7 +43,7 @@ def scorer(
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         whole = evaluation_batches(dataset, options, batch_size=batch_size)
-        return lambda: SCORERS[dataset.task](infer, whole)
+        return lambda: SCORERS[dataset.task](infers, whole)
     resolver = strategy.cluster_resolver
     share = Share(resolver.task_id + 1, resolver.cluster_spec().num_tasks("worker"))
     own = records_within(dataset, share.part_of(dataset.num_examples))
@@ -54,7 +54,7 @@ def scorer(
 
     def run() -> Scores:
         try:
-            rows = _rows_of(score(infer, batches)) if own.shards else np.empty([0, 5])
+            rows = _rows_of(score(infers, batches)) if own.shards else np.empty([0, 5])
         except NotFiniteError:
             rows = _NOT_FINITE
         on_devices = [rows] + [rows[:0]] * (num_devices - 1)

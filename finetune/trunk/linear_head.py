@@ -73,27 +73,32 @@ def find_linear_head(model: Model, plan: VariablePlan, argument: str) -> LinearH
     Raises:
         UserError: What is trained is no such layer, or more than it.
     """
-    refusal = UserError(
-        f"{argument} needs the classification layer alone to be trained, whose logits are a linear function of "
-        f"features that don't change; trained are {few([variable.name for variable in plan.trained])}.",
-        f"Give --trainable-scopes {','.join(model.spec.head_scopes)}",
-    )
+    head = linear_head_of(model, plan)
+    if head is None:
+        raise UserError(
+            f"{argument} needs the classification layer alone to be trained, whose logits are a linear function of "
+            f"features that don't change; trained are {few([variable.name for variable in plan.trained])}.",
+            f"Give --trainable-scopes {','.join(model.spec.head_scopes)}",
+        )
+    return head
+
+
+def linear_head_of(model: Model, plan: VariablePlan) -> LinearHead | None:
+    """As `find_linear_head`; None where what is trained is no such layer, or more than it."""
     with _in_float32(model):
         split = SplitModel(model, plan, is_training=False)
     trained = [model.model_variables[variable.name] for variable in plan.trained]
     if split.starts_at_images or len(split.frontier) != 1:
-        raise refusal
+        return None
     reached = _reaching(split, trained)
     kernels = [variable for variable in reached if variable.shape.rank > 1]
     biases = [variable for variable in reached if variable.shape.rank == 1]
     if len(kernels) != 1 or len(biases) > 1 or len(kernels) + len(biases) != len(reached):
-        raise refusal
+        return None
     names = {variable_name(variable) for variable in reached}
     others = tuple(variable for variable in trained if variable_name(variable) not in names)
     head = LinearHead(kernels[0], biases[0] if biases else None, others)
-    if not (_has_shapes(head, split, model.num_classes) and _is_linear(head, split)):
-        raise refusal
-    return head
+    return head if _has_shapes(head, split, model.num_classes) and _is_linear(head, split) else None
 
 
 @contextlib.contextmanager

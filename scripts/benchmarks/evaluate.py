@@ -96,7 +96,7 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, float]:
     num_batches = max(1, dataset.num_examples // arguments.batch_size)
 
     def score_split() -> int:
-        return score(infer, batches).num_examples
+        return score([infer], batches).num_examples
 
     def infer_only() -> int:
         for _ in range(num_batches):

@@ -1,0 +1,1 @@
+"""What a network makes of images before it classifies them: kept in files, and compared."""
