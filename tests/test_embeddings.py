@@ -182,6 +182,22 @@ def test_the_report_shows_similar_images_beside_mistakes(run, records, tmp_path)
     assert html.count('alt="training image of ') == 2 * num_mistakes
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_file_without_images_has_its_columns(suffix, tmp_path):
+    path = tmp_path / f"none{suffix}"
+    with feature_file(path, 3, {}, with_labels=True):
+        pass
+    if suffix == ".npz":
+        with np.load(path) as file:
+            shapes = {name: file[name].shape for name in file}
+        assert shapes.pop("features") == (0, 3)
+        assert set(shapes.values()) == {(0,)}
+    else:
+        table = pytest.importorskip("pyarrow.parquet").read_table(path)
+        assert table.num_rows == 0
+        assert {"filename", "label_name", "features"} < set(table.column_names)
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -60,8 +60,8 @@ def nearest_images(network: "FeatureNetwork", settings: PredictSettings) -> "Nea
 
 def similar_to_mistakes(
     scores: Scores, dataset: "Dataset", network: "FeatureNetwork", num_nearest: int
-) -> SimilarImages:
-    """The training images that are the most similar to the mistakes of a report.
+) -> SimilarImages | None:
+    """The training images that are the most similar to the mistakes of a report; None: it has no mistakes.
 
     Args:
         scores: Of the split.
@@ -87,13 +87,14 @@ def similar_to_mistakes(
         image = decode_image(parse_record(serialized, dataset.schema).encoded, options.channels)
         return options.preprocessing.evaluate(image, options.image_size, options.image_size)
 
+    mistakes = worst_mistakes(scores)
+    if not mistakes:
+        return None
     trained_on = find_trained_on(network, "--nearest")
     positions, images = [], []
-    for position, serialized in read_records(dataset, worst_mistakes(scores)):
+    for position, serialized in read_records(dataset, mistakes):
         positions.append(position)
         images.append(prepared(serialized))
-    if not images:
-        return SimilarImages(trained_on.dataset, {})
     _, features = network.pooled(tf.stack(images))
     nearest = NearestImages(trained_on.features, num_nearest)
     return SimilarImages(trained_on.dataset, dict(zip(positions, nearest.of(features), strict=True)))

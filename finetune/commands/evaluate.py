@@ -319,7 +319,7 @@ class _Evaluator:
         )
         return result, chosen
 
-    def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages:
+    def _similar(self, scores: Scores, num_nearest: int) -> SimilarImages | None:
         from finetune.commands.embeddings import similar_to_mistakes
         from finetune.embeddings.pooled_features import PooledFeatures
         from finetune.embeddings.training_images import FeatureNetwork

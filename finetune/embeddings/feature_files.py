@@ -25,6 +25,8 @@ from finetune.types import Array
 
 PARQUET = ".parquet"
 ROWS_AT_A_TIME = 4096
+TEXTS = ("filename", "prediction_name", "label_name")
+NUMBERS = {"prediction": np.int64, "probability": np.float64, "label": np.int64}
 WEIGHTS = "weights_sha256"
 KEY = "key"
 _ZIP_LOCAL_HEADER_BYTES = 30
@@ -71,6 +73,7 @@ class FeatureFile:
         self._num_features = num_features
         self._with_labels = with_labels
         self._rows: list[FeatureRow] = []
+        self._is_empty = True
 
     def add(self, row: FeatureRow) -> None:
         """Adds an image."""
@@ -79,13 +82,13 @@ class FeatureFile:
             self._flush()
 
     def close(self) -> None:
-        """Writes what is left."""
-        if self._rows:
+        """Writes what is left, of a file without rows the columns."""
+        if self._rows or self._is_empty:
             self._flush()
         self._writer.close()
 
     def _flush(self) -> None:
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._is_empty = self._rows, [], False
         columns: dict[str, Sequence[Any]] = {
             "filename": [row.filename for row in rows],
             "prediction": [row.class_id for row in rows],
@@ -94,7 +97,8 @@ class FeatureFile:
         }
         if self._with_labels:
             columns |= {"label": [row.label for row in rows], "label_name": [row.label_name for row in rows]}
-        self._writer.write(columns, np.stack([row.features for row in rows]).astype(np.float32, copy=False))
+        features = np.array([row.features for row in rows], np.float32)
+        self._writer.write(columns, features.reshape(-1, self._num_features))
 
 
 @contextlib.contextmanager
@@ -160,7 +164,7 @@ class _NpzWriter:
     def close(self) -> None:
         self._beside.seek(0)
         with zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED) as archive:
-            for name, values in (self._columns or {"filename": [], "prediction": []}).items():
+            for name, values in self._columns.items():
                 _write_column(archive, name, values)
             for name, text in self._notes.items():
                 with archive.open(f"{name}.npy", "w") as member:
@@ -171,11 +175,8 @@ class _NpzWriter:
 
 
 def _write_column(archive: zipfile.ZipFile, name: str, values: Sequence[Any]) -> None:
-    """Texts as an array of Unicode, as wide as the longest one, some rows at a time."""
-    if values and isinstance(values[0], str):
-        dtype = np.dtype(f"<U{max(map(len, values)) or 1}")
-    else:
-        dtype = np.asarray(values[:1]).dtype
+    """Some rows at a time; texts as an array of Unicode, as wide as the longest one."""
+    dtype = np.dtype(f"<U{max(map(len, values), default=1) or 1}" if name in TEXTS else NUMBERS[name])
     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         _write_header(member, dtype, (len(values),))
         for start in range(0, len(values), ROWS_AT_A_TIME):

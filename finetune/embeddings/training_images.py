@@ -26,6 +26,7 @@ from finetune.remote.urls import named
 from finetune.runs.provenance import parts_of, read_provenance_or_tell, software_versions
 from finetune.runs.run_folder import settings_of_run
 from finetune.runs.trained_network import TrainedNetwork
+from finetune.settings.settings_file import CONFIG_FILE
 from finetune.settings.train import TrainSettings
 from finetune.trunk.features import features_key
 
@@ -131,7 +132,7 @@ def _training_split(network: FeatureNetwork, argument: str) -> Dataset:
     if not data.records.is_dir():
         raise UserError(
             f"{argument}: the records that {network.run_folder} was trained on aren't there: {named(data.records)}.",
-            f"Put them there, or give their folder in {network.run_folder / 'config.toml'} (dataset_dir).",
+            f"Put them there, or give their folder in {network.run_folder / CONFIG_FILE} (dataset_dir).",
         )
     dataset = find_dataset(
         data.records,
