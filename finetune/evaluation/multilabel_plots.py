@@ -34,7 +34,7 @@ def averages_figure(scores: MultilabelScores, names: Sequence[str], theme: Theme
     averages = [average for average, _ in shown]
     labels = [label for _, label in shown]
     with in_style(theme):
-        figure = Figure(figsize=(7.5, 0.9 + BAR_INCHES * max(len(shown), 1)), layout="constrained")
+        figure = Figure(figsize=(6.0, 0.9 + BAR_INCHES * max(len(shown), 1)), layout="constrained")
         axes = figure.subplots()
         places = range(len(shown))
         axes.barh(places, averages, height=0.7, color=theme.right)
