@@ -74,6 +74,8 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "sync_batch_norm": False,
         "best_by": "accuracy",
         "track": "none",
+        "task": "single-label",
+        "positive_weights": [],
         "head": "linear",
         "head_dropout": 0.0,
         "deterministic": False,

@@ -38,7 +38,7 @@ VERBS = {
     "train": Verb("train", "TrainSettings", "Fine-tunes an image classifier."),
     "eval": Verb("evaluate", "EvalSettings", "Evaluates a checkpoint on a split of a data set."),
     "predict": Verb("predict", "PredictSettings", "Predicts the classes of image files."),
-    "export": Verb("export", "ExportSettings", "Writes a checkpoint as SavedModel, TensorFlow Lite, ONNX or OpenVINO."),
+    "export": Verb("export", "ExportSettings", "Writes a checkpoint as SavedModel, TFLite, ONNX or OpenVINO."),
     "inspect": Verb("inspect", "InspectSettings", "Shows what checkpoints hold, plans of trainings, all networks."),
     "import": Verb("import_weights", "ImportSettings", "Writes weights of other programs as a slim checkpoint."),
     "download": Verb("download", "DownloadSettings", "Downloads published checkpoints and data sets by name."),
