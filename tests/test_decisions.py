@@ -37,7 +37,7 @@ from finetune.evaluation.temperature import fit_temperature
 from finetune.exports.keras_temperature import divide_logits
 from finetune.model.checkpoint import Checkpoint, write_checkpoint
 from finetune.prediction.classifier import restore_classifier
-from finetune.prediction.writers import WRITERS
+from finetune.prediction.writers import WRITERS, Asked
 from finetune.settings.evaluate import EvalSettings
 from finetune.settings.predict import PredictSettings
 
@@ -330,7 +330,7 @@ def test_dont_know(fresh):
 
 def written(file_format, predictions):
     file = io.StringIO()
-    WRITERS[file_format](predictions, file, 2, may_reject=True)
+    WRITERS[file_format](predictions, file, Asked(top_k=2, may_reject=True))
     return file.getvalue()
 
 
