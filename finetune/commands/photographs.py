@@ -5,7 +5,7 @@ the conversion. In that folder `photographs.json` holds what they were made of, 
 
     made_with      the program's version, that of the data set's description, settings, and where the photographs are
     photographs    of each image its split, class, size in bytes and time of modification in nanoseconds, and its weight
-                   where a table gives such
+                   and group where a table gives such
     records        of each file of the records its size and time of modification
 
 Where one of them isn't what it was, the photographs are converted anew: that takes seconds, and no guess.
@@ -141,6 +141,7 @@ def _conversion(settings: TrainSettings, photographs: Path, folder: Path) -> Con
         images_dir=photographs.parent if is_table else photographs,
         labels_csv=photographs if is_table else None,
         validation_fraction=settings.source.validation_fraction,
+        group_by=settings.source.group_by,
         on_corrupt=settings.data.on_corrupt,
         overwrite=True,
     )
@@ -198,6 +199,7 @@ def _made_of(conversion: ConvertSettings) -> dict[str, dict[str, str]]:
         "photographs": {
             file: f"{split} {class_name} {state_of_file(found.root / file)}"
             + (f" weight {found.weights[file]}" if found.weights else "")
+            + (f" group {found.groups[file]}" if found.groups else "")
             for split, classes in found.splits.items()
             for class_name, files in classes.items()
             for file in files

@@ -4,21 +4,23 @@ Where an image goes is a function of the seed, of its bytes, and of the bytes an
 place that its record has: the images of each class are taken in the order of a hash of seed and bytes, and each goes to
 the fold that has the fewest of the class, and of those to the one that is the smallest. Records with the same bytes are
 one image, for a copy of what is trained on would tell nothing as a test; where they contradict each other, the lowest
-class counts.
+class counts. Where records name groups, as `finetune-convert --group-by` writes them, a group is in one fold: groups
+are dealt, the largest first, so that each fold has about as much of each class.
 """
 
 import dataclasses
 import hashlib
 import logging
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
 from finetune.datasets.dataset import OR_SKIP, Dataset, Shard, bad_record, check_label, usable_records
-from finetune.datasets.records import read_feature
+from finetune.datasets.records import GROUP, read_feature
 from finetune.datasets.schema import LabelError
+from finetune.datasets.splits import deal
 from finetune.datasets.tfrecord import RecordFileError, StoredRecord
 from finetune.errors import UserError
 from finetune.notices import few
@@ -80,20 +82,28 @@ def assign_folds(dataset: Dataset, num_folds: int, seed: int, labels_offset: int
     Raises:
         UserError: There are fewer images than folds; a record can't be read, or has no label that is a class.
     """
-    hashes, labels, numbers = _read(dataset, seed, labels_offset)
+    hashes, groups, labels, numbers = _read(dataset, seed, labels_offset)
     images, image_of_record, copies = np.unique(hashes, return_inverse=True, return_counts=True)
-    if len(images) < num_folds:
-        raise UserError(
-            f"--folds {num_folds}: the split {dataset.split} has {len(images)} different images.",
-            f"Give --folds {len(images)} or less." if len(images) > 1 else "Leave --folds out.",
-        )
-    label_of_image = np.full(len(images), dataset.num_classes)
-    np.minimum.at(label_of_image, image_of_record, labels)
-    fold_of_image = _deal(label_of_image, copies, num_folds)
-    folds = fold_of_image[image_of_record]
+    if groups.any():
+        unit_of_record = _joined(image_of_record, groups)
+        _check_number(unit_of_record.max() + 1, "groups, or images that are in none", num_folds, dataset.split)
+        folds = _deal_groups(unit_of_record, labels, num_folds)[unit_of_record]
+    else:
+        _check_number(len(images), "different images", num_folds, dataset.split)
+        label_of_image = np.full(len(images), dataset.num_classes)
+        np.minimum.at(label_of_image, image_of_record, labels)
+        folds = _deal(label_of_image, copies, num_folds)[image_of_record]
     counts = np.zeros([num_folds, dataset.num_classes], np.int64)
     np.add.at(counts, (folds - 1, labels), 1)
     return Folds(num_folds, _by_shard(dataset, folds, numbers), counts, len(hashes) - len(images))
+
+
+def _check_number(number: int, of_what: str, num_folds: int, split: str) -> None:
+    if number < num_folds:
+        raise UserError(
+            f"--folds {num_folds}: the split {split} has {number} {of_what}.",
+            f"Give --folds {number} or less." if number > 1 else "Leave --folds out.",
+        )
 
 
 def rows_in_whole(part: Dataset) -> Array:
@@ -133,16 +143,51 @@ def _deal(label_of_image: Array, copies: Array, num_folds: int) -> Array:
     return folds
 
 
-def _read(dataset: Dataset, seed: int, labels_offset: int) -> tuple[Array, Array, list[Array]]:
-    """Of all records the hashes of seed and image, uint64 [N], and the labels [N]; of each shard the numbers."""
+def _joined(image_of_record: Array, groups: Array) -> Array:
+    """What stays together with each record, by number from 0, int64 [N]: its group, and whatever has its image.
+
+    Args:
+        image_of_record: Numbers of images, in the order of their hashes.
+        groups: Hashes of groups, 0 where a record is in none.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    is_grouped = groups != 0
+    _, group_of_record = np.unique(groups[is_grouped], return_inverse=True)
+    num_images = int(image_of_record.max()) + 1
+    num_nodes = num_images + int(group_of_record.max()) + 1
+    edges = image_of_record[is_grouped], num_images + group_of_record
+    graph = coo_array((np.ones(len(group_of_record)), edges), shape=(num_nodes, num_nodes))
+    _, component_of_node = connected_components(graph, directed=False)
+    component_of_image = component_of_node[:num_images]
+    # Numbered by the first of their images: by the hash of that, and not by a place in the files.
+    _, first, place = np.unique(component_of_image, return_index=True, return_inverse=True)
+    number_of_component = np.argsort(np.argsort(first))
+    return number_of_component[place][image_of_record]
+
+
+def _deal_groups(unit_of_record: Array, labels: Array, num_folds: int) -> Array:
+    """The fold of each unit, uint16, of units in the order that they are to be dealt in."""
+    counts: list[Counter[int]] = [Counter() for _ in range(int(unit_of_record.max()) + 1)]
+    for unit, label in zip(unit_of_record.tolist(), labels.tolist(), strict=True):
+        counts[unit][label] += 1
+    share = {label: number / num_folds for label, number in Counter(labels.tolist()).items()}
+    return np.array(deal(counts, [share] * num_folds), np.uint16) + np.uint16(1)
+
+
+def _read(dataset: Dataset, seed: int, labels_offset: int) -> tuple[Array, Array, Array, list[Array]]:
+    """Of all records the hashes of seed and image, and of their groups, uint64 [N], and the labels [N]; of each shard
+    the numbers.
+    """
     key = seed.to_bytes(8, "little", signed=True)
-    hashes, labels, numbers = array("Q"), array("q"), []
+    hashes, groups, labels, numbers = array("Q"), array("Q"), array("q"), []
     for shard in dataset.shards:
         of_shard = array("q")
         for record in _records(shard):
-            image, label = _image_and_label(shard, record, dataset, labels_offset)
-            digest = hashlib.blake2b(image, digest_size=HASH_BYTES, key=key).digest()
-            hashes.append(int.from_bytes(digest, "big"))
+            image, group, label = _image_group_and_label(shard, record, dataset, labels_offset)
+            hashes.append(_hash(image, key))
+            groups.append(_hash(group, key) if group else 0)
             labels.append(label)
             of_shard.append(record.number)
         if len(of_shard) != shard.num_records:
@@ -151,7 +196,11 @@ def _read(dataset: Dataset, seed: int, labels_offset: int) -> tuple[Array, Array
                 "Let nothing write into it meanwhile.",
             )
         numbers.append(np.array(of_shard))
-    return np.array(hashes), np.array(labels), numbers
+    return np.array(hashes), np.array(groups), np.array(labels), numbers
+
+
+def _hash(content: bytes, key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=HASH_BYTES, key=key).digest(), "big")
 
 
 def _records(shard: Shard) -> Iterator[StoredRecord]:
@@ -161,10 +210,13 @@ def _records(shard: Shard) -> Iterator[StoredRecord]:
         raise UserError(f"The shard {error}.", OR_SKIP) from error
 
 
-def _image_and_label(shard: Shard, record: StoredRecord, dataset: Dataset, labels_offset: int) -> tuple[bytes, int]:
+def _image_group_and_label(
+    shard: Shard, record: StoredRecord, dataset: Dataset, labels_offset: int
+) -> tuple[bytes, bytes, int]:
     try:
         label = check_label(record.data, dataset.schema, labels_offset, dataset.num_classes)
         feature = read_feature(record.data, dataset.schema.image_key)
+        group_feature = read_feature(record.data, GROUP)
     except LabelError as error:
         raise bad_record(shard.path, record, str(error), error.mend) from error
     except ValueError as error:
@@ -172,7 +224,10 @@ def _image_and_label(shard: Shard, record: StoredRecord, dataset: Dataset, label
     image = feature.values[0] if feature and feature.values else None
     if not isinstance(image, bytes):
         raise bad_record(shard.path, record, f"no image under {dataset.schema.image_key}", OR_SKIP)
-    return image, label
+    group = group_feature.values[0] if group_feature and group_feature.values else b""
+    if not isinstance(group, bytes):
+        raise bad_record(shard.path, record, f"{GROUP} is no text", OR_SKIP)
+    return image, group, label
 
 
 def _by_shard(dataset: Dataset, folds: Array, numbers: list[Array]) -> tuple[Array, ...]:

@@ -85,7 +85,7 @@ def deal(counts: Sequence[Counter[Class]], wanted: Sequence[Mapping[Class, float
     """Which part each unit goes to, so that parts get about as much of each class as is wanted of them.
 
     The largest units are dealt first, those of one size in their order; each goes where it brings the classes nearest
-    to their numbers, by the sum of squares over the classes' sizes.
+    to their numbers, by the sum of squares over the classes' sizes; where that is the same, where most is missing.
 
     Args:
         counts: Of each unit the number of images of its classes.
@@ -95,14 +95,17 @@ def deal(counts: Sequence[Counter[Class]], wanted: Sequence[Mapping[Class, float
     sizes: Counter[Class] = Counter()
     for unit in counts:
         sizes.update(unit)
+    room = [sum(of_part.values()) for of_part in wanted]
     parts = [0] * len(counts)
     for place in sorted(range(len(counts)), key=lambda place: -counts[place].total()):
         unit = counts[place]
 
-        def worse(part: int, unit: Mapping[Class, int] = unit) -> float:
-            return sum(number * (number - 2 * missing[part][name]) / sizes[name] for name, number in unit.items())
+        def worse(part: int, unit: Mapping[Class, int] = unit) -> tuple[float, float]:
+            by_class = (number * (number - 2 * missing[part][name]) / sizes[name] for name, number in unit.items())
+            return sum(by_class), -room[part]
 
         parts[place] = min(range(len(wanted)), key=worse)
+        room[parts[place]] -= unit.total()
         for name, number in unit.items():
             missing[parts[place]][name] -= number
     return parts

@@ -40,6 +40,14 @@ class PhotographSettings(CommandSettings):
         "split; which ones depends on their names alone, not on --seed",
     )
 
+    group_by: str | None = flag(
+        None,
+        metavar="REGEX|COLUMN",
+        is_recorded=False,
+        help="keep those of PHOTOS in one split and one fold that are of one patient, plant or day, as "
+        "finetune-convert does: column:patient of a table, or regex:^(p[0-9]+)_",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.photographs) > 1:
@@ -56,6 +64,12 @@ class PhotographSettings(CommandSettings):
             raise UserError(
                 "--validation-fraction is of photographs, and none are given.",
                 "Give PHOTOS, or divide them by finetune-convert --validation-fraction.",
+            )
+
+        if self.group_by is not None and self.photographs_path is None:
+            raise UserError(
+                "--group-by is of photographs, and none are given.",
+                "Give PHOTOS, or divide them by finetune-convert --group-by.",
             )
 
     @property
