@@ -6,7 +6,8 @@ shows what the other shows, and their details there are correlated. Pictures of 
 hash, but not the same details.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def find_near_pairs(
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), ThreadPoolExecutor(num_threads) as executor:
+    with threadpool_limits(1), _threads(num_threads) as executor:
         candidates = _find_candidates(hashes, small.std(axis=(1, 2)) >= LEAST_CONTRAST, executor, on_progress)
         first, second = candidates.T[:2]
         tasks = [slice(start, start + PAIRS_PER_TASK) for start in range(0, len(candidates), PAIRS_PER_TASK)]
@@ -77,6 +78,16 @@ def find_near_pairs(
     order = np.lexsort([second, first, -similarity])
     order = order[similarity[order] >= least_similarity]
     return NearPairs(first[order], second[order], similarity[order], candidates[order, 2].astype(np.uint8))
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that end with the context: after Ctrl-C, too, at once, and not when all that waits is done."""
+    executor = ThreadPoolExecutor(number)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _find_candidates(
