@@ -14,10 +14,9 @@ from finetune.prediction.writers import Prediction
 from finetune.remote.urls import named
 from finetune.runs.trained_network import weights_sha256
 from finetune.settings.predict import PredictSettings
-from finetune.types import Tensor
 
 if TYPE_CHECKING:
-    from finetune.datasets.dataset import Dataset
+    from finetune.commands.evaluator import Evaluator
     from finetune.embeddings.neighbours import NearestImages
     from finetune.embeddings.training_images import FeatureNetwork
 
@@ -58,15 +57,12 @@ def nearest_images(network: "FeatureNetwork", settings: PredictSettings) -> "Nea
     return NearestImages(find_trained_on(network, "--nearest").features, settings.nearest)
 
 
-def similar_to_mistakes(
-    scores: Scores, dataset: "Dataset", network: "FeatureNetwork", num_nearest: int
-) -> SimilarImages | None:
+def similar_to_mistakes(evaluator: "Evaluator", scores: Scores, num_nearest: int) -> SimilarImages | None:
     """The training images that are the most similar to the mistakes of a report; None: it has no mistakes.
 
     Args:
+        evaluator: That scored the split, by the weights of a run.
         scores: Of the split.
-        dataset: The split.
-        network: That scored it, with the weights of a run.
         num_nearest: Images for each mistake.
 
     Raises:
@@ -75,26 +71,31 @@ def similar_to_mistakes(
     import tensorflow as tf
 
     from finetune.datasets.decoding import decode_image
-    from finetune.datasets.schema import parse_record
     from finetune.embeddings.neighbours import NearestImages
-    from finetune.embeddings.training_images import find_trained_on
+    from finetune.embeddings.pooled_features import PooledFeatures
+    from finetune.embeddings.training_images import FeatureNetwork, find_trained_on
     from finetune.evaluation.report import worst_mistakes
-    from finetune.evaluation.thumbnails import read_records
-
-    options = network.options
-
-    def prepared(serialized: bytes) -> Tensor:
-        image = decode_image(parse_record(serialized, dataset.schema).encoded, options.channels)
-        return options.preprocessing.evaluate(image, options.image_size, options.image_size)
+    from finetune.evaluation.thumbnails import read_encoded
 
     mistakes = worst_mistakes(scores)
     if not mistakes:
         return None
+    options = evaluator.read_options()
+    network = FeatureNetwork(
+        pooled=PooledFeatures(evaluator.model, "--nearest"),
+        network=evaluator.network,
+        options=options,
+        checkpoint=evaluator.checkpoint.prefix,
+        class_names=evaluator.class_names,
+        has_class_names=evaluator.has_class_names,
+        weights_sha256=evaluator.weights_sha256,
+    )
     trained_on = find_trained_on(network, "--nearest")
     positions, images = [], []
-    for position, serialized in read_records(dataset, mistakes):
+    for position, encoded in read_encoded(evaluator.dataset, mistakes):
+        image = decode_image(tf.constant(encoded), options.channels)
         positions.append(position)
-        images.append(prepared(serialized))
+        images.append(options.preprocessing.evaluate(image, options.image_size, options.image_size))
     _, features = network.pooled(tf.stack(images))
     nearest = NearestImages(trained_on.features, num_nearest)
     return SimilarImages(trained_on.dataset, dict(zip(positions, nearest.of(features), strict=True)))

@@ -1,11 +1,24 @@
 """An evaluation of several labels an image: what it doesn't go with, its files, and its lines for the user."""
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 from finetune.commands.command import say
+from finetune.commands.decisions import refuse_unwritable
+from finetune.commands.evaluation_files import make_output_dir, whole_results
+from finetune.commands.label_thresholds import chosen_thresholds
 from finetune.errors import UserError
 from finetune.evaluation.multilabel_result import MultilabelResult, write_label_metrics, write_label_predictions
-from finetune.evaluation.result_files import REPORT_FILE
+from finetune.evaluation.result_files import METRICS_FILE, REPORT_FILE
+from finetune.files.whole_files import gone_if_empty
+from finetune.files.write_errors import write_errors_told
 from finetune.notices import few
+from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE, LabelThresholds, thresholds_in_use
+from finetune.settings.choices import NO_DECISION
 from finetune.settings.evaluate import EvalSettings
+
+if TYPE_CHECKING:
+    from finetune.commands.evaluator import Evaluator
 
 
 def refuse_of_one_label(settings: EvalSettings) -> None:
@@ -29,6 +42,61 @@ def refuse_of_one_label(settings: EvalSettings) -> None:
         raise UserError(
             f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
         )
+
+
+def evaluate_labels(evaluator: "Evaluator") -> MultilabelResult:
+    """Scores a split and writes the files; keeps the thresholds that are asked for.
+
+    Raises:
+        UserError: As `Evaluator`; thresholds that can't be kept, or that no rule gives.
+    """
+    settings, output_dir = evaluator.settings, evaluator.output_dir
+    if settings.rule is not None:
+        refuse_unwritable(evaluator.run_folder / LABEL_THRESHOLDS_FILE)
+    with gone_if_empty(output_dir), write_errors_told():
+        make_output_dir(output_dir)
+        result, chosen = _result(evaluator)
+        with whole_results(output_dir, last=METRICS_FILE) as staging:
+            write_label_results(dataclasses.replace(result, output_dir=staging), with_report=settings.report)
+        if chosen is not None:
+            chosen.write(result.run_folder)
+    return result
+
+
+def _result(evaluator: "Evaluator") -> tuple[MultilabelResult, LabelThresholds | None]:
+    """What the split comes to, and the thresholds that are chosen on it; None: none are."""
+    from finetune.evaluation.scoring import score_labels
+
+    settings, prefix, chosen = evaluator.settings, evaluator.checkpoint.prefix, None
+    scores = evaluator.scored_by(score_labels)
+    if settings.rule is None:
+        given = NO_DECISION if settings.threshold == NO_DECISION else settings.threshold_by_hand
+        thresholds, by = thresholds_in_use(given, prefix, evaluator.class_names)
+    else:
+        chosen = chosen_thresholds(
+            scores,
+            evaluator.class_names,
+            settings.rule,
+            checkpoint=prefix,
+            split=evaluator.dataset.split,
+            data_sha256=evaluator.data_sha256,
+        )
+        thresholds, by = chosen.of_classes(evaluator.class_names), f"chosen by {chosen}"
+    result = MultilabelResult(
+        checkpoint=prefix,
+        checkpoint_name=evaluator.checkpoint_name,
+        step=evaluator.checkpoint.step(),
+        network=evaluator.network,
+        tta=settings.tta,
+        dataset=evaluator.dataset,
+        data_sha256=evaluator.data_sha256,
+        scores=scores,
+        thresholds=thresholds,
+        thresholds_by=by,
+        class_names=evaluator.class_names,
+        output_dir=evaluator.output_dir,
+    )
+    return result, chosen
 
 
 def write_label_results(result: MultilabelResult, *, with_report: bool) -> None:
