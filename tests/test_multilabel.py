@@ -1,6 +1,7 @@
 """Several labels an image: tables and folders, records, loss, measures, and runs from conversion to export."""
 
 import csv
+import io
 import json
 import math
 import shutil
@@ -27,6 +28,8 @@ from finetune.errors import UserError
 from finetune.evaluation.multilabel_metrics import decide, score_label_batch
 from finetune.evaluation.test_time_augmentation import with_mirror_images
 from finetune.model.checkpoint import Checkpoint
+from finetune.prediction.multilabel_writers import LABEL_WRITERS
+from finetune.prediction.writers import Guess, Prediction
 from finetune.preprocessing import get_preprocessing
 from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE
 from finetune.settings.train import TrainSettings
@@ -316,6 +319,29 @@ def test_recipes_begin_with_steps_in_place_of_a_probe():
 # Runs
 
 
+def test_predictions_as_csv_json_and_lines():
+    classes = (Guess(0, "blue", 0.25), Guess(1, "green", 0.75), Guess(2, "red", 0.5))
+    predictions = [
+        Prediction("two.jpg", (classes[1], classes[2]), all_classes=classes),
+        Prediction("none.jpg", (), all_classes=classes),
+        Prediction("bad.jpg", (), "no image"),
+    ]
+    files = {name: io.StringIO() for name in LABEL_WRITERS}
+    for name, file in files.items():
+        LABEL_WRITERS[name](predictions, file, CLASSES)
+    assert files["csv"].getvalue().splitlines() == [
+        "filename,predictions,prediction_names,probability_0,probability_1,probability_2,error",
+        "two.jpg,1 2,green; red,0.25,0.75,0.5,",
+        "none.jpg,,,0.25,0.75,0.5,",
+        "bad.jpg,,,,,,no image",
+    ]
+    two, none, bad = json.loads(files["json"].getvalue())
+    assert [guess["name"] for guess in two["guesses"]] == ["green", "red"]
+    assert none == {"filename": "none.jpg", "guesses": [], "probabilities": [0.25, 0.75, 0.5]}
+    assert bad == {"filename": "bad.jpg", "error": "no image"}
+    assert files["lines"].getvalue() == "two.jpg\tgreen 0.7500\tred 0.5000\nnone.jpg\nbad.jpg\terror: no image\n"
+
+
 def weights_of(run):
     checkpoint = Checkpoint(str(sorted(run.glob("model.ckpt-*.index"))[-1]).removesuffix(".index"))
     return {name: checkpoint.read(name) for name in checkpoint.shapes if "/" in name and "seen" not in name}
@@ -356,50 +382,61 @@ def test_a_run_that_is_resumed_ends_as_an_unbroken_one_and_the_best_is_by_its_av
     assert not (tmp_path / "keras").exists()
 
 
-@pytest.fixture(scope="module")
-def pairs(shared_dir, tmp_path_factory):
-    """Photographs of two flowers side by side, 320 x 160 pixels, those to validate on made of others; and their table.
+def write_pairs(folder, source, side, num_training, num_validation):
+    """Photographs of two flowers side by side, each so many pixels wide; and their table.
 
-    Of each kind 45 are trained on.
+    Of each kind 45 are trained on, and pairs to validate on are made of others.
     """
-    source, folder = shared_dir / "data/flowers12/images", tmp_path_factory.mktemp("pairs")
     files = {each.name: sorted(each.glob("*.jpg")) for each in sorted(source.iterdir()) if each.is_dir()}
     random, rows, halves = np.random.default_rng(0), [("filename", "labels", "split")], {}
 
     def half(path):
         if path not in halves:
             image = Image.open(path).convert("RGB")
-            side = min(image.size)
-            left, top = ((size - side) // 2 for size in image.size)
-            halves[path] = image.resize((160, 160), box=(left, top, left + side, top + side))
+            left, top = ((size - min(image.size)) // 2 for size in image.size)
+            box = (left, top, left + min(image.size), top + min(image.size))
+            halves[path] = image.resize((side, side), box=box)
         return halves[path]
 
-    for split, number, first, last in (("train", 400, 0, 45), ("validation", 100, 45, 60)):
+    folder.mkdir()
+    for split, number, first, last in (("train", num_training, 0, 45), ("validation", num_validation, 45, 60)):
         for index in range(number):
             names = random.choice(sorted(files), 2, replace=False).tolist()
-            pair = Image.new("RGB", (320, 160))
+            pair = Image.new("RGB", (2 * side, side))
             for place, name in enumerate(names):
-                pair.paste(half(files[name][random.integers(first, last)]), (160 * place, 0))
+                pair.paste(half(files[name][random.integers(first, last)]), (side * place, 0))
             pair.save(folder / f"{split}_{index:03d}.jpg", quality=92)
             rows.append((f"{split}_{index:03d}.jpg", ";".join(names), split))
     write_table(folder / "table.csv", rows)
     return folder
 
 
-def test_pairs_of_flowers_from_conversion_to_export(pairs, shared_dir, tmp_path, capsys):
-    """A frozen MobileNet V2 tells both flowers of a pair: mean average precision of 0.9, the same wherever it runs."""
+@pytest.mark.parametrize(
+    ("side", "num_training", "num_validation", "least"),
+    [(64, 120, 40, 0.4), pytest.param(224, 400, 100, 0.9, marks=pytest.mark.slow)],
+    ids=["small", "large"],
+)
+def test_pairs_of_flowers_from_conversion_to_export(
+    side, num_training, num_validation, least, shared_dir, tmp_path, capsys
+):
+    """A frozen MobileNet V2 tells both flowers of a pair: mean average precision of 0.9, the same wherever it runs.
+
+    By chance it would be 0.17. Of small pictures it is less, and all else as of large ones.
+    """
+    source = shared_dir / "data/flowers12/images"
+    pairs = write_pairs(tmp_path / "pairs", source, side, num_training, num_validation)
     records, run = converted(pairs, tmp_path / "records", "table.csv"), tmp_path / "run"
     weights = shared_dir / "checkpoints/mobilenet_v2_1.0_224/mobilenet_v2_1.0_224.ckpt"
-    network = ["--task=multilabel", "--model=mobilenet_v2", "--image-size=320", f"--checkpoint={weights}"]
-    images = ["--resize=squash", "--augmentation=none", "--cache-features=1"]
-    head = ["--recipe=head", "--head-weight-decay=0.001", "--cache-memory=0"]
-    data = [f"--dataset-dir={records}", f"--train-dir={run}", "--eval-every=125"]
-    assert train.main([*data, *network, *images, *head, "--max-steps=250"]) == 0
-    assert train.main(["--resume", f"--train-dir={run}", "--max-steps=375"]) == 0
+    network = ["--task=multilabel", "--model=mobilenet_v2", f"--checkpoint={weights}"]
+    images = [f"--image-size={2 * side}", "--resize=pad", "--augmentation=none", "--cache-features=1"]
+    head = ["--recipe=head", "--head-weight-decay=0.0003", "--cache-memory=0"]
+    data = [f"--dataset-dir={records}", f"--train-dir={run}", "--eval-every=300"]
+    assert train.main([*data, *network, *images, *head, "--max-steps=600"]) == 0
+    assert train.main(["--resume", f"--train-dir={run}", "--max-steps=900"]) == 0
 
     assert evaluate.main([f"--checkpoint={run}", f"--dataset-dir={records}", "--threshold=max-f1"]) == 0
     metrics = json.loads((run / "eval_validation/metrics.json").read_text())
-    assert metrics["mean_average_precision"] >= 0.9
+    assert metrics["mean_average_precision"] >= least
     with (run / "eval_validation/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     probabilities = np.array([[float(row[f"probability_{label}"]) for label in range(12)] for row in rows])
@@ -420,15 +457,11 @@ def test_pairs_of_flowers_from_conversion_to_export(pairs, shared_dir, tmp_path,
 
     few = [str(pairs / row["filename"]) for row in rows[:8]]
     assert predict.main([f"--checkpoint={run}", *few, f"--output={tmp_path / 'few.csv'}"]) == 0
-    assert predict.main([f"--checkpoint={run}", *few, f"--output={tmp_path / 'few.json'}"]) == 0
     with (tmp_path / "few.csv").open(newline="") as file:
         predicted = list(csv.DictReader(file))
-    objects = json.loads((tmp_path / "few.json").read_text())
-    for row, of_file, as_object in zip(rows, predicted, objects, strict=False):
+    for row, of_file in zip(rows, predicted, strict=False):
         assert sorted(map(int, of_file["predictions"].split())) == list(map(int, row["predictions"].split()))
         assert float(of_file["probability_3"]) == pytest.approx(float(row["probability_3"]), abs=1e-5)
-        assert len(as_object["probabilities"]) == 12
-        assert sorted(guess["class"] for guess in as_object["guesses"]) == list(map(int, row["predictions"].split()))
 
     capsys.readouterr()
     measuring = [f"--dataset-dir={records}", "--max-num-batches=1", "--batch-size=8"]
