@@ -18,7 +18,8 @@ import numpy as np
 import tomli_w
 
 from finetune.commands.command import say
-from finetune.commands.evaluate import accuracy_in_words, evaluate, write_results
+from finetune.commands.evaluate import accuracy_in_words, evaluate
+from finetune.commands.evaluation_files import write_results
 from finetune.commands.photographs import on_records, run_folder_chosen
 from finetune.commands.published_weights import with_published_weights
 from finetune.commands.train import TrainResult, train_run

@@ -110,17 +110,18 @@ class Evaluator:
         self._infers = [
             with_outputs_in_order(inference_function(model, device), order) for device, model in copies.items()
         ]
-        self.explainer: Explainer | None = None
-        if settings.explain is not None:
-            from finetune.evaluation.explainer import Explainer
-
-            self.explainer = Explainer(self.model, settings.explain, self.read_options())
+        self.explainer = self._make_explainer(settings.explain) if settings.explain is not None else None
 
     def restore(self, checkpoint: "Checkpoint") -> None:
         """Goes over to another checkpoint of the same network."""
         for model in self._models:
             restore_weights(model, self.network, checkpoint)
         self.checkpoint = checkpoint
+
+    def _make_explainer(self, method: str) -> "Explainer":
+        from finetune.evaluation.explainer import Explainer
+
+        return Explainer(self.model, method, self.read_options())
 
     @property
     def model(self) -> "Model":
