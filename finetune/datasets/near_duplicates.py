@@ -67,7 +67,9 @@ def find_near_pairs(
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1), _threads(num_threads) as executor:
-        candidates = _find_candidates(hashes, small.std(axis=(1, 2)) >= LEAST_CONTRAST, executor, on_progress)
+        # One by one: all at once they would be taken as floats, eight times as large.
+        has_content = np.array([picture.std() >= LEAST_CONTRAST for picture in small], bool)
+        candidates = _find_candidates(hashes, has_content, executor, on_progress)
         first, second = candidates.T[:2]
         tasks = [slice(start, start + PAIRS_PER_TASK) for start in range(0, len(candidates), PAIRS_PER_TASK)]
 
