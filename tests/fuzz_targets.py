@@ -50,6 +50,7 @@ from finetune.published.archives import unpack
 from finetune.published.cifar10_mnist import write_mnist
 from finetune.published.http_download import download
 from finetune.runs.decision_file import Scorer, read_decision
+from finetune.runs.label_thresholds import read_label_thresholds
 from finetune.runs.provenance import read_provenance
 from finetune.runs.run_folder import RunFolder, image_rules_of_run
 from finetune.runs.stage_record import read_stage_records
@@ -536,6 +537,21 @@ TARGETS = {
     ),
     "images.json": Target(
         changed_json({"background": "#ff8000", "sample_bits": 12}), of_file("images.json", image_rules_of_run)
+    ),
+    "label_thresholds.json": Target(
+        changed_json(
+            {
+                "checkpoint": "model.ckpt-1",
+                "weights_sha256": "0",
+                "rule": "max-f1",
+                "split": "validation",
+                "data_sha256": "0",
+                "num_images": 3,
+                "thresholds": {"a": 0.5, "b": 0.25},
+                "not_chosen": ["a"],
+            }
+        ),
+        of_file("label_thresholds.json", lambda folder: read_label_thresholds(f"{folder}/m", ["a", "b"], lambda: "0")),
     ),
     "plan.json": Target(changed_json(PLAN), of_file("plan.json", lambda folder: _read_plan(folder / "plan.json"))),
     "provenance.json": Target(

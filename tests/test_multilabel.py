@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import math
 import shutil
 
@@ -14,6 +15,7 @@ from image_files import encode
 from PIL import Image
 from tiny_runs import CLASSES, write_records, write_run
 
+from finetune import notices
 from finetune.commands import convert, evaluate, export, predict, train
 from finetune.datasets.bad_records import reading
 from finetune.datasets.class_matching import match_labels
@@ -31,7 +33,13 @@ from finetune.model.checkpoint import Checkpoint
 from finetune.prediction.multilabel_writers import LABEL_WRITERS
 from finetune.prediction.writers import Guess, Prediction
 from finetune.preprocessing import get_preprocessing
-from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE
+from finetune.runs.label_thresholds import (
+    LABEL_THRESHOLDS_FILE,
+    LabelThresholds,
+    read_label_thresholds,
+    thresholds_in_use,
+)
+from finetune.settings.choices import NO_DECISION
 from finetune.settings.train import TrainSettings
 from finetune.training.example_weights import MOST_POSITIVE_WEIGHT, found_positive_weights
 from finetune.training.losses import MultilabelLoss
@@ -340,6 +348,22 @@ def test_predictions_as_csv_json_and_lines():
     assert none == {"filename": "none.jpg", "guesses": [], "probabilities": [0.25, 0.75, 0.5]}
     assert bad == {"filename": "bad.jpg", "error": "no image"}
     assert files["lines"].getvalue() == "two.jpg\tgreen 0.7500\tred 0.5000\nnone.jpg\nbad.jpg\terror: no image\n"
+
+
+def test_thresholds_are_of_their_weights_and_classes_alone(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(notices, "_told", set())
+    prefix, hashes = str(tmp_path / "model.ckpt-7"), {"its": lambda: "a1", "others": lambda: "b2"}
+    kept = LabelThresholds("model.ckpt-7", "a1", "max-f1", "validation", "d", 9, {"blue": 0.25, "red": 0.75}, ())
+    kept.write(tmp_path)
+    assert read_label_thresholds(prefix, ["red", "blue"], hashes["its"]).of_classes(["red", "blue"]) == (0.75, 0.25)
+    with caplog.at_level(logging.INFO):
+        assert thresholds_in_use(None, prefix, ["red", "blue"], hashes["others"])[0] == (0.5, 0.5)
+        assert thresholds_in_use(None, prefix, ["red", "green"], hashes["its"])[0] == (0.5, 0.5)
+        assert thresholds_in_use(NO_DECISION, prefix, ["red", "blue"], hashes["its"])[0] == (0.5, 0.5)
+        assert thresholds_in_use(0.3, prefix, ["red", "blue"], hashes["its"])[0] == (0.3, 0.3)
+    of_weights, of_classes = caplog.messages
+    assert "is for other weights (model.ckpt-7), not those of model.ckpt-7: 0.5 counts for each class" in of_weights
+    assert "has other classes (blue, green)" in of_classes
 
 
 def weights_of(run):

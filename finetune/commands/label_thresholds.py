@@ -14,7 +14,14 @@ log = logging.getLogger("finetune")
 
 
 def chosen_thresholds(
-    scores: MultilabelScores, names: list[str], rule: ThresholdRule, *, checkpoint: str, split: str, data_sha256: str
+    scores: MultilabelScores,
+    names: list[str],
+    rule: ThresholdRule,
+    *,
+    checkpoint: str,
+    weights_sha256: str,
+    split: str,
+    data_sha256: str,
 ) -> LabelThresholds:
     """For each class the threshold that a rule asks for; 0.5, which is said, for one that all images have, or none.
 
@@ -23,6 +30,7 @@ def chosen_thresholds(
         names: Of the classes.
         rule: What is asked for.
         checkpoint: Prefix of the checkpoint that scored it.
+        weights_sha256: Hash of its weights.
         split: Its name.
         data_sha256: Its hash.
 
@@ -46,5 +54,12 @@ def chosen_thresholds(
             *(split, few(not_chosen), DEFAULT_THRESHOLD),
         )
     return LabelThresholds(
-        Path(checkpoint).name, str(rule), split, data_sha256, scores.num_examples, thresholds, tuple(not_chosen)
+        Path(checkpoint).name,
+        weights_sha256,
+        str(rule),
+        split,
+        data_sha256,
+        scores.num_examples,
+        thresholds,
+        tuple(not_chosen),
     )

@@ -71,13 +71,14 @@ def _result(evaluator: "Evaluator") -> tuple[MultilabelResult, LabelThresholds |
     scores = evaluator.scored_by(score_labels)
     if settings.rule is None:
         given = NO_DECISION if settings.threshold == NO_DECISION else settings.threshold_by_hand
-        thresholds, by = thresholds_in_use(given, prefix, evaluator.class_names)
+        thresholds, by = thresholds_in_use(given, prefix, evaluator.class_names, lambda: evaluator.weights_sha256)
     else:
         chosen = chosen_thresholds(
             scores,
             evaluator.class_names,
             settings.rule,
             checkpoint=prefix,
+            weights_sha256=evaluator.weights_sha256,
             split=evaluator.dataset.split,
             data_sha256=evaluator.data_sha256,
         )

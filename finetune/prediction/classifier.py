@@ -15,7 +15,13 @@ from finetune.prediction.decision import find_decision
 from finetune.runs.decision_file import Decision
 from finetune.runs.label_thresholds import thresholds_in_use
 from finetune.runs.run_folder import image_rules_of_run, settings_of_run, warn_of_other_rules
-from finetune.runs.trained_network import TrainedNetwork, labels_offset_of_run, network_settings, restore_networks
+from finetune.runs.trained_network import (
+    TrainedNetwork,
+    labels_offset_of_run,
+    network_settings,
+    restore_networks,
+    weights_sha256,
+)
 from finetune.settings.choices import MULTILABEL
 from finetune.settings.classifier import ClassifierSettings
 from finetune.settings.flags import dashed
@@ -138,7 +144,8 @@ def _thresholds(settings: ClassifierSettings, classifier: Classifier) -> tuple[f
             f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
         )
     given = settings.threshold
-    thresholds, by = thresholds_in_use(given, classifier.checkpoint.prefix, classifier.class_names)
+    prefix, names = classifier.checkpoint.prefix, classifier.class_names
+    thresholds, by = thresholds_in_use(given, prefix, names, lambda: weights_sha256(classifier.model))
     tell_once(f"Thresholds: {by}.")
     return thresholds
 

@@ -1,7 +1,7 @@
 """label_thresholds.json beside a checkpoint: from which probability on an image has a class, for each class."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ DEFAULT_THRESHOLD = 0.5
 
 _SHAPE = {
     "checkpoint": str,
+    "weights_sha256": str,
     "rule": str,
     "split": str,
     "data_sha256": str,
@@ -31,6 +32,7 @@ class LabelThresholds:
 
     Attributes:
         checkpoint: Name of the checkpoint that they are for.
+        weights_sha256: Hash of its weights, by which it is known again.
         rule: That chose them.
         split: That they were chosen on.
         data_sha256: Hash of all its bytes.
@@ -40,6 +42,7 @@ class LabelThresholds:
     """
 
     checkpoint: str
+    weights_sha256: str
     rule: str
     split: str
     data_sha256: str
@@ -60,12 +63,15 @@ class LabelThresholds:
         write_json(folder / LABEL_THRESHOLDS_FILE, dataclasses.asdict(self), indent=2)
 
 
-def read_label_thresholds(checkpoint_prefix: str, names: Sequence[str]) -> LabelThresholds | None:
+def read_label_thresholds(
+    checkpoint_prefix: str, names: Sequence[str], weights_sha256: Callable[[], str]
+) -> LabelThresholds | None:
     """The thresholds that were chosen for a checkpoint; None: none were. Those for another one are told and left alone.
 
     Args:
         checkpoint_prefix: Of the checkpoint.
         names: Of its classes.
+        weights_sha256: Gives the hash of its weights.
 
     Raises:
         UserError: The file holds something else.
@@ -78,15 +84,18 @@ def read_label_thresholds(checkpoint_prefix: str, names: Sequence[str]) -> Label
     values = {field.name: content[field.name] for field in dataclasses.fields(LabelThresholds)}
     kept = LabelThresholds(**{**values, "not_chosen": tuple(content["not_chosen"])})
     others = sorted(set(names) ^ set(kept.thresholds))
-    if kept.checkpoint != prefix.name or others:
-        why = f"is for {kept.checkpoint}" if kept.checkpoint != prefix.name else f"has other classes ({few(others)})"
-        tell_once(f"{path} {why}, not {prefix.name}: {DEFAULT_THRESHOLD} counts for each class.")
-        return None
-    return kept
+    if others:
+        why = f"has other classes ({few(others)})"
+    elif kept.weights_sha256 != weights_sha256():
+        why = f"is for other weights ({kept.checkpoint})"
+    else:
+        return kept
+    tell_once(f"{path} {why}, not those of {prefix.name}: {DEFAULT_THRESHOLD} counts for each class.")
+    return None
 
 
 def thresholds_in_use(
-    given: float | str | None, checkpoint_prefix: str, names: Sequence[str]
+    given: float | str | None, checkpoint_prefix: str, names: Sequence[str], weights_sha256: Callable[[], str]
 ) -> tuple[tuple[float, ...], str]:
     """Of each class, and what they are by, in words.
 
@@ -94,13 +103,14 @@ def thresholds_in_use(
         given: One for all classes; None: those that are kept beside the checkpoint, else 0.5; "none": 0.5.
         checkpoint_prefix: Of the checkpoint.
         names: Of its classes.
+        weights_sha256: Gives the hash of its weights.
 
     Raises:
         UserError: The file of those that are kept holds something else.
     """
     if isinstance(given, float):
         return (given,) * len(names), f"{given:g} for each class, by hand"
-    kept = None if given == NO_DECISION else read_label_thresholds(checkpoint_prefix, names)
+    kept = None if given == NO_DECISION else read_label_thresholds(checkpoint_prefix, names, weights_sha256)
     if kept is None:
         return (DEFAULT_THRESHOLD,) * len(names), f"{DEFAULT_THRESHOLD:g} for each class"
     return kept.of_classes(names), f"chosen by {kept}"
