@@ -11,6 +11,7 @@ import pytest
 from tiny_runs import write_records
 
 from finetune.commands import train
+from finetune.commands.final_evaluation import tell_results
 from finetune.errors import UserError
 from finetune.runs.run_folder import RunFolder
 from finetune.trackers import tracked_run
@@ -197,3 +198,14 @@ def test_a_tracker_that_cannot_begin_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(tracked_run.TRACKERS, "mlflow", refuse)
     with pytest.raises(UserError, match=r"--track mlflow: no server at .*\n.*--track none"):
         TrackedRun("mlflow").begin(tmp_path)
+
+
+def test_figures_that_are_not_known_are_left_out(tmp_path):
+    """Of a split where no class has a mean average precision; None would end the tracking."""
+    told = []
+    tracked = types.SimpleNamespace(
+        metrics=lambda step, figures: told.append(figures), files=lambda folder, names: None
+    )
+    scores = types.SimpleNamespace(summary=lambda: {"mean_average_precision": None, "micro_f1": 0.5})
+    tell_results(tracked, tmp_path, types.SimpleNamespace(scores=scores, output_dir=tmp_path, step=3))
+    assert told == [{"evaluation/micro_f1": 0.5}]

@@ -72,5 +72,6 @@ def tell_results(tracked: TrackedRun, run: Path, evaluation: AnyResult | None) -
     if evaluation is None:
         return
     scores, folder = evaluation.scores, evaluation.output_dir
-    tracked.metrics(evaluation.step or 0, {f"evaluation/{name}": each for name, each in scores.summary().items()})
+    known = {f"evaluation/{name}": value for name, value in scores.summary().items() if value is not None}
+    tracked.metrics(evaluation.step or 0, known)
     tracked.files(folder, sorted(path.name for path in folder.iterdir()))
