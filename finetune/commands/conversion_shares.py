@@ -1,8 +1,6 @@
 """A conversion shared out: what a job keeps beside its record files, and all shares' work as if it were one's."""
 
 import dataclasses
-import hashlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -11,12 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from finetune.commands.conversion import Grouping
+from finetune.commands.conversion_plan import ConversionPlan
 from finetune.commands.shares import command_of_share, facts_of_settings, facts_of_software
-from finetune.datasets.duplicates import DuplicatePair
-from finetune.datasets.folders import ImageFolder
 from finetune.datasets.image_rules import IMAGE_RULES_SHAPE, ImageRules
-from finetune.datasets.shards import ShardReport, ShardTask, labels_of
+from finetune.datasets.shards import ShardReport, ShardTask
 from finetune.errors import UserError
 from finetune.files.json_files import Number
 from finetune.files.shares import (
@@ -48,54 +44,6 @@ OWN_SHAPE = {
     ]
 }
 ROW_SHAPE = {"index": COUNT, "fingerprint": str}
-
-
-@dataclasses.dataclass(frozen=True)
-class ConversionPlan:
-    """Which image goes where.
-
-    Attributes:
-        name: The data set's.
-        classes: The index is the label.
-        found: The images, and what lies beside them.
-        tasks: One for each record file.
-        pairs: Duplicates, where they were looked for beforehand; None: they weren't.
-        grouping: What was kept together, where anything was; None: nothing was asked for.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    found: ImageFolder
-    tasks: tuple[ShardTask, ...]
-    pairs: tuple[DuplicatePair, ...] | None = None
-    grouping: Grouping | None = None
-
-    @property
-    def num_images(self) -> int:
-        """Of all record files."""
-        return sum(len(task.files) for task in self.tasks)
-
-    @property
-    def split_of(self) -> dict[str, str]:
-        """Of each file its split."""
-        return {file: task.split for task in self.tasks for file in task.files}
-
-    @property
-    def class_of(self) -> dict[str, str]:
-        """Of each file its class, or its classes."""
-        return {
-            file: ", ".join(self.classes[each] for each in labels_of(label))
-            for task in self.tasks
-            for file, label in zip(task.files, task.labels, strict=True)
-        }
-
-    @property
-    def sha256(self) -> str:
-        """Of the names of images, and of where each of them goes."""
-        digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for task in self.tasks:
-            digest.update(json.dumps(dataclasses.astuple(task)).encode())
-        return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,8 @@ from typing import Any
 
 from finetune import __version__
 from finetune.commands.conversion import summary_text
-from finetune.commands.convert import convert, find_images, name_of_folder
+from finetune.commands.conversion_plan import find_images, name_of_folder
+from finetune.commands.convert import convert
 from finetune.datasets.catalogue import ARCHIVE_SUFFIXES
 from finetune.datasets.description import VERSION
 from finetune.datasets.folders import ImageFolder

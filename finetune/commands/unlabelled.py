@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetune import __version__
-from finetune.commands.convert import name_of_folder
+from finetune.commands.conversion_plan import name_of_folder
 from finetune.commands.photographs import (
     HASH_DIGITS,
     MADE_OF_FILE,
