@@ -20,7 +20,7 @@ from PIL import Image
 
 from finetune.commands import convert, predict
 from finetune.datasets import images
-from finetune.datasets.dataset import find_dataset
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.decoding import decode_image
 from finetune.datasets.description import FILE_NAME, LABELS_FILE
 from finetune.datasets.image_rules import ImageRules

@@ -14,7 +14,7 @@ from image_files import write_class_folders
 from PIL import Image
 
 from finetune.commands import convert
-from finetune.datasets.dataset import find_dataset
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.tfrecord import read_records
 
 BENCHMARKS = Path(__file__).parents[1] / "scripts" / "benchmarks"

@@ -20,7 +20,7 @@ from image_files import encode, picture, write_class_folders, write_file
 from PIL import Image, ImageOps
 
 from finetune.commands.convert import convert, main
-from finetune.datasets.dataset import find_dataset
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.images import BrokenImageError, prepare_image
 from finetune.datasets.splits import name_hash, share_by_size
 from finetune.errors import UserError

@@ -10,7 +10,8 @@ from image_files import encode, picture
 
 from finetune.commands import evaluate, train
 from finetune.datasets.bad_records import reading, without_undecodable
-from finetune.datasets.dataset import content_hash, find_dataset
+from finetune.datasets.dataset import content_hash
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.pipeline import evaluation_batches, training_batches
 from finetune.datasets.records import Record, encode_record

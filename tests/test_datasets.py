@@ -12,7 +12,8 @@ import tensorflow as tf
 from image_files import encode, picture, write_class_folders
 
 from finetune.commands.convert import convert
-from finetune.datasets.dataset import content_hash, find_dataset, find_splits
+from finetune.datasets.dataset import content_hash
+from finetune.datasets.dataset_search import find_dataset, find_splits
 from finetune.datasets.tfrecord import read_records
 from finetune.errors import UserError
 from finetune.settings.convert import ConvertSettings

@@ -148,7 +148,8 @@ def test_labels_that_do_not_start_at_the_first_output(tmp_path):
 
 
 def test_an_accuracy_on_the_images_that_trained_it_is_called_so(tmp_path, records, capsys):
-    from finetune.datasets.dataset import content_hash, find_dataset
+    from finetune.datasets.dataset import content_hash
+    from finetune.datasets.dataset_search import find_dataset
     from finetune.runs.provenance import PROVENANCE_FILE
 
     run = write_run(tmp_path / "run")

@@ -12,7 +12,8 @@ from tiny_runs import CLASSES, write_records, write_run
 
 from finetune import api
 from finetune.commands import cross_validation, evaluate, train
-from finetune.datasets.dataset import content_hash, find_dataset, usable_records
+from finetune.datasets.dataset import content_hash, usable_records
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.folds import assign_folds, warn_of_rare_classes
 from finetune.datasets.pipeline import fingerprints_in_order, training_batches

@@ -10,7 +10,8 @@ from image_files import encode, picture, write_file
 
 from finetune.commands import convert, train
 from finetune.commands.convert import convert as convert_images
-from finetune.datasets.dataset import find_dataset, usable_records
+from finetune.datasets.dataset import usable_records
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.folds import assign_folds
 from finetune.datasets.groups import joined
 from finetune.datasets.records import GROUP, Record, encode_record, file_name_of, read_feature

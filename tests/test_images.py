@@ -19,7 +19,7 @@ from tiny_runs import CLASSES, write_run
 from finetune.commands import convert as convert_command
 from finetune.commands import evaluate, export, predict, train
 from finetune.commands.convert import convert
-from finetune.datasets.dataset import find_dataset
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.image_rules import DEFAULT_RULES, RULES_OF_OTHER_RECORDS, ImageRules
 from finetune.datasets.images import BrokenImageError, is_image, prepare_image
 from finetune.datasets.records import Record, encode_record

@@ -18,7 +18,8 @@ from tiny_runs import CLASSES, write_records, write_run
 from finetune.commands import convert, evaluate, train
 from finetune.datasets.bad_records import reading
 from finetune.datasets.balanced_draws import BalancedDraws
-from finetune.datasets.dataset import content_hash, find_dataset
+from finetune.datasets.dataset import content_hash
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.pipeline import fingerprints_in_order, training_batches
 from finetune.datasets.record_index import index_records

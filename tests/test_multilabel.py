@@ -19,7 +19,7 @@ from finetune import notices
 from finetune.commands import convert, evaluate, export, predict, train
 from finetune.datasets.bad_records import reading
 from finetune.datasets.class_matching import match_labels
-from finetune.datasets.dataset import find_dataset
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.multilabel_splits import divide_evenly
 from finetune.datasets.pipeline import evaluation_batches, training_batches

@@ -14,7 +14,8 @@ from PIL import Image
 
 from finetune.datasets import record_streams
 from finetune.datasets.bad_records import reading
-from finetune.datasets.dataset import Dataset, find_dataset
+from finetune.datasets.dataset import Dataset
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.decoding import ReadOptions, decode_image, decode_training_window
 from finetune.datasets.pipeline import (
     BatchShare,

@@ -22,7 +22,8 @@ from finetune.commands import convert, evaluate, predict
 from finetune.commands.convert import convert as convert_images
 from finetune.commands.evaluate import evaluate as evaluate_split
 from finetune.commands.predict import predict as predict_images
-from finetune.datasets.dataset import SkippedRecord, find_dataset, without
+from finetune.datasets.dataset import SkippedRecord, without
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.record_ranges import records_within
 from finetune.datasets.records import Record, encode_record
 from finetune.datasets.tfrecord import RecordWriter, read_records

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.commands.decisions import decided
 from finetune.commands.shares import command_of_share, facts_of_settings, facts_of_software
-from finetune.datasets.dataset import (
-    Dataset,
-    SkippedRecord,
-    content_hash,
-    find_dataset,
-    skipped_in_words,
-    without,
-)
+from finetune.datasets.dataset import Dataset, SkippedRecord, content_hash, skipped_in_words, without
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.record_ranges import records_within
 from finetune.datasets.tfrecord import hash_content
 from finetune.errors import UserError

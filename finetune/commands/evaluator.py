@@ -65,7 +65,7 @@ class Evaluator:
         """
         from finetune.datasets.bad_records import without_undecodable
         from finetune.datasets.class_matching import match_labels, output_order
-        from finetune.datasets.dataset import find_dataset
+        from finetune.datasets.dataset_search import find_dataset
         from finetune.evaluation.scoring import inference_function, with_outputs_in_order
         from finetune.preprocessing import get_preprocessing
 

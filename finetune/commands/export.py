@@ -121,7 +121,7 @@ def _export_and_print(settings: ExportSettings) -> None:
 
 def _find_dataset(settings: ExportSettings, classifier: "Classifier", split: str) -> "Dataset":
     from finetune.datasets.class_matching import match_labels
-    from finetune.datasets.dataset import find_dataset
+    from finetune.datasets.dataset_search import find_dataset
     from finetune.runs.trained_network import tell_by_number
 
     assert settings.dataset_dir is not None
@@ -186,7 +186,7 @@ def _write(
 
 def _calibration_set(settings: ExportSettings, classifier: "Classifier") -> "Dataset | None":
     """The split that int8 takes its ranges from; None where nothing is made in int8."""
-    from finetune.datasets.dataset import find_splits
+    from finetune.datasets.dataset_search import find_splits
 
     if "int8" not in settings.quantize:
         return None

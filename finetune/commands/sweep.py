@@ -234,7 +234,7 @@ def _other_splits(settings: TrainSettings, records: Path) -> tuple[str, ...]:
     Raises:
         UserError: There is none to validate on.
     """
-    from finetune.datasets.dataset import find_splits
+    from finetune.datasets.dataset_search import find_splits
     from finetune.training.training_data import DEFAULT_EVAL_SPLIT
 
     data = settings.data

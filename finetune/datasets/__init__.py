@@ -9,7 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bad_records": ["reading"],
-        "dataset": ["Dataset", "find_dataset", "find_splits"],
+        "dataset": ["Dataset"],
+        "dataset_search": ["find_dataset", "find_splits"],
         "decoding": ["ReadOptions"],
         "pipeline": ["evaluation_batches", "training_batches"],
         "shards": ["write_shards"],

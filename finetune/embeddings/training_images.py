@@ -10,7 +10,8 @@ import numpy as np
 
 from finetune.datasets.bad_records import reading, without_undecodable
 from finetune.datasets.class_matching import match_labels
-from finetune.datasets.dataset import Dataset, content_hash, find_dataset
+from finetune.datasets.dataset import Dataset, content_hash
+from finetune.datasets.dataset_search import find_dataset
 from finetune.datasets.decoding import ReadOptions
 from finetune.datasets.folds import assign_folds
 from finetune.datasets.pipeline import evaluation_batches

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from finetune.datasets.bad_records import without_undecodable
-from finetune.datasets.dataset import Dataset, content_hash, find_dataset, find_splits
+from finetune.datasets.dataset import Dataset, content_hash
+from finetune.datasets.dataset_search import find_dataset, find_splits
 from finetune.datasets.folds import assign_folds
 from finetune.datasets.unlabelled import UnlabelledImages
 from finetune.errors import UserError

@@ -81,7 +81,7 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, float]:
     from finetune.commands.tensorflow_start import start_tensorflow
 
     start_tensorflow()
-    from finetune.datasets.dataset import find_dataset
+    from finetune.datasets.dataset_search import find_dataset
     from finetune.datasets.decoding import ReadOptions
     from finetune.datasets.pipeline import evaluation_batches
     from finetune.evaluation.scoring import inference_function, score

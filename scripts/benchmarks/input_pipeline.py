@@ -117,7 +117,7 @@ def finetune_batches(folder: Path, augmentation: str) -> tuple[Any, int]:
     from finetune.commands.tensorflow_start import start_tensorflow
 
     start_tensorflow()
-    from finetune.datasets.dataset import find_dataset
+    from finetune.datasets.dataset_search import find_dataset
     from finetune.datasets.decoding import ReadOptions
     from finetune.datasets.pipeline import training_batches
     from finetune.preprocessing import get_preprocessing
