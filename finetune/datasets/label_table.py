@@ -4,11 +4,9 @@ import contextlib
 import csv
 import io
 import math
-import os
-import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.datasets.folders import (
@@ -18,32 +16,31 @@ from finetune.datasets.folders import (
     check_folder,
     class_name,
 )
-from finetune.datasets.image_walk import Found, Reason, found_folder, list_folder, walk_images
+from finetune.datasets.image_walk import Reason, found_folder, list_folder
 from finetune.datasets.label_lists import LabelLists
 from finetune.datasets.remarks import Kind, Remark, remarks_on
-from finetune.datasets.split_folders import known_split_words, split_called
-from finetune.datasets.split_words import SPLITS
-from finetune.errors import UserError, did_you_mean
+from finetune.datasets.split_folders import known_split_words
+from finetune.datasets.table_columns import (
+    FILE_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    Columns,
+    advice_on_columns,
+    cell_at,
+    column_name,
+    find_columns,
+    split_of,
+    with_groups,
+    with_weights,
+)
+from finetune.datasets.table_images import TableImages
+from finetune.errors import UserError
 from finetune.files.whole_files import is_special
-from finetune.notices import few, tell_once
-from finetune.settings.choices import MULTILABEL
+from finetune.notices import few
 from finetune.settings.flags import MOST_FLOAT
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")
-# Names of columns, in any case, with blanks or dashes for underscores; the first ones count where there are several.
-FILE_COLUMNS = (
-    *("filename", "file_name", "filenames", "file", "files", "filepath", "file_path", "filepaths", "path", "paths"),
-    *("image", "images", "image_name", "image_file", "image_filename", "image_path", "image_id", "imageid", "img"),
-    *("img_name", "img_path", "img_id", "photo", "picture", "id", "uuid", "name"),
-)
-LABEL_COLUMNS = (
-    *("label_name", "class_name", "classname", "category_name", "label", "labels", "class", "classes", "category"),
-    *("target", "species", "breed", "diagnosis", "tag", "annotation"),
-)
-WEIGHT_COLUMNS = ("weight", "weights", "sample_weight", "sample_weights")
-SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data_set", "dataset")
-MOST_LINES_TRIED = 20
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 MOST_NAMED = 5
 MOST_TABLE_BYTES = 1 << 26  # A million images' names.
@@ -78,18 +75,6 @@ class _Row:
         return f"line {self.line}: {self.file or '?'}"
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The index of the column that says what; of the labels there may be several."""
-
-    file: int
-    labels: tuple[int, ...]
-    split: int | None = None
-    has_names: bool = True
-    weight: int | None = None
-    group: int | None = None
-
-
 def read_label_table(
     table: Path,
     images_dir: Path,
@@ -119,18 +104,18 @@ def read_label_table(
     """
     check_folder(images_dir)
     found = ImageFolder(images_dir)
-    images = _Images(found, table.absolute().parent, str(skip.resolve()) if skip else None)
+    images = TableImages(found, table.absolute().parent, str(skip.resolve()) if skip else None)
     lines = _read_lines(table, found)
-    columns = _find_columns(table, lines, images, found, lists)
+    columns = find_columns(table, lines, images, found, lists)
     if columns is None:
         raise UserError(
             f"--labels-csv: {table} has the columns {', '.join(lines[0][1])}: it isn't known which of them names the "
             "file" + ("." if lists and lists.columns else " and which the class."),
-            _advice_on_columns(lines, lists),
+            advice_on_columns(lines, lists),
         )
-    columns = _with_weights(table, lines, columns)
+    columns = with_weights(table, lines, columns)
     if group_column:
-        columns = _with_groups(table, lines, columns, group_column, is_required=must_have_groups)
+        columns = with_groups(table, lines, columns, group_column, is_required=must_have_groups)
     rows = _rows(lines, columns, lists)
     if not rows:
         raise UserError(
@@ -146,7 +131,9 @@ def read_label_table(
         unreadable = [row for row in rows if row.labels is None]
         _refuse(table, unreadable, rows, "have neither 0 nor 1 in a column of --label-columns", "Write 0 or 1.")
         if not lists.columns:
-            found.guesses += lists.doubts([_cell(cells, columns.labels[0]) for _, cells in lines[columns.has_names :]])
+            found.guesses += lists.doubts(
+                [cell_at(cells, columns.labels[0]) for _, cells in lines[columns.has_names :]]
+            )
     no_weight = [row for row in rows if math.isnan(row.counts)]
     mend = "Write 1 for an image that counts as usual, 0.5 for one that counts half, 0 for one that doesn't."
     _refuse(table, no_weight, rows, "have a weight that is no number from 0 on", mend)
@@ -181,51 +168,6 @@ def find_label_table(folder: Path, *, skip: Path | None = None) -> tuple[Path, P
                     read_label_table(table, images_dir, skip=skip)
                     return table, images_dir
     return None
-
-
-class _Images:
-    """The images in a folder, to be found by what a table may call them."""
-
-    def __init__(self, found: ImageFolder, table_folder: Path, skip: str | None) -> None:
-        self._root = os.path.realpath(found.root)
-        self._table_folder = os.path.realpath(table_folder)
-        self._by_path: dict[str, list[str]] = defaultdict(list)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        self.items: dict[str, Found] = {}
-        for item in walk_images(found_folder(found.root), skip=skip):
-            if item.reason is None:
-                self._add(found.relative(item.path), item)
-            elif item.reason is not Reason.NO_IMAGE or item.path.parent != found.root:  # There the table may lie.
-                found.leave_out(item)
-
-    def find(self, cell: str) -> list[str]:
-        """The images that a cell may mean, by its path or by its file name alone: one, where all is well."""
-        name = _path_in(cell)
-        from_table = os.path.relpath(f"{self._table_folder}/{name}", self._root)
-        matches = self._by_path.get(name) or self._by_path.get(from_table)
-        return matches or (self._by_name.get(name, []) if "/" not in name else [])
-
-    def find_by_end(self, cell: str) -> list[str]:
-        """The images that a cell may mean whose path begins elsewhere: those that share most of its end."""
-        parts = _path_in(cell).split("/")
-        ends = ["/".join(parts[start:]) for start in range(1, len(parts))]
-        return next((self._by_path[end] for end in ends if end in self._by_path), self._by_name.get(parts[-1], []))
-
-    def find_alike(self, cell: str) -> str | None:
-        """An image whose name differs in its ending or in letter case alone."""
-        stem = Path(_path_in(cell)).stem.casefold()
-        return next((file for file in self.items if Path(canonical_name(file)).stem.casefold() == stem), None)
-
-    def _add(self, file: str, item: Found) -> None:
-        self.items[file] = item
-        path = Path(canonical_name(file))
-        for spelling in dict.fromkeys((path, path.with_suffix(""))):
-            self._by_path[spelling.as_posix()].append(file)
-            self._by_name[spelling.name].append(file)
-
-
-def _path_in(cell: str) -> str:
-    return os.path.normpath(canonical_name(cell.replace("\\", "/")))
 
 
 def _read_lines(table: Path, found: ImageFolder) -> list[tuple[int, list[str]]]:
@@ -272,169 +214,33 @@ def _read_text(table: Path, found: ImageFolder) -> str:
 def _rate(text: str, delimiter: str) -> tuple[int, int]:
     """How well a delimiter fits: known names of columns in the first line, and the number of columns."""
     cells = next(csv.reader(text.splitlines()[:1], delimiter=delimiter), [])
-    names = [_column_name(cell) for cell in cells]
+    names = [column_name(cell) for cell in cells]
     known = (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
     return sum(not set(names).isdisjoint(of_role) for of_role in known), len(cells)
 
 
-def _column_name(cell: str) -> str:
-    return "_".join(cell.lower().replace("-", " ").replace("_", " ").split())
-
-
-def _columns_by_name(lines: list[tuple[int, list[str]]], images: _Images, found: ImageFolder) -> _Columns | None:
-    header = lines[0][1]
-    names = [_column_name(cell) for cell in header]
-    files = [names.index(name) for name in FILE_COLUMNS if name in names]
-    labels = [names.index(name) for name in LABEL_COLUMNS if name in names]
-    splits = [names.index(name) for name in SPLIT_COLUMNS if name in names]
-    first = [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
-    files.sort(key=lambda column: not any(_finds(images, cells, column) for cells in first))
-    split = next((column for column in splits if _says_splits(column, names, lines)), None)
-    taken = (*files[:1], *labels[:1], split)
-    rest = [column for column, name in enumerate(names) if column not in taken and name not in WEIGHT_COLUMNS]
-    if len(rest) == 1 and bool(files) != bool(labels):
-        files, labels = files or rest, labels or rest
-        rest = []
-    elif not (files and labels):
-        return None
-    elif len(files) == 1 and len(labels) == 1:
-        return _Columns(files[0], (labels[0],), split)
-    found.guesses.append(
-        Remark(Kind.GUESSED, f"the column {header[files[0]]} names the file, {header[labels[0]]} the class")
-    )
-    return _Columns(files[0], (labels[0],), split)
-
-
-def _columns_of_flags(
-    table: Path, lines: list[tuple[int, list[str]]], images: _Images, lists: LabelLists
-) -> _Columns | None:
-    """Of a table with a column for each class: the file's is called as one, or names an image in the first rows."""
-    header = lines[0][1]
-    names, labels = [_column_name(cell) for cell in header], lists.places(header, str(table))
-    first = [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
-    others = [column for column in range(len(header)) if column not in labels]
-    known = [names.index(name) for name in FILE_COLUMNS if name in names and names.index(name) in others]
-    files = sorted(known or others, key=lambda column: not any(_finds(images, cells, column) for cells in first))
-    if not files or not (known or any(_finds(images, cells, files[0]) for cells in first)):
-        return None
-    splits = [names.index(name) for name in SPLIT_COLUMNS if name in names and names.index(name) in others]
-    return _Columns(files[0], labels, next((at for at in splits if _says_splits(at, names, lines)), None))
-
-
-def _find_columns(
-    table: Path, lines: list[tuple[int, list[str]]], images: _Images, found: ImageFolder, lists: LabelLists | None
-) -> _Columns | None:
-    if lists and lists.columns:
-        return _columns_of_flags(table, lines, images, lists)
-    return _columns_by_name(lines, images, found) or _columns_by_content(lines, images, found)
-
-
-def _columns_by_content(lines: list[tuple[int, list[str]]], images: _Images, found: ImageFolder) -> _Columns | None:
-    """Of a table of two columns without their names: one of them names an image in the very first line."""
-    first = lines[0][1]
-    files = [column for column in range(len(first)) if _finds(images, first, column)]
-    if len(first) != 2 or not files:
-        return None
-    file = files[0]
-    found.guesses.append(Remark(Kind.GUESSED, f"the table has no column names; column {file + 1} names the file"))
-    return _Columns(file, (1 - file,), has_names=False)
-
-
-def _advice_on_columns(lines: list[tuple[int, list[str]]], lists: LabelLists | None) -> str:
-    header, first = lines[0][1], [cells for _, cells in lines[1 : 1 + MOST_LINES_TRIED]]
-    ones = [
-        name
-        for column, name in enumerate(header)
-        if first and all(_cell(cells, column) in ("0", "1", "0.0", "1.0") for cells in first)
-    ]
-    flags = f"--label-columns {shlex.quote(','.join(ones))}"
-    if lists and lists.columns:
-        return "Call the column of the file filename in the first line."
-    if len(ones) > 1 and lists is not None:
-        return f"{few(ones, MOST_NAMED)} hold 0 and 1 only: if each is a class, give {flags}"
-    if len(ones) > 1:
-        return (
-            f"{few(ones, MOST_NAMED)} hold 0 and 1 only: write the name of the one that is 1 into one column, label. "
-            f"If several may be: --task {MULTILABEL} {flags}"
-        )
-    return "Call them filename and label in its first line."
-
-
-def _finds(images: _Images, cells: list[str], column: int) -> bool:
-    return column < len(cells) and bool(images.find(cells[column]) or images.find_by_end(cells[column]))
-
-
-def _with_weights(table: Path, lines: list[tuple[int, list[str]]], columns: _Columns) -> _Columns:
-    """With the column of the weights, where one is called so."""
-    header = lines[0][1] if columns.has_names else []
-    taken = (columns.file, *columns.labels, columns.split)
-    found = [at for at, name in enumerate(header) if _column_name(name) in WEIGHT_COLUMNS and at not in taken]
-    if not found:
-        return columns
-    if len(found) > 1:
-        raise UserError(
-            f"--labels-csv: {table} has more than one column of weights: {', '.join(header[at] for at in found)}.",
-            "Keep one, or call the others otherwise.",
-        )
-    tell_once(f"{table}: the column {header[found[0]]} says how much each image counts in training.")
-    return replace(columns, weight=found[0])
-
-
-def _with_groups(
-    table: Path, lines: list[tuple[int, list[str]]], columns: _Columns, name: str, *, is_required: bool
-) -> _Columns:
-    """With the column of the groups, where there is one of this name."""
-    header = lines[0][1] if columns.has_names else []
-    found = [at for at, cell in enumerate(header) if cell == name]
-    found = found or [at for at, cell in enumerate(header) if _column_name(cell) == _column_name(name)]
-    if len(found) > 1:
-        raise UserError(
-            f"--group-by: {table} has more than one column {name}: {', '.join(header[at] for at in found)}.",
-            "Call the others otherwise.",
-        )
-    if found:
-        return replace(columns, group=found[0])
-    if is_required:
-        raise UserError(f"--group-by: {table} has no column {name}.", did_you_mean(name, header))
-    return columns
-
-
-def _says_splits(column: int, names: list[str], lines: list[tuple[int, list[str]]]) -> bool:
-    """Whether a column holds splits: one that is called so must, others do where any of them is known."""
-    return names[column] == SPLIT_COLUMNS[0] or any(_split_of(_cell(cells, column)) for _, cells in lines[1:])
-
-
-def _split_of(cell: str) -> str | None:
-    split = split_called(cell)
-    return split if split in SPLITS else None
-
-
-def _labels(cells: list[str], columns: _Columns, lists: LabelLists | None) -> tuple[str, ...] | None:
-    own = [_cell(cells, column) for column in columns.labels]
+def _labels(cells: list[str], columns: Columns, lists: LabelLists | None) -> tuple[str, ...] | None:
+    own = [cell_at(cells, column) for column in columns.labels]
     if lists is None:
         return tuple(filter(None, own))
     return lists.of_flags(own) if lists.columns else lists.of_list(own[0])
 
 
-def _rows(lines: list[tuple[int, list[str]]], columns: _Columns, lists: LabelLists | None) -> list[_Row]:
+def _rows(lines: list[tuple[int, list[str]]], columns: Columns, lists: LabelLists | None) -> list[_Row]:
     return [
         _Row(
             number,
-            _cell(cells, columns.file),
+            cell_at(cells, columns.file),
             _labels(cells, columns, lists),
-            "" if columns.split is None else _cell(cells, columns.split),
-            "1" if columns.weight is None else _cell(cells, columns.weight),
-            "" if columns.group is None else _cell(cells, columns.group),
+            "" if columns.split is None else cell_at(cells, columns.split),
+            "1" if columns.weight is None else cell_at(cells, columns.weight),
+            "" if columns.group is None else cell_at(cells, columns.group),
         )
         for number, cells in lines[columns.has_names :]
     ]
 
 
-def _cell(cells: list[str], column: int) -> str:
-    return cells[column] if column < len(cells) else ""
-
-
-def _match(table: Path, rows: list[_Row], images: _Images, found: ImageFolder) -> dict[str, _Row]:
+def _match(table: Path, rows: list[_Row], images: TableImages, found: ImageFolder) -> dict[str, _Row]:
     """From each image that the table names to its row."""
     missing: list[_Row] = []
     ambiguous: list[_Row] = []
@@ -493,7 +299,7 @@ def _refuse_contradictions(table: Path, rows_of: Mapping[str, list[_Row]]) -> No
 
 
 def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row], lists: LabelLists | None) -> None:
-    unknown = sorted({row.split for row in row_of.values() if found.is_split and not _split_of(row.split)})
+    unknown = sorted({row.split for row in row_of.values() if found.is_split and not split_of(row.split)})
     if unknown:
         raise UserError(
             f"--labels-csv: {table} has splits that aren't known: {', '.join(repr(name) for name in unknown)}.",
@@ -501,7 +307,7 @@ def _divide(table: Path, found: ImageFolder, row_of: Mapping[str, _Row], lists: 
         )
     for file in sorted(row_of):
         row = row_of[file]
-        split, labels = _split_of(row.split) or "train", tuple(map(class_name, row.labels or ()))
+        split, labels = split_of(row.split) or "train", tuple(map(class_name, row.labels or ()))
         classes = found.splits.setdefault(split, {})
         for label in labels:
             classes.setdefault(label, []).append(file)
