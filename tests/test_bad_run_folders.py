@@ -22,7 +22,8 @@ from finetune.training.best import BEST_SHAPE, _read_best
 from finetune.training.divergence import read_rate_cuts
 
 BEST = {"checkpoint": "model.ckpt-7", "step": 7, "accuracy": 0.5, "loss": 1.0}
-MEASURES = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "is_extra": False}  # Older ones lack these.
+# Older ones lack these.
+MEASURES = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "mean_average_precision": 0.5, "is_extra": False}
 RATE_CUTS = {"cuts": [{"step": 4, "factor": 0.5, "seen_at": 6, "why": "The loss is nan at step 6."}]}
 STAGES = {
     "stages": [{"name": "head", "first_step": 0, "last_step": 3}, {"name": "", "first_step": 3, "last_step": None}]

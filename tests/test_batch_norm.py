@@ -368,7 +368,6 @@ class KilledError(Exception):
     "words",
     [
         ["--moving-average-decay=0.9"],
-        pytest.param(["--accumulate-steps=2", "--batch-size=2"], marks=pytest.mark.slow),
         pytest.param(["--num-clones=2", "--batch-size=2"], marks=pytest.mark.slow),
         pytest.param(
             ["--trainable-scopes=Normed/conv2,Normed/logits", "--cache-features=2", "--batch-norm-decay=auto"],

@@ -185,9 +185,12 @@ def test_the_command_serves_until_it_is_stopped():
     program = [sys.executable, "-m", "finetune", "data-service", f"--address={address}"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
         assert process.stdout.readline() == f"Input worker at {address}; Ctrl-C ends it.\n"
-        wait_for_service((address,), 10)
-        process.terminate()
-        assert process.wait(20) == 128 + 15
+        try:
+            wait_for_service((address,), 10)
+            process.terminate()
+            assert process.wait(60) == 128 + 15
+        finally:
+            process.kill()
 
 
 def test_a_worker_that_is_gone_ends_the_training(data, workers, tmp_path):

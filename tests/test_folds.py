@@ -325,7 +325,6 @@ class Stop(BaseException):
 
 BREAKS = {
     "before the first step of fold 2": ("train_run", 2),
-    "before fold 2 is scored": ("evaluate", 2),
     "before fold 2 is noted as done": ("write_json", 3),
     "before the results are written": ("write_results", 1),
 }

@@ -435,24 +435,18 @@ def write_pairs(folder, source, side, num_training, num_validation):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("side", "num_training", "num_validation", "least"),
-    [(64, 120, 40, 0.4), pytest.param(224, 400, 100, 0.9, marks=pytest.mark.slow)],
-    ids=["small", "large"],
-)
-def test_pairs_of_flowers_from_conversion_to_export(
-    side, num_training, num_validation, least, shared_dir, tmp_path, capsys
-):
+@pytest.mark.slow
+def test_pairs_of_flowers_from_conversion_to_export(shared_dir, tmp_path, capsys):
     """A frozen MobileNet V2 tells both flowers of a pair: mean average precision of 0.9, the same wherever it runs.
 
-    By chance it would be 0.17. Of small pictures it is less, and all else as of large ones.
+    By chance it would be 0.17; of flowers of 128 pixels it was 0.73.
     """
     source = shared_dir / "data/flowers12/images"
-    pairs = write_pairs(tmp_path / "pairs", source, side, num_training, num_validation)
+    pairs = write_pairs(tmp_path / "pairs", source, side=224, num_training=400, num_validation=100)
     records, run = converted(pairs, tmp_path / "records", "table.csv"), tmp_path / "run"
     weights = shared_dir / "checkpoints/mobilenet_v2_1.0_224/mobilenet_v2_1.0_224.ckpt"
     network = ["--task=multilabel", "--model=mobilenet_v2", f"--checkpoint={weights}"]
-    images = [f"--image-size={2 * side}", "--resize=pad", "--augmentation=none", "--cache-features=1"]
+    images = ["--image-size=448", "--resize=pad", "--augmentation=none", "--cache-features=1"]
     head = ["--recipe=head", "--head-weight-decay=0.0003", "--cache-memory=0"]
     data = [f"--dataset-dir={records}", f"--train-dir={run}", "--eval-every=300"]
     assert train.main([*data, *network, *images, *head, "--max-steps=600"]) == 0
@@ -460,7 +454,7 @@ def test_pairs_of_flowers_from_conversion_to_export(
 
     assert evaluate.main([f"--checkpoint={run}", f"--dataset-dir={records}", "--threshold=max-f1"]) == 0
     metrics = json.loads((run / "eval_validation/metrics.json").read_text())
-    assert metrics["mean_average_precision"] >= least
+    assert metrics["mean_average_precision"] >= 0.9
     with (run / "eval_validation/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     probabilities = np.array([[float(row[f"probability_{label}"]) for label in range(12)] for row in rows])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference_networks import NETWORKS_DIR, load_reference, reference_images
+from reference_networks import NETWORKS_DIR, ONE_OF_EACH_FUNCTION, load_reference, reference_images
 
 from finetune.model.model import Model
 from finetune.nets import MODELS, get_spec
@@ -107,6 +107,7 @@ def test_depths_of_the_head_alone_follow_the_number_of_classes(small_network):
     assert all(any(_is_within(name, [scope]) for name in differing) for scope in spec.head_scopes)
 
 
+@pytest.mark.parametrize("published_network", ONE_OF_EACH_FUNCTION, indirect=True)
 def test_every_variable_gets_a_gradient_from_1001_classes(small_network, monkeypatch):
     """The same trunk trains under a head of 1001 classes in the place of the old one."""
     variables = small_network.model_variables

@@ -81,7 +81,19 @@ def test_tables_are_drawn(shown, capsys):
 def test_what_is_for_the_log_is_text_and_shows_nothing_itself(shown):
     assert plan_text(VariablePlan((), trainable_scopes=())).startswith("Plan of the variables")
     conversion = Conversion(
-        Path("records"), "flowers", ("daisy",), {"train": (3,)}, {"train": 1}, {}, {}, (), None, *[()] * 5
+        Path("records"),
+        "flowers",
+        ("daisy",),
+        {"train": (3,)},
+        {"train": 3},
+        {},
+        "single-label",
+        {"train": 1},
+        {},
+        {},
+        (),
+        None,
+        *[()] * 5,
     )
     assert "daisy" in summary_text(conversion)
     assert not shown

@@ -47,7 +47,9 @@ NETWORK = ["--model=lenet", "--image-size=8", "--batch-size=8", "--num-preproces
 STEPS = ["--optimizer=adam", "--learning-rate-decay-type=fixed", "--max-to-keep=1", "--eval-every=3"]
 PLACE = "memory://box/run"
 # Of a path flag something that is a path for it.
-WORDS = {"output": "p.csv", "plot": "n.png"}
+WORDS = {"output": "p.csv", "plot": "n.png", "features": "f.npz"}
+# Flags that mean nothing by themselves.
+WITH = {"nearest_to": ["--nearest=1"], "explain_dir": ["--explain=gradcam"]}
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +185,7 @@ def test_every_path_may_be_a_url(command, flag):
     given = [f"--{name.replace('_', '-')}={value}" for name, value in required.items() if name != flag.name]
     more = {"augment": ["--augment", "--dataset-dir=d"], "output": ["--augment", "--dataset-dir=d"]}
     given += more.get("augment", []) if command == "inspect" and flag.name in ("output", "dataset_dir") else []
+    given += WITH.get(flag.name, [])
     given += ["--model=lenet"] if command == "inspect" and flag.name == "plot" else []
     given = [word for word in given if not word.startswith(f"{flag.option}=")] if not flag.positional else given
     given = [] if command == "train" and (flag.positional or flag.name == "images_dir") else given

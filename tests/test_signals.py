@@ -84,7 +84,7 @@ def test_a_resumption_before_its_first_step(records, tmp_path, stopped_at):
 
 @pytest.mark.parametrize("number", STATUS)
 @pytest.mark.parametrize(
-    "function", ["finetune.evaluation.scoring.score", "finetune.commands.evaluate.write_confusion_matrix"]
+    "function", ["finetune.evaluation.scoring.score", "finetune.commands.evaluation_files.write_confusion_matrix"]
 )
 def test_an_evaluation(run, records, tmp_path, stopped_at, function, number):
     words = [f"--checkpoint={run}", f"--dataset-dir={records}", f"--output-dir={tmp_path / 'out'}", "--no-report"]

@@ -89,10 +89,11 @@ def test_tables_hold_no_control_characters(capsys, tmp_path):
         cell.plain for column in tensors_table({"tensors": [tensor]}).columns for cell in column.cells
     ]
     nothing = dict.fromkeys(("guessed", "corrupt", "ignored", "remarks"), ())
-    nothing |= {name: {} for name in ("reencoded", "changed", "duplicates", "contradictions")}
+    nothing |= {name: {} for name in ("reencoded", "changed", "duplicates", "contradictions", "num_without_labels")}
+    of_train = {"num_images": {"train": 3}, "num_shards": {"train": 1}, "task": "single-label"}
     counts = {"train": (3,)}
     print_summary(
-        Conversion(tmp_path, EVIL, (EVIL,), counts, {"train": 1}, image_rules=RULES_OF_OTHER_RECORDS, **nothing)
+        Conversion(tmp_path, EVIL, (EVIL,), counts, **of_train, image_rules=RULES_OF_OTHER_RECORDS, **nothing)
     )
     out = capsys.readouterr().out
     assert "\\x1b]0;owned" in out

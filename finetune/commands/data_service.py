@@ -44,8 +44,11 @@ def serving(address: str) -> Iterator[None]:
             dispatcher_address=joined("localhost", port), worker_address=joined(host, data_port), port=data_port
         )
     )
-    yield
-    del worker, dispatcher
+    try:
+        yield
+    finally:
+        # In this order, whatever ends the context: a worker whose dispatcher is gone may wait for ever.
+        del worker, dispatcher
 
 
 def _refuse_taken(port: int) -> None:
