@@ -11,6 +11,10 @@ from finetune.errors import UserError
 from finetune.settings.data_service import DataServiceSettings, ports_of
 from finetune.settings.workers import joined
 
+# So long a worker asks its dispatcher again, an hour by TensorFlow's own choice: this one is of the same process, and
+# gone when that ends.
+DISPATCHER_TIMEOUT_MS = 5000
+
 DESCRIPTION = f"""{VERBS["data-service"].summary}
 
 Trainings are told the addresses of several by --data-service. An input
@@ -41,7 +45,10 @@ def serving(address: str) -> Iterator[None]:
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
     worker = service.WorkerServer(
         service.WorkerConfig(
-            dispatcher_address=joined("localhost", port), worker_address=joined(host, data_port), port=data_port
+            dispatcher_address=joined("localhost", port),
+            worker_address=joined(host, data_port),
+            port=data_port,
+            dispatcher_timeout_ms=DISPATCHER_TIMEOUT_MS,
         )
     )
     try:
