@@ -40,6 +40,7 @@ from finetune.runs.label_thresholds import (
     thresholds_in_use,
 )
 from finetune.settings.choices import NO_DECISION
+from finetune.settings.command_line import parse_flags
 from finetune.settings.train import TrainSettings
 from finetune.training.example_weights import MOST_POSITIVE_WEIGHT, found_positive_weights
 from finetune.training.losses import MultilabelLoss
@@ -322,6 +323,19 @@ def test_recipes_begin_with_steps_in_place_of_a_probe():
     settings = TrainSettings(images_dir="photos", task="multilabel", model="mobilenet_v2")
     assert settings.stopping.best_by == "mean_average_precision"
     assert [stage.own.get("probe") for stage in settings.course.stages] == [None, None]
+
+
+def test_a_number_is_still_slims_task():
+    def parsed(*words):
+        return parse_flags(TrainSettings, ["--dataset-dir=d", *words], prog="", description="")
+
+    workers = "--workers=a:1,b:1"
+    assert parsed("--task=1", workers).cluster.worker_index == 1
+    assert parsed("--task=1", workers).data.task == "single-label"
+    assert parsed("--task=1", "--worker-index=1", workers).cluster.worker_index == 1
+    assert parsed("--task=multilabel", "--model=lenet").data.task == "multilabel"
+    with pytest.raises(UserError, match="--task 1 is slim's word for --worker-index, which is 0"):
+        parsed("--task=1", "--worker-index=0", workers)
 
 
 # Runs

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from finetune.commands.multilabel_evaluation import refuse_of_one_label
+from finetune.commands.multilabel_evaluation import check_evaluation
 from finetune.evaluation.metrics import Scores
 from finetune.evaluation.multilabel_metrics import MultilabelScores
 from finetune.evaluation.result_files import class_names_of
@@ -73,7 +73,7 @@ class Evaluator:
         self.checkpoint = checkpoint
         self.network = network_settings(settings, checkpoint.prefix)
         if self.network.task == MULTILABEL:
-            refuse_of_one_label(settings)
+            check_evaluation(settings)
         self._preprocessing = get_preprocessing(self.network.preprocessing, resize=self.network.resize)
         offset, how = self.network.labels_offset, settings.match_labels
         dataset = find_dataset(

@@ -84,7 +84,7 @@ def export(settings: ExportSettings) -> ExportResult:
             raise UserError(
                 f"--format {settings.format} is of networks that end in a softmax; this one tells several labels an "
                 "image by a sigmoid each.",
-                "Take --format saved_model, tflite or onnx.",
+                "Take --format saved_model, tflite, onnx or openvino.",
             )
         dataset = _find_dataset(settings, classifier, settings.split) if settings.dataset_dir else None
         if dataset is not None:

@@ -7,7 +7,6 @@ from finetune.commands.command import say
 from finetune.commands.decisions import refuse_unwritable
 from finetune.commands.evaluation_files import make_output_dir, whole_results
 from finetune.commands.label_thresholds import chosen_thresholds
-from finetune.errors import UserError
 from finetune.evaluation.multilabel_result import MultilabelResult, write_label_metrics, write_label_predictions
 from finetune.evaluation.result_files import METRICS_FILE, REPORT_FILE
 from finetune.files.whole_files import gone_if_empty
@@ -16,12 +15,13 @@ from finetune.notices import few
 from finetune.runs.label_thresholds import LABEL_THRESHOLDS_FILE, LabelThresholds, thresholds_in_use
 from finetune.settings.choices import NO_DECISION
 from finetune.settings.evaluate import EvalSettings
+from finetune.settings.task import refuse_of_one_label
 
 if TYPE_CHECKING:
     from finetune.commands.evaluator import Evaluator
 
 
-def refuse_of_one_label(settings: EvalSettings) -> None:
+def check_evaluation(settings: EvalSettings) -> None:
     """Refuses what an evaluation of a network of several labels an image is asked for and has no meaning of.
 
     Raises:
@@ -37,11 +37,7 @@ def refuse_of_one_label(settings: EvalSettings) -> None:
         "--nearest": settings.nearest is not None,
         "--explain": settings.explain is not None,
     }
-    asked = [name for name, is_given in only_single_label.items() if is_given]
-    if asked:
-        raise UserError(
-            f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
-        )
+    refuse_of_one_label(only_single_label)
 
 
 def evaluate_labels(evaluator: "Evaluator") -> MultilabelResult:

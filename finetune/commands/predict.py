@@ -39,6 +39,7 @@ from finetune.prediction.writers import WRITERS, Asked, Prediction
 from finetune.progress import progress
 from finetune.remote.urls import named, with_urls
 from finetune.settings.predict import PredictSettings
+from finetune.settings.task import refuse_of_one_label
 
 EXIT_UNREADABLE_IMAGES = 4
 
@@ -166,7 +167,7 @@ def _predictions_and_writer(
 
 def _refuse_of_one_label(settings: PredictSettings) -> None:
     """Refuses what is of networks that tell one label an image."""
-    given = {
+    only_single_label = {
         "--top-k": settings.top_k != 1,
         "--shard": settings.shard is not None,
         "--reject-below": settings.reject_below is not None,
@@ -174,12 +175,7 @@ def _refuse_of_one_label(settings: PredictSettings) -> None:
         "--nearest": settings.nearest is not None,
         "--explain": settings.explain is not None,
     }
-    asked = [name for name, is_given in given.items() if is_given]
-    if asked:
-        raise UserError(
-            f"{' and '.join(asked)}: of one label an image, and this network tells several.",
-            "Leave it out: all classes that reach their thresholds are told.",
-        )
+    refuse_of_one_label(only_single_label, "Leave it out: all classes that reach their thresholds are told.")
 
 
 def _predict_share(settings: PredictSettings, share: Share, output: Path) -> int:

@@ -24,7 +24,7 @@ from finetune.runs.trained_network import (
 )
 from finetune.settings.choices import MULTILABEL
 from finetune.settings.classifier import ClassifierSettings
-from finetune.settings.flags import dashed
+from finetune.settings.task import refuse_of_one_label
 from finetune.types import Tensor
 
 if TYPE_CHECKING:
@@ -137,12 +137,9 @@ def _thresholds(settings: ClassifierSettings, classifier: Classifier) -> tuple[f
     Raises:
         UserError: What is of one label an image is asked for.
     """
-    of_one_label = {name: getattr(settings, name, None) for name in ("positive_class", "calibrate", "reject_below")}
-    asked = [dashed(name) for name, value in of_one_label.items() if value is not None]
-    if asked:
-        raise UserError(
-            f"{' and '.join(asked)}: of one label an image, and this network tells several.", "Leave it out."
-        )
+    refuse_of_one_label(
+        {"--positive-class": settings.positive_class is not None, "--calibrate": settings.calibrate is not None}
+    )
     given = settings.threshold
     prefix, names = classifier.checkpoint.prefix, classifier.class_names
     thresholds, by = thresholds_in_use(given, prefix, names, lambda: weights_sha256(classifier.model))

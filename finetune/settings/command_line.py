@@ -95,7 +95,12 @@ def _take_slims_task(words: dict[str, Any], flags: Mapping[str, Flag]) -> None:
     text = words.get("task")
     if "worker_index" in flags and isinstance(text, str) and text.isascii() and text.isdigit():
         del words["task"]
-        words.setdefault("worker_index", int(text))
+        if words.get("worker_index") not in (None, text, int(text)):
+            raise UserError(
+                f"--task {text} is slim's word for --worker-index, which is {words['worker_index']}.",
+                "Give one of them.",
+            )
+        words["worker_index"] = int(text)
 
 
 def _with_urls(flag: Flag, value: Any) -> Any:

@@ -73,6 +73,21 @@ def refuse_stage_of_other_task(task: str, stage: StageSettings) -> None:
         )
 
 
+def refuse_of_one_label(only_single_label: Mapping[str, bool], mend: str = "Leave it out.") -> None:
+    """Refuses what a trained network of several labels an image is asked for and has no meaning of.
+
+    Args:
+        only_single_label: What goes with one label an image alone, by the flag, and whether it is asked for.
+        mend: What to do instead.
+
+    Raises:
+        UserError: One is asked for.
+    """
+    asked = [name for name, is_asked in only_single_label.items() if is_asked]
+    if asked:
+        raise UserError(f"{' and '.join(asked)}: of one label an image, and this network tells several.", mend)
+
+
 def _refuse(only_single_label: Mapping[str, bool]) -> None:
     asked = [what for what, is_asked in only_single_label.items() if is_asked]
     if asked:
