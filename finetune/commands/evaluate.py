@@ -190,16 +190,8 @@ def _result(evaluator: Evaluator) -> EvalResult:
     num_images = evaluator.num_images if of_part.whole is None else of_part.whole.num_examples
     keeps = keeps_logits(num_images, len(evaluator.class_names))
     return EvalResult(
-        checkpoint=evaluator.checkpoint.prefix,
-        checkpoint_name=evaluator.checkpoint_name,
-        step=evaluator.checkpoint.step(),
-        network=evaluator.network,
-        tta=settings.tta,
-        dataset=evaluator.dataset,
-        data_sha256=evaluator.data_sha256,
+        **evaluator.evaluated,
         scores=evaluator.score(keep_logits=settings.write_logits or keeps),
-        class_names=evaluator.class_names,
-        output_dir=evaluator.output_dir,
         writes_logits=settings.write_logits,
         explainer=evaluator.explainer,
     )

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune.commands.multilabel_evaluation import check_evaluation
 from finetune.evaluation.metrics import Scores
@@ -158,6 +158,21 @@ class Evaluator:
         from finetune.datasets.dataset import content_hash
 
         return content_hash(self.dataset)
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """What results say of it: the values of `Evaluated`."""
+        return {
+            "checkpoint": self.checkpoint.prefix,
+            "checkpoint_name": self.checkpoint_name,
+            "step": self.checkpoint.step(),
+            "network": self.network,
+            "tta": self.settings.tta,
+            "dataset": self.dataset,
+            "data_sha256": self.data_sha256,
+            "class_names": self.class_names,
+            "output_dir": self.output_dir,
+        }
 
     @property
     def num_images(self) -> int:

@@ -80,18 +80,10 @@ def _result(evaluator: "Evaluator") -> tuple[MultilabelResult, LabelThresholds |
         )
         thresholds, by = chosen.of_classes(evaluator.class_names), f"chosen by {chosen}"
     result = MultilabelResult(
-        checkpoint=prefix,
-        checkpoint_name=evaluator.checkpoint_name,
-        step=evaluator.checkpoint.step(),
-        network=evaluator.network,
-        tta=settings.tta,
-        dataset=evaluator.dataset,
-        data_sha256=evaluator.data_sha256,
+        **evaluator.evaluated,
         scores=scores,
         thresholds=thresholds,
         thresholds_by=by,
-        class_names=evaluator.class_names,
-        output_dir=evaluator.output_dir,
     )
     return result, chosen
 

@@ -3,66 +3,36 @@
 import csv
 import dataclasses
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.datasets.dataset import Dataset
+from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.multilabel_metrics import Decisions, MultilabelScores, decide
 from finetune.evaluation.result_files import METRICS_FILE, PREDICTIONS_FILE
-from finetune.evaluation.seen_images import caution
 from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import whole_file, write_json
 from finetune.types import Array
 
 if TYPE_CHECKING:
-    from finetune.runs.trained_network import TrainedNetwork
+    pass
 
 BETWEEN_NAMES = "; "
 
 
-@dataclasses.dataclass(frozen=True)
-class MultilabelResult:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultilabelResult(Evaluated):
     """What an evaluation came to.
 
     Attributes:
-        checkpoint: Prefix of the checkpoint; of the last one where several were averaged.
-        checkpoint_name: Its name without the folder, or the names of those that were averaged.
-        step: Its global step; None where it holds none.
-        network: What the network was rebuilt with.
-        tta: Test-time augmentation, "none" or "flip".
-        dataset: The split.
-        data_sha256: Hash of all the split's bytes.
         scores: One entry for each image, in the order of the records.
         thresholds: Probabilities from which on an image has a class, by class.
         thresholds_by: What chose them, in words.
-        class_names: By class; its number where the data set has no names.
-        output_dir: Where the files go.
     """
 
-    checkpoint: str
-    checkpoint_name: str
-    step: int | None
-    network: "TrainedNetwork"
-    tta: str
-    dataset: Dataset
-    data_sha256: str
     scores: MultilabelScores
     thresholds: tuple[float, ...]
     thresholds_by: str
-    class_names: list[str]
-    output_dir: Path
-
-    @property
-    def run_folder(self) -> Path:
-        """Where the checkpoint is."""
-        return Path(self.checkpoint).parent
-
-    @property
-    def caution(self) -> str | None:
-        """What to say beside the figures where the run had seen the images; None where they are new to it."""
-        return caution(self.run_folder, self.checkpoint_name, self.data_sha256)
 
     @property
     def decisions(self) -> Decisions:
@@ -93,13 +63,7 @@ def metrics(result: MultilabelResult) -> dict[str, Any]:
         "num_without_labels": int((~scores.labels.any(axis=1)).sum()),
         "thresholds_by": result.thresholds_by,
         "caution": result.caution,
-        "split": result.dataset.split,
-        "data_sha256": result.data_sha256,
-        "num_skipped": result.dataset.num_skipped,
-        "checkpoint": result.checkpoint_name,
-        "step": result.step,
-        "moving_average": result.network.use_moving_averages,
-        "tta": result.tta,
+        **result.facts(),
         "classes": [
             {
                 "label": label,

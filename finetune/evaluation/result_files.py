@@ -15,9 +15,9 @@ from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.cross_validation import FoldFigures, folds_summary
 from finetune.evaluation.decision_figures import class_area_figures, decision_figures
 from finetune.evaluation.decisions import Judgement
+from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.label_errors import LabelErrors
 from finetune.evaluation.metrics import Scores, class_figures, confusion_matrix, wilson_interval
-from finetune.evaluation.seen_images import caution
 from finetune.evaluation.similar_images import SimilarImages
 from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import append_line, whole_file, write_json
@@ -25,7 +25,6 @@ from finetune.runs.decision_file import Decision
 
 if TYPE_CHECKING:
     from finetune.evaluation.explainer import Explainer
-    from finetune.runs.trained_network import TrainedNetwork
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
@@ -36,21 +35,12 @@ COMPARISON_FILE = "comparison.json"
 DIFFERENCES_FILE = "differences.csv"
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalResult:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalResult(Evaluated):
     """What an evaluation came to.
 
     Attributes:
-        checkpoint: Prefix of the checkpoint; of the last one where several were averaged.
-        checkpoint_name: Its name without the folder, or the names of those that were averaged.
-        step: Its global step; None where it holds none.
-        network: What the network was rebuilt with.
-        tta: Test-time augmentation, "none" or "flip".
-        dataset: The split.
-        data_sha256: Hash of all the split's bytes.
         scores: One entry for each image, in the order of the records.
-        class_names: By class; its number where the data set has no names.
-        output_dir: Where the files go.
         folds: Of a cross-validation, whose scores are of several runs, none of which had seen the images that it
             scored; the checkpoint is then of the first of them.
         label_errors: Labels in doubt; None: they weren't looked for.
@@ -63,16 +53,7 @@ class EvalResult:
         writes_logits: Whether predictions.csv holds the logits, where they were kept.
     """
 
-    checkpoint: str
-    checkpoint_name: str
-    step: int | None
-    network: "TrainedNetwork"
-    tta: str
-    dataset: Dataset
-    data_sha256: str
     scores: Scores
-    class_names: list[str]
-    output_dir: Path
     folds: tuple[FoldFigures, ...] = ()
     label_errors: LabelErrors | None = None
     similar: SimilarImages | None = None
@@ -89,14 +70,9 @@ class EvalResult:
         return class_areas(self.scores, self.positive_class, self.decision.divisor)
 
     @property
-    def run_folder(self) -> Path:
-        """Where the checkpoint is."""
-        return Path(self.checkpoint).parent
-
-    @property
     def caution(self) -> str | None:
         """What to say beside the accuracy where the run had seen the images; None where they are new to it."""
-        return None if self.folds else caution(self.run_folder, self.checkpoint_name, self.data_sha256)
+        return None if self.folds else super().caution
 
 
 def class_names_of(dataset: Dataset, labels_offset: int) -> list[str]:
@@ -120,13 +96,7 @@ def metrics(result: EvalResult) -> dict[str, Any]:
         "macro_recall": classes.macro("recall"),
         "macro_f1": classes.macro("f1"),
         "expected_calibration_error": calibration(scores).expected_error,
-        "split": result.dataset.split,
-        "data_sha256": result.data_sha256,
-        "num_skipped": result.dataset.num_skipped,
-        "checkpoint": result.checkpoint_name,
-        "step": result.step,
-        "moving_average": result.network.use_moving_averages,
-        "tta": result.tta,
+        **result.facts(),
         **(folds_summary(result.folds) if result.folds else {}),
         **decision_figures(result),
         **({"num_label_errors": result.label_errors.num_errors} if result.label_errors is not None else {}),
