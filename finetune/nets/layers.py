@@ -23,6 +23,7 @@ import tensorflow as tf
 import tf_slim as slim
 from tf_slim.layers import layers as slim_layers
 
+from finetune.nets.depthwise_gradient import fast_depthwise_gradients
 from finetune.types import Tensor
 
 DECAYED_VARIABLES = "decayed_variables"
@@ -351,6 +352,8 @@ def layer_modes(
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(_without_advice_on_keras)
+        if is_training:  # Elsewhere exported graphs would name a gradient that only this program knows.
+            stack.enter_context(fast_depthwise_gradients())
         for mode in modes:
             stack.enter_context(mode)
         yield

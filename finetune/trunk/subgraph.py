@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from finetune.types import FuncGraph, Operation, Tensor, Variable
 
-# By it `tf.custom_gradient` marks an operation.
+# By them `tf.custom_gradient` marks an operation; gradients that are registered by another name go with a copy.
 _GRADIENT_ATTRIBUTE = "_gradient_op_type"
+_GRADIENT_IN_PYTHON = b"CustomGradient"
 
 
 class Subgraph:
@@ -55,7 +56,8 @@ class Subgraph:
 
     def gradients_in_python(self) -> list[str]:
         """Names of operations whose gradients are functions of Python's: bound to the first graph, lost in a copy."""
-        return [node.name for node in self._definition.node if _GRADIENT_ATTRIBUTE in node.attr]
+        marked = [node for node in self._definition.node if _GRADIENT_ATTRIBUTE in node.attr]
+        return [node.name for node in marked if node.attr[_GRADIENT_ATTRIBUTE].s.startswith(_GRADIENT_IN_PYTHON)]
 
     def __call__(self, *values: Tensor) -> list[Tensor]:
         """Puts a copy into the current graph.
