@@ -343,6 +343,18 @@ def test_tensorflow_starts_with_onednn_and_in_silence_unless_the_user_says_other
     assert (done.stderr == "") == is_silent, done.stderr
 
 
+def test_tensorflow_starts_without_keras_and_scikit_learn_which_are_there_for_who_uses_them():
+    """TensorFlow and tf-slim import them where they are installed, which took as long as all the rest."""
+    script = (
+        "import sys; from finetune.commands.tensorflow_start import start_tensorflow; start_tensorflow(); "
+        "before = sorted({'keras', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)); "
+        "import tensorflow as tf; from tensorflow.keras import layers; import keras, sklearn.metrics, tf_slim; "
+        "print(before, tf.keras.layers.Dense is layers.Dense is keras.layers.Dense)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment_with(), check=True, capture_output=True)
+    assert done.stdout.decode().strip() == "[] True"
+
+
 @pytest.mark.parametrize(
     ("level", "is_silent"), [("0", False), ("2", False), ("3", True), ("4", True), ("", False), ("all", False)]
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.abc
 import os
 import sys
 import tempfile
@@ -21,19 +22,46 @@ def start_tensorflow() -> None:
     TensorFlow's libraries write lines about absent CUDA drivers before any setting can stop them; a user who asked for
     an accuracy takes them for errors.
 
+    Keras isn't imported with it: who uses Keras imports it himself, and `tensorflow.keras` does when it is used.
+
     oneDNN's convolutions are asked for, unless `TF_ENABLE_ONEDNN_OPTS` says otherwise: TensorFlow takes them by itself
     only on processors with certain units, but they are faster without these as well (scripts/benchmarks/full.py).
     """
     os.environ.setdefault(ONEDNN_VARIABLE, "1")
     _limit_heaps()
     if not _is_silence_wanted(os.environ.setdefault(LOG_LEVEL_VARIABLE, SILENT_LEVEL)):
-        import tensorflow  # noqa: F401
-
+        _import_tensorflow()
         return
     with silent_standard_error():
+        _import_tensorflow()
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+
+
+class _UnneededPackages(importlib.abc.MetaPathFinder):
+    """Finds that scikit-learn and the modules of Keras aren't there."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        # The package Keras itself is found: TensorFlow looks where it lies.
+        if name == "sklearn" or name.startswith("keras."):
+            raise ModuleNotFoundError(f"{name} isn't needed yet.", name=name)
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow and tf-slim without what they take besides where it is installed, and can do without.
+
+    TensorFlow imports Keras for what that registers at its own import, and tf-slim imports scikit-learn for a loss;
+    Keras brings scikit-learn as well, and both bring SciPy, pandas and Matplotlib. A half of the time goes into these,
+    and few commands use them; those import them themselves.
+    """
+    finder = _UnneededPackages()
+    sys.meta_path.insert(0, finder)
+    try:
+        import tensorflow  # noqa: F401
+        import tf_slim  # noqa: F401
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _limit_heaps() -> None:

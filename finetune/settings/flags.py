@@ -16,6 +16,7 @@ affair.
 
 import abc
 import dataclasses
+import functools
 import math
 import numbers
 import os
@@ -193,9 +194,10 @@ class CommandSettings:
     title: ClassVar[str] = "Options"
 
     def __init__(self, **values: Any) -> None:
+        own_class: type = type(self)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.metadata.get("is_group"):
-                settings_class = _hints(type(self))[field.name]
+                settings_class = _hints(own_class)[field.name]
                 own = {each.name: values.pop(each.name) for each in flags_of(settings_class) if each.name in values}
                 value = dataclasses.replace(values.pop(field.name), **own) if field.name in values else None
                 object.__setattr__(self, field.name, settings_class(**own) if value is None else value)
@@ -216,7 +218,7 @@ class CommandSettings:
 
 def flags_of(settings_class: type) -> tuple[Flag, ...]:
     """All flags of a settings class and of its groups, section by section."""
-    return tuple(_own_and_grouped(settings_class))
+    return _kept_flags(settings_class)
 
 
 def flat_values(settings: Any) -> dict[str, Any]:
@@ -403,6 +405,13 @@ def _fields_by_section(settings_class: type) -> list[tuple[dataclasses.Field[Any
     return sorted(fields, key=lambda field_and_owner: bases.index(field_and_owner[1]))
 
 
+# Whatever settings are made asks for both, thousands of times in a command: that was a second of a short training.
+@functools.cache
+def _kept_flags(settings_class: type) -> tuple[Flag, ...]:
+    return tuple(_own_and_grouped(settings_class))
+
+
+@functools.cache
 def _hints(settings_class: type) -> Mapping[str, Any]:
     return typing.get_type_hints(settings_class)
 

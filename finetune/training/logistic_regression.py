@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 import threadpoolctl
 
 from finetune.types import Array
@@ -233,6 +232,8 @@ class _Search:
             whole = loss / num_rows + _l2(kernel, penalties)
             return whole, self._parameters(of_kernel / num_rows + penalties * kernel, of_bias / num_rows, self._unit)
 
+        from scipy.optimize import minimize  # Few trainings fit a head so, and it takes a while to load.
+
         num_features, num_classes = self.problem.features.shape[1], self.problem.num_classes
         kernel, bias = np.zeros([num_features, num_classes]), np.zeros(num_classes)
         if start is not None:
@@ -240,7 +241,7 @@ class _Search:
         options = {"maxiter": MOST_ITERATIONS, "maxfun": 2 * MOST_ITERATIONS, "gtol": least_gradient, "ftol": 0.0}
         first = self._parameters(kernel, bias, 1 / self._unit)
         with threadpoolctl.threadpool_limits(1 if kernel.size <= MOST_WEIGHTS_OF_A_THREAD else None, "blas"):
-            found = scipy.optimize.minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+            found = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
         kernel, bias = self._kernel_and_bias(found.x)
         return Solution(
             kernel,
