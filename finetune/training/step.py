@@ -12,7 +12,7 @@ from finetune.training.losses import TrainingLoss
 from finetune.training.mixing import Mixing
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
-from finetune.types import Tensor
+from finetune.types import FuncGraph, Tensor
 
 # Sets the chance of mixing apart from that of dropout, which has the same seed.
 OF_MIXING = 0x6D6978
@@ -83,12 +83,12 @@ class TrainingStep:
         self._optimizer.set_learning_rate(learning_rate)
         return self._run_one(batch, tf.constant(step, tf.int32))
 
-    def trace(self, batch: tuple[Tensor, ...], step: int) -> None:
-        """Builds the graph of an update beforehand, where the steps of several trainings follow each other.
+    def trace(self, batch: tuple[Tensor, ...], step: int) -> FuncGraph:
+        """Builds the graph of an update beforehand, where the steps of several trainings follow each other; gives it.
 
         TensorFlow warns of calls that trace, wherever five of the last ten do, and doesn't count this one.
         """
-        self._run_one.get_concrete_function(batch, tf.constant(step, tf.int32))
+        return self._run_one.get_concrete_function(batch, tf.constant(step, tf.int32)).graph
 
     def with_fewer(self, batch: tuple[Tensor, ...], share: float, step: int) -> None:
         """Makes an update with the first images of a batch, to see whether memory suffices; nothing of it is of use.

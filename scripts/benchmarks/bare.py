@@ -72,6 +72,12 @@ def forward_pass(network: str, precision: str, batch_size: int) -> Callable[[], 
 
 def training_step(network: str, precision: str, batch_size: int, batch_norm: str) -> Callable[[], Any]:
     """The step of finetune-train with everything trained, by slim's RMSProp, again and again on one batch."""
+    step, batch = step_and_batch(network, precision, batch_size, batch_norm)
+    return lambda: step(batch, 0, 0.0001).numpy()
+
+
+def step_and_batch(network: str, precision: str, batch_size: int, batch_norm: str) -> tuple[Any, Any]:
+    """The `TrainingStep` of everything, and what it is given."""
     import tensorflow as tf
 
     from finetune.model.model import variable_name
@@ -91,8 +97,7 @@ def training_step(network: str, precision: str, batch_size: int, batch_norm: str
         TrainingLoss(weight_decay=0.00004, decayed=decayed),
         Optimizer(OptimizerSettings(), trained, {}),
     )
-    batch = some_images(model, batch_size), tf.zeros([batch_size], tf.int64)
-    return lambda: step(batch, 0, 0.0001).numpy()
+    return step, (some_images(model, batch_size), tf.zeros([batch_size], tf.int64))
 
 
 def make_model(network: str, precision: str) -> Any:
