@@ -62,6 +62,7 @@ from finetune.settings.settings_file import read_toml
 from finetune.settings.train import TrainSettings
 from finetune.training.best import _read_best
 from finetune.training.divergence import read_rate_cuts
+from finetune.training.kept_precisions import find_kept
 
 DECLARED = (UserError,)
 
@@ -525,6 +526,7 @@ DECISION = {
 }
 SCORER = Scorer("model.ckpt-1", 1, "0", ("a", "b"), {"tta": "none"})
 PLAN = {"variables": [{"name": "a", "shape": [3], "source": None, "is_trained": True, "is_statistic": False}]}
+PRECISION = {"precision": "bfloat16", "seconds": {"float32": 0.5}, "date": "2026-11-30", "of": {"a": 1}}
 
 TARGETS = {
     "best.json": Target(
@@ -568,6 +570,11 @@ TARGETS = {
     "metrics.jsonl": Target(
         changed_json({"step": 3, "loss": 0.5, "split": "validation"}).map(_lines),
         of_file("metrics.jsonl", lambda folder: RunFolder(folder).forget_metrics_after(1)),
+    ),
+    "precisions.jsonl": Target(
+        changed_json(PRECISION).map(_lines),
+        of_file("precisions.jsonl", lambda folder: find_kept(folder / "precisions.jsonl", {"a": 1}, ["float32"])),
+        (),
     ),
     "dataset.json": Target(changed_json(DATASET), of_file("dataset.json", read_description)),
     "labels.txt": Target(

@@ -1,4 +1,4 @@
-"""Precision: layers compute in what is asked for, variables and losses are float32, and `auto` keeps what pays."""
+"""Precision: layers compute in what is asked for, variables and losses are float32, and `auto` takes what pays."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ from test_commands import write_colour_folders
 from finetune.commands import convert, train
 from finetune.commands.evaluate import evaluate
 from finetune.model.model import Model
+from finetune.model.scopes import plan_variables
 from finetune.nets import get_spec
 from finetune.settings.convert import ConvertSettings
 from finetune.settings.evaluate import EvalSettings
@@ -20,7 +21,13 @@ from finetune.training import precision
 from finetune.training.loss_scaling import LossScale
 from finetune.training.losses import TrainingLoss
 from finetune.training.optimizers import Optimizer
-from finetune.training.precision import StepMeasure, measure_step, resolve_precision, supported_precisions
+from finetune.training.precision import (
+    StepMeasure,
+    fastest_that_agrees,
+    measure_step,
+    supported_precisions,
+    tell_of_given,
+)
 from finetune.training.step import TrainingStep
 
 # Their random weights leave logits that float16 can hold. 8 or 11 bits of a value are kept: how far this may take them.
@@ -80,35 +87,24 @@ def test_a_run_learns_and_is_evaluated_in_it(name, tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
-def fake_measure(**seconds_and_losses):
-    return lambda name: StepMeasure(*seconds_and_losses[name], gradient_sum=1.0)
+def test_the_fastest_whose_loss_agrees_is_taken():
+    reference = StepMeasure(0.4, 2.0, 1.0)
+    agreeing, too_far = StepMeasure(0.1, 2.01, 1.0), StepMeasure(0.05, 7.0, 1.0)
+    measures = {"float32": reference, "bfloat16": agreeing, "float16": too_far}
+    assert fastest_that_agrees(measures) == "bfloat16"
+    assert fastest_that_agrees({"float32": reference, "bfloat16": StepMeasure(0.5, 2.0, 1.0)}) == "float32"
+    overflowing = StepMeasure(0.1, 2.0, float("nan"))
+    assert fastest_that_agrees({"float32": reference, "float16": overflowing}) == "float32"
 
 
-def test_auto_keeps_the_fastest_whose_loss_agrees(caplog):
+def test_of_what_is_given_a_slow_one_is_said(caplog):
     caplog.set_level(logging.INFO, "finetune")
-    all_three = ["float32", "bfloat16", "float16"]
-    measure = fake_measure(float32=(0.4, 2.0), bfloat16=(0.1, 2.01), float16=(0.05, 7.0))
-    assert resolve_precision("auto", all_three, measure) == "bfloat16"
-    assert "float32 400 ms a step, bfloat16 100 ms a step, float16 50 ms a step (its loss differs)" in caplog.text
-    slow = fake_measure(float32=(0.4, 2.0), bfloat16=(0.5, 2.0))
-    assert resolve_precision("auto", ["float32", "bfloat16"], slow) == "float32"
-    overflowing = {
-        "float32": StepMeasure(0.4, 2.0, 1.0),
-        "float16": StepMeasure(0.1, 2.0, float("nan")),
-    }
-    assert resolve_precision("auto", ["float32", "float16"], overflowing.__getitem__) == "float32"
-
-
-def test_what_is_asked_for_is_taken_and_a_slow_one_is_said(caplog):
-    def refuse(name):
-        raise AssertionError(f"{name} was measured")
-
-    caplog.set_level(logging.INFO, "finetune")
-    assert resolve_precision("auto", ["float32"], refuse) == "float32"
-    assert resolve_precision("float32", ["float32"], refuse) == "float32"
-    assert resolve_precision("float32", ["float32", "bfloat16"], refuse) == "float32"
+    tell_of_given("float32", ["float32"])
+    tell_of_given("bfloat16", ["float32", "bfloat16"])
+    assert not caplog.text
+    tell_of_given("float32", ["float32", "bfloat16"])
     assert "bfloat16 may be faster here: --precision auto" in caplog.text
-    assert resolve_precision("float16", ["float32"], refuse) == "float16"
+    tell_of_given("float16", ["float32"])
     assert "no units" in caplog.text
 
 
@@ -118,8 +114,9 @@ def test_a_processors_units_decide(monkeypatch, tmp_path):
     assert supported_precisions(on_cpu=True) == ["float32"]
     flags.write_text("processor : 0\nflags\t\t: fpu avx2 fma\n")
     assert supported_precisions(on_cpu=True) == ["float32"]
-    flags.write_text("processor : 0\nflags\t\t: fpu avx512f amx_tile amx_bf16\n")
+    flags.write_text("processor : 0\nmodel name\t: Some CPU: 2\nflags\t\t: fpu avx512f amx_tile amx_bf16\n")
     assert supported_precisions(on_cpu=True) == ["float32", "bfloat16"]
+    assert precision.cpu_name() == "Some CPU: 2"
 
 
 def test_gpus_are_told_by_their_compute_capability(monkeypatch):
@@ -150,6 +147,25 @@ def test_measuring_leaves_the_model_as_it_was():
     assert model.compute_dtype == tf.float32
     for name, variable in model.model_variables.items():
         np.testing.assert_array_equal(variable.numpy(), before[name], err_msg=name)
+
+
+def test_steps_on_features_are_measured_without_what_is_frozen():
+    model = Model(get_spec("mobilenet_v1_025"), 3, image_size=64)
+    scopes = ("MobilenetV1/Logits", "MobilenetV1/Conv2d_13_pointwise")
+    variables = model.network_variables()
+    shapes = {variable.name: variable.shape for variable in variables}
+    plan = plan_variables(variables, checkpoint_shapes=shapes, trainable_scopes=scopes)
+    model.freeze(plan)
+    trained = [model.model_variables[variable.name] for variable in plan.trained]
+    batch = tf.random.stateless_uniform([4, 64, 64, 3], [1, 2], -1, 1), tf.constant([0, 1, 2, 0])
+    whole = measure_step(model, trained, batch, "float32")
+    on_features = measure_step(model, trained, batch, "float32", frozen_by=plan)
+    assert on_features.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert on_features.gradient_sum == pytest.approx(whole.gradient_sum, rel=1e-4)
+    in_half = measure_step(model, trained, batch, "bfloat16", frozen_by=plan)
+    assert in_half.gradient_sum != on_features.gradient_sum
+    assert in_half.gradient_sum == pytest.approx(on_features.gradient_sum, rel=0.05)
+    assert model.compute_dtype == tf.float32
 
 
 def test_the_loss_scale_halves_on_overflow_without_an_update_and_doubles_after_good_steps(monkeypatch):

@@ -112,7 +112,7 @@ def test_a_recipe_comes_back_from_toml_without_its_name(name, tmp_path):
 
 def test_settings_that_are_made_take_no_recipe_any_more():
     """It would take the place of what was given when they were made."""
-    with pytest.raises(TypeError, match="not below a whole group: course, network, stage"):
+    with pytest.raises(TypeError, match="not below a whole group: course, devices, network, stage"):
         dataclasses.replace(settings(learning_rate=0.5), recipe="head")
 
 

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from finetune.commands.prepared_run import prepare
-from finetune.commands.stages import settings_of_stage, stages_of, with_size_of_batches
+from finetune.commands.stages import settings_alone, stages_of, with_size_of_batches
 from finetune.datasets.bad_records import reading
 from finetune.errors import UserError
 from finetune.model.out_of_memory import OUT_OF_MEMORY, halves
 from finetune.nets import get_spec
 from finetune.notices import silence
 from finetune.runs.run_folder import FEATURES_FOLDER
-from finetune.runs.stage_record import StagePlace
 from finetune.settings.stage import DEFAULT_BATCH_SIZE, CacheSettings, ScheduleSettings, StageSettings
 from finetune.settings.train import DeviceSettings, TrainSettings
 from finetune.training.batch_size import LARGEST_SHARE, FittingSize, double_while_it_fits, halve_until_it_fits
@@ -133,21 +132,17 @@ def _make_steps(settings: TrainSettings, number: int, data: TrainingData, device
 
 
 def _of_trial(settings: TrainSettings, number: int, num_images: int) -> TrainSettings:
-    """The settings of a stage for steps without what comes before them, on the weights that the run begins with.
-
-    What an earlier stage trains is trained, too: its random values have no place in a plan that keeps them.
-    """
-    told = [settings_of_stage(settings, StagePlace(index), num_images) for index in range(number + 1)]
-    scopes = [each.stage.trainable_scopes for each in told]
-    stage = told[-1].stage
+    """The settings of a stage for steps without what comes before them, in the precision that takes most memory."""
+    told = settings_alone(settings, number, num_images)
     stage = dataclasses.replace(
-        stage,
-        trainable_scopes=tuple(dict.fromkeys(itertools.chain(*scopes))) if all(scopes) else (),
+        told.stage,
         max_steps=NUM_STEPS,
         probe=False,
-        head_weight_decay=None if stage.head_weight_decay == "auto" else stage.head_weight_decay,
+        head_weight_decay=None if told.stage.head_weight_decay == "auto" else told.stage.head_weight_decay,
         schedule=ScheduleSettings(),
         cache=CacheSettings(cache_features="off"),
     )
     run = dataclasses.replace(settings.run, find_learning_rate=False)
-    return dataclasses.replace(told[-1], stage=stage, run=run)
+    precision = "float32" if settings.devices.precision == "auto" else settings.devices.precision
+    devices = dataclasses.replace(told.devices, precision=precision)
+    return dataclasses.replace(told, stage=stage, run=run, devices=devices)

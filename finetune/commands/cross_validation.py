@@ -251,7 +251,14 @@ def _train_fold(settings: TrainSettings, fold: int, start: float) -> TrainResult
         shutil.rmtree(path)
     run = dataclasses.replace(settings.run, train_dir=path, resume=False, report=False)
     data = dataclasses.replace(settings.data, fold=fold)
-    return train_run(dataclasses.replace(settings, run=run, data=data), start, of_folds)
+    devices = dataclasses.replace(settings.devices, precision=_precision_of_folds(settings))
+    return train_run(dataclasses.replace(settings, run=run, data=data, devices=devices), start, of_folds)
+
+
+def _precision_of_folds(settings: TrainSettings) -> str:
+    """That the first fold's run was given or has found: all compute alike, and share features."""
+    first = settings_of_run(fold_folder(settings.run.folder, 1)) or {}
+    return str(first.get("precision", settings.devices.precision))
 
 
 def _score_fold(settings: TrainSettings, folds: "Folds", fold: int) -> Outcome:

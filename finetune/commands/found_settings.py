@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -18,7 +17,6 @@ from finetune.training.batch_norm_decay import resolve_decay, tell_statistics
 from finetune.training.dead_channels import tell_dead_channels
 from finetune.training.image_inputs import TrainingImages, TrainingInputs
 from finetune.training.inputs import count_views
-from finetune.training.precision import measure_step, resolve_precision, supported_precisions
 from finetune.training.probe import choose_head_decay, fit_head, head_data
 from finetune.training.rate_finder import RateCurve, find_rate
 from finetune.training.state import TrainingState
@@ -26,7 +24,6 @@ from finetune.training.step import TrainingStep
 from finetune.training.training_data import TrainingData
 from finetune.trunk.linear_head import LinearHead
 from finetune.trunk.split_model import SplitModel
-from finetune.types import Variable
 
 log = logging.getLogger("finetune")
 
@@ -51,22 +48,6 @@ def with_batch_norm(settings: TrainSettings, model: Model, plan: VariablePlan, p
     tell_statistics(model, {v.name.rpartition("/")[0] for v in of_checkpoint if v.is_statistic}, stage, num_steps)
     tell_dead_channels(model, plan)
     return dataclasses.replace(settings, stage=stage)
-
-
-def with_precision(
-    settings: TrainSettings, model: Model, trained: Sequence[Variable], images: TrainingImages
-) -> TrainSettings:
-    """Sets what the model computes in; the settings then say it in place of "auto", for the run and its resumption."""
-
-    def measure(precision: str) -> Any:
-        with reading(images.data.training, images.options.labels_offset):
-            return measure_step(model, trained, images.first_batch(images.batch_size), precision)
-
-    devices = settings.devices
-    supported = supported_precisions(on_cpu=devices.clone_on_cpu)
-    precision = resolve_precision(devices.precision, supported, measure)
-    model.compute_dtype = tf.as_dtype(precision)
-    return dataclasses.replace(settings, devices=dataclasses.replace(devices, precision=precision))
 
 
 def with_head(

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.commands.found_settings import steps_of_stage, with_batch_norm, with_found_rate, with_head, with_precision
+import tensorflow as tf
+
+from finetune.commands.found_settings import steps_of_stage, with_batch_norm, with_found_rate, with_head
 from finetune.commands.network import restored_model
 from finetune.commands.objective import (
     find_class_weights,
@@ -115,7 +117,7 @@ def prepare(
     """Builds all that a step needs.
 
     Args:
-        settings: Of the run.
+        settings: Of the run, its precision found.
         data: Its splits.
         devices: That make its steps.
         source: Where its weights are; None: it begins from scratch.
@@ -150,7 +152,7 @@ def prepare(
             refuse_without_features(stage, model.spec.head_scopes, plan, needed_by)
         head = find_linear_head(model, plan, needed_by) if needed_by else None
         optimizer = _make_optimizer(stage, model, trained, multipliers)
-        settings = with_precision(settings, model, trained, images)
+        model.compute_dtype = tf.as_dtype(settings.devices.precision)
         seen = SeenRecords(data.training, settings.run.seed, settings.data.labels_offset)
         averages = _make_averages(stage, model, plan)
         labels = PseudoLabels(len(data.unlabelled.records)) if data.unlabelled is not None else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 from finetune.errors import UserError
@@ -39,6 +40,25 @@ def settings_of_stage(settings: TrainSettings, place: StagePlace, num_images: in
     end = None if num_steps is None else place.first_step + num_steps
     stage = dataclasses.replace(stage, max_steps=end, epochs=None)
     return dataclasses.replace(settings, stage=stage, course=CourseSettings())
+
+
+def settings_alone(settings: TrainSettings, number: int, num_images: int) -> TrainSettings:
+    """The settings of a stage without those before it, on the weights that the run begins with: to try its steps.
+
+    What an earlier stage trains is trained, too: its random values have no place in a plan that keeps them.
+
+    Args:
+        settings: Of the run.
+        number: Which stage, counted from 0.
+        num_images: As for `settings_of_stage`.
+
+    Raises:
+        UserError: As `settings_of_stage`.
+    """
+    told = [settings_of_stage(settings, StagePlace(index), num_images) for index in range(number + 1)]
+    scopes = [each.stage.trainable_scopes for each in told]
+    all_of_them = tuple(dict.fromkeys(itertools.chain(*scopes))) if all(scopes) else ()
+    return dataclasses.replace(told[-1], stage=dataclasses.replace(told[-1].stage, trainable_scopes=all_of_them))
 
 
 def with_size_of_batches(settings: TrainSettings, size: int) -> TrainSettings:

@@ -157,6 +157,7 @@ def train_run(
         log.info("Recipe: %s. config.toml in the run holds what it comes to.", settings.course.recipe)
     from finetune.commands.batch_size import with_batch_size
     from finetune.commands.objective import check_classes_of_stages
+    from finetune.commands.run_precision import with_precision
     from finetune.commands.stages import with_images_of_rates
     from finetune.commands.training_inputs import find_data, refuse_large_batches
     from finetune.commands.unlabelled import with_unlabelled
@@ -197,6 +198,7 @@ def train_run(
         tracked.ending_if_it_fails(),
     ):
         settings = with_images_of_rates(begun if begun.run.resume else with_batch_size(begun, data, devices))
+        settings = with_precision(settings, data, devices)
         if devices.team.is_chief:
             tracked.begin(run.path)
         try:

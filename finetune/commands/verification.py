@@ -51,6 +51,7 @@ def verify(settings: TrainSettings) -> Verification:
         UserError: Something differs, which is said; there is no whole checkpoint, or the start can't be made again.
     """
     from finetune.commands.prepared_run import prepare
+    from finetune.commands.run_precision import with_precision
     from finetune.commands.stages import find_place_of_run, first_pseudo_labels, settings_of_stage
     from finetune.commands.training_inputs import find_data, refuse_large_batches
     from finetune.commands.unlabelled import with_unlabelled
@@ -89,7 +90,7 @@ def verify(settings: TrainSettings) -> Verification:
     settings, source = (settings, older[0]) if older else _from_the_start(settings, last)
     data = dataclasses.replace(without_corrupt(settings.data, find_data(settings)), validation=None)
     settings, data = with_unlabelled(settings, data)
-    told = settings_of_stage(settings, place, data.training.num_examples)
+    told = settings_of_stage(with_precision(settings, data, devices), place, data.training.num_examples)
     labels_from = first_pseudo_labels(settings, place, told)
     settings = _as_recorded(told, facts_at(history, last_step))
     data = with_augmentation(data, settings.data, get_spec(settings.network.model), settings.stage.augment)

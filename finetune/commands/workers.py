@@ -19,6 +19,7 @@ from finetune.remote.session import bring
 from finetune.runs.provenance import software_versions
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.flags import flags_of
+from finetune.settings.recipes import RECIPES
 from finetune.settings.settings_file import to_toml_table
 from finetune.settings.train import SlimTrainSettings, TrainSettings
 
@@ -221,7 +222,7 @@ def _refuse_work_of_one(settings: TrainSettings) -> None:
         "--folds": settings.data.is_cross_validation,
         "--verify": settings.run.verify,
         # What each would find by its own clock and memory, in steps that are of all.
-        "--precision auto": settings.devices.precision == "auto",
+        "--precision auto": settings.devices.precision == "auto" and settings.course.recipe not in RECIPES,
         "--batch-size auto": any(stage.settings(settings.stage).batch_size == "auto" for stage in stages_of(settings)),
     }
     found = [option for option, is_given in alone.items() if is_given]

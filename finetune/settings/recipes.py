@@ -17,6 +17,7 @@ AUTO_SCOPES = ("auto",)
 NO_RECIPE = "none"
 DEFAULT_RECIPE = "last-blocks"
 
+_OF_ALL = {"exclude_scopes": AUTO_SCOPES, "precision": "auto"}
 _PROBE = {
     "trainable_layers": "head",
     "probe": True,
@@ -48,7 +49,7 @@ _BACKBONE = {
     "epochs": 10.0,
 }
 
-_CHANGED_GROUPS = {"network", "course", "stage"}
+_CHANGED_GROUPS = {"network", "course", "stage", "devices"}
 _WHAT_IS_TRAINED = {"stages", "exclude_scopes", *ALTERNATIVES[1]}
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -91,7 +92,7 @@ def with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     if whole:  # Nobody knows any more what in them was given.
         raise TypeError(f"A recipe lies below flat values, not below a whole group: {', '.join(sorted(whole))}.")
     said = {way for ways in ALTERNATIVES for way in ways if any(values.get(other) is not None for other in ways)}
-    defaults = {"exclude_scopes": AUTO_SCOPES, **RECIPES[name]}
+    defaults = {**_OF_ALL, **RECIPES[name]}
     has_optimum = values.get("head", LINEAR) == LINEAR and values.get("task", SINGLE_LABEL) == SINGLE_LABEL
     if not has_optimum and "stages" in defaults:
         defaults["stages"] = tuple(_HEAD_FIRST if stage is _PROBE_FIRST else stage for stage in defaults["stages"])

@@ -269,7 +269,8 @@ class DeviceSettings(CommandSettings):
     precision: str = flag(
         "float32",
         choices=("auto", *PRECISIONS),
-        help="type that layers compute in, variables and losses being float32; auto: measured",
+        help="type that layers compute in, variables and losses being float32; auto: the fastest, measured once, and "
+        "the default of recipes",
     )
     deterministic: bool = flag(
         False, help="on a GPU: only operations that give the same bits each time, slower; on a CPU all do"

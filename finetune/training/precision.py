@@ -2,16 +2,20 @@
 
 import dataclasses
 import logging
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
-from finetune.model.model import Model
+from finetune.model.model import Model, Outputs
+from finetune.model.scopes import VariablePlan
 from finetune.training.losses import ClassificationLoss, MultilabelLoss
+from finetune.trunk.split_model import SplitModel
 from finetune.types import Tensor, Variable
+
+Forward = Callable[[Any, Tensor], Outputs]
 
 log = logging.getLogger("finetune")
 
@@ -29,7 +33,7 @@ LARGEST_LOSS_DIFFERENCE = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class StepMeasure:
-    """A pass forward and back: its median time, its loss, and the sum of its gradients' absolute values."""
+    """A pass forward and back: its shortest time, its loss, and the sum of its gradients' absolute values."""
 
     seconds: float
     loss: float
@@ -50,37 +54,43 @@ def supported_precisions(*, on_cpu: bool) -> list[str]:
     return ["float32", *(name for name, least in of_gpus.items() if capability >= least)]
 
 
-def resolve_precision(wanted: str, supported: Sequence[str], measure: Callable[[str], StepMeasure]) -> str:
-    """The precision to compute in; says what was decided, and why.
+def tell_of_given(precision: str, supported: Sequence[str]) -> None:
+    """Says where a precision that was given, or is the default, may be slower than another.
 
     Args:
-        wanted: One of them, or "auto": the fastest supported one whose loss agrees with that of float32.
+        precision: Its name.
         supported: What the device has units for, float32 first.
-        measure: Times a step in one of them.
     """
     others = [name for name in supported if name != "float32"]
-    if wanted == "auto" and not others:
-        log.info("Precision: float32, the only one that this device has units for.")
-        return "float32"
-    if wanted == "float32" and others:
+    if precision == "float32" and others:
         log.info("Precision: float32. %s may be faster here: --precision auto measures it.", " or ".join(others))
-    elif wanted not in ("auto", *supported):
-        log.warning("Precision: %s, for which this device has no units: slower than float32.", wanted)
-    if wanted != "auto":
-        return wanted
-    measures = {name: measure(name) for name in supported}
-    agreeing = [name for name in supported if _agrees(measures[name], measures["float32"])]
-    fastest = min(agreeing, key=lambda name: measures[name].seconds, default="float32")
-    figures = ", ".join(
-        f"{name} {1000 * figure.seconds:.0f} ms a step{'' if name in agreeing else ' (its loss differs)'}"
-        for name, figure in measures.items()
-    )
-    log.info("Precision: %s. Measured: %s.", fastest, figures)
-    return fastest
+    elif precision not in supported:
+        log.warning("Precision: %s, for which this device has no units: slower than float32.", precision)
+
+
+def fastest_that_agrees(measures: Mapping[str, StepMeasure]) -> str:
+    """The precision of the shortest step among those whose loss agrees with that of float32.
+
+    Args:
+        measures: By precision, float32 among them.
+    """
+    agreeing = [name for name, measure in measures.items() if agrees(measure, measures["float32"])]
+    return min(agreeing, key=lambda name: measures[name].seconds, default="float32")
+
+
+def agrees(measure: StepMeasure, reference: StepMeasure) -> bool:
+    """Whether a precision computes the same network as another, up to rounding."""
+    if not tf.math.is_finite(measure.gradient_sum):
+        return False
+    return abs(measure.loss - reference.loss) <= LARGEST_LOSS_DIFFERENCE * max(1.0, abs(reference.loss))
 
 
 def measure_step(
-    model: Model, trained: Sequence[Variable], batch: tuple[Tensor, Tensor], precision: str
+    model: Model,
+    trained: Sequence[Variable],
+    batch: tuple[Tensor, Tensor],
+    precision: str,
+    frozen_by: VariablePlan | None = None,
 ) -> StepMeasure:
     """Times passes forward and back in a precision, and leaves the model as it was.
 
@@ -89,25 +99,31 @@ def measure_step(
         trained: The variables whose gradients are computed.
         batch: Images [B,H,W,C] and labels, [B] or 1 or 0 for each class [B,num_classes].
         precision: Name of the type.
+        frozen_by: Where steps are given features, which on one device they can be: the plan that says which variables
+            training changes. None: they are given images.
     """
     strategy = tf.distribute.get_strategy()
     kept_dtype, model.compute_dtype = model.compute_dtype, tf.as_dtype(precision)
     kept_statistics = {variable.name: variable.numpy() for variable in _statistics(model)}
 
-    def replica_pass(images: Tensor, labels: Tensor) -> Tensor:
-        outputs = model(images, is_training=True, seed=tf.zeros([3], tf.int32))
+    def replica_pass(inputs: Any, labels: Tensor) -> Tensor:
+        outputs = forward(inputs, tf.zeros([3], tf.int32))
         of_logits = MultilabelLoss() if labels.shape.rank == 2 else ClassificationLoss()
         loss = of_logits(outputs.logits, outputs.auxiliary_logits, labels)
         gradients = [gradient for gradient in tf.gradients(loss, trained) if gradient is not None]
         return tf.stack([loss, tf.add_n([tf.reduce_sum(tf.abs(gradient)) for gradient in gradients])])
 
-    step = tf.function(
-        lambda: strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(replica_pass, args=batch), axis=None),
-        autograph=False,
-    )
     try:
+        forward, inputs = _pass_of_steps(model, batch[0], frozen_by)
+        step = tf.function(
+            lambda: strategy.reduce(
+                tf.distribute.ReduceOp.MEAN, strategy.run(replica_pass, args=(inputs, batch[1])), axis=None
+            ),
+            autograph=False,
+        )
         loss, gradient_sum = step().numpy()
-        seconds = statistics.median(_timed(step) for _ in range(MEASURED_STEPS))
+        # What else the machine does only adds to it.
+        seconds = min(_timed(step) for _ in range(MEASURED_STEPS))
     finally:
         model.compute_dtype = kept_dtype
         for variable in _statistics(model):
@@ -115,18 +131,31 @@ def measure_step(
     return StepMeasure(seconds, float(loss), float(gradient_sum))
 
 
+def _pass_of_steps(model: Model, images: Tensor, frozen_by: VariablePlan | None) -> tuple[Forward, Any]:
+    """What a step computes its outputs by, and what of; in the type that the model computes in now."""
+    if frozen_by is not None:
+        split = SplitModel(model, frozen_by, is_training=True)
+        if not split.starts_at_images:
+            return split.head, tf.function(split.trunk, autograph=False)(images)
+    return lambda inputs, seed: model(inputs, is_training=True, seed=seed), images
+
+
 def cpu_flags() -> set[str]:
     """What the processor can do, as Linux names it; nothing where that can't be known."""
+    return set(_of_cpu("flags").split())
+
+
+def cpu_name() -> str:
+    """The processor's name; empty where it can't be known."""
+    return _of_cpu("model name")
+
+
+def _of_cpu(what: str) -> str:
+    """What Linux says of the first processor under a name."""
     if not CPU_FLAGS_FILE.is_file():
-        return set()
+        return ""
     lines = CPU_FLAGS_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-
-
-def _agrees(measure: StepMeasure, reference: StepMeasure) -> bool:
-    if not tf.math.is_finite(measure.gradient_sum):
-        return False
-    return abs(measure.loss - reference.loss) <= LARGEST_LOSS_DIFFERENCE * max(1.0, abs(reference.loss))
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == what), "")
 
 
 def _statistics(model: Model) -> list[Variable]:
