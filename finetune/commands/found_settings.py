@@ -60,7 +60,13 @@ def with_precision(
 
     def measure(precision: str) -> Any:
         with reading(images.data.training, images.options.labels_offset):
-            return measure_step(model, trained, images.first_batch(images.batch_size), precision)
+            return measure_step(
+                model,
+                trained,
+                images.first_batch(images.batch_size),
+                precision,
+                recompute_activations=settings.stage.recompute_activations,
+            )
 
     devices = settings.devices
     supported = supported_precisions(on_cpu=devices.clone_on_cpu)

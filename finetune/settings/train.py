@@ -430,7 +430,8 @@ def _refuse_without_effect(around: StageSettings, stages: Sequence[Stage]) -> No
 def _refuse_of_steps(stage: StageSettings) -> None:
     """Refuses what changes steps alone, where there are none."""
     focal = "--loss focal" if stage.objective.loss == "focal" else ""
-    idle = [option for option in (focal, stage.objective.mixing_flag) if option]
+    recompute = "--recompute-activations" if stage.recompute_activations else ""
+    idle = [option for option in (focal, stage.objective.mixing_flag, recompute) if option]
     if idle and stage.max_steps == 0:
         raise UserError(
             f"{' and '.join(idle)} would have no effect: --max-steps 0 makes no step, and --probe finds the optimum of "

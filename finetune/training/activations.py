@@ -44,6 +44,13 @@ class Cuts:
     num_bytes: int
     num_bytes_of_all: int
 
+    def __str__(self) -> str:
+        least, whole = (f"{num_bytes / 2**20:,.1f} MiB" for num_bytes in (self.num_bytes, self.num_bytes_of_all))
+        return (
+            f"kept at {len(self.places)} places, and computed again between them: by their shapes at most {least} of "
+            f"{whole} at once."
+        )
+
     def part_of(self, place: int) -> int:
         """Number of the part of the pass that an operation at this place is in, from 0, before the first cut."""
         return bisect.bisect_left(self.places, place)

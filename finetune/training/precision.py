@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from finetune.model.model import Model
 from finetune.training.losses import ClassificationLoss, MultilabelLoss
+from finetune.training.recomputation import plain_gradients, recomputing_gradients
 from finetune.types import Tensor, Variable
 
 log = logging.getLogger("finetune")
@@ -80,7 +81,12 @@ def resolve_precision(wanted: str, supported: Sequence[str], measure: Callable[[
 
 
 def measure_step(
-    model: Model, trained: Sequence[Variable], batch: tuple[Tensor, Tensor], precision: str
+    model: Model,
+    trained: Sequence[Variable],
+    batch: tuple[Tensor, Tensor],
+    precision: str,
+    *,
+    recompute_activations: bool = False,
 ) -> StepMeasure:
     """Times passes forward and back in a precision, and leaves the model as it was.
 
@@ -89,7 +95,9 @@ def measure_step(
         trained: The variables whose gradients are computed.
         batch: Images [B,H,W,C] and labels, [B] or 1 or 0 for each class [B,num_classes].
         precision: Name of the type.
+        recompute_activations: As steps do it.
     """
+    take_gradients = recomputing_gradients if recompute_activations else plain_gradients
     strategy = tf.distribute.get_strategy()
     kept_dtype, model.compute_dtype = model.compute_dtype, tf.as_dtype(precision)
     kept_statistics = {variable.name: variable.numpy() for variable in _statistics(model)}
@@ -98,7 +106,7 @@ def measure_step(
         outputs = model(images, is_training=True, seed=tf.zeros([3], tf.int32))
         of_logits = MultilabelLoss() if labels.shape.rank == 2 else ClassificationLoss()
         loss = of_logits(outputs.logits, outputs.auxiliary_logits, labels)
-        gradients = [gradient for gradient in tf.gradients(loss, trained) if gradient is not None]
+        gradients = [gradient for gradient in take_gradients(loss, trained, images)[0] if gradient is not None]
         return tf.stack([loss, tf.add_n([tf.reduce_sum(tf.abs(gradient)) for gradient in gradients])])
 
     step = tf.function(

@@ -24,6 +24,11 @@ _NONE = 1 << 30
 _NO_NUMBERS = ("resource", "variant", "string")
 
 
+def plain_gradients(loss: Tensor, variables: Sequence[Variable], inputs: Any) -> tuple[list[Tensor | None], None]:
+    """What `tf.gradients` gives, as `recomputing_gradients` does it, with all activations kept."""
+    return tf.gradients(loss, variables), None
+
+
 def recomputing_gradients(
     loss: Tensor, variables: Sequence[Variable], inputs: Any
 ) -> tuple[list[Tensor | None], Cuts | None]:

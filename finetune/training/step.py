@@ -13,7 +13,7 @@ from finetune.training.losses import TrainingLoss
 from finetune.training.mixing import Mixing
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
-from finetune.training.recomputation import recomputing_gradients
+from finetune.training.recomputation import plain_gradients, recomputing_gradients
 from finetune.types import Tensor
 
 log = logging.getLogger("finetune")
@@ -29,6 +29,9 @@ class TrainingStep:
     """Forward, loss, gradients of the trained variables alone, update.
 
     Nothing is computed for frozen variables: no gradient reaches them, and they have no weight-decay term.
+
+    Attributes:
+        recomputes_activations: Whether it does wherever that takes less memory.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class TrainingStep:
         self._num_passes = num_passes
         self._largest_norm = largest_norm
         self._seed = seed
-        self._recompute_activations = recompute_activations
+        self.recomputes_activations = recompute_activations
         self._has_told_cuts = False
         self._strategy = tf.distribute.get_strategy()
         options = {"autograph": False, "jit_compile": use_xla or None}
@@ -216,11 +219,10 @@ class TrainingStep:
 
     def _gradients(self, loss: Tensor, inputs: Any) -> list[Tensor | None]:
         """Of the trained variables; not by a tape, which sees nothing of a split model's head."""
-        if not self._recompute_activations:
-            gradients: list[Tensor | None] = tf.gradients(loss, self._trained)
-            return gradients
-        gradients, cuts = recomputing_gradients(loss, self._trained, inputs)
-        if not self._has_told_cuts:  # A pass is traced for each device, and more than once.
+        take = recomputing_gradients if self.recomputes_activations else plain_gradients
+        gradients, cuts = take(loss, self._trained, inputs)
+        # A pass is traced for each device, and more than once.
+        if self.recomputes_activations and not self._has_told_cuts:
             self._has_told_cuts = True
             log.info("Activations: %s", cuts or NOTHING_TO_RECOMPUTE)
         return gradients
