@@ -105,10 +105,11 @@ def _places(flow: Sequence[int], made: Sequence[int], begin: int, number: int) -
     share = (made[-1] - first) / number
     places = [begin]
     for cut in range(1, number):
-        start = max(places[-1] + 1, bisect.bisect_left(made, first + (cut - 0.5) * share))
-        end = bisect.bisect_left(made, first + (cut + 0.5) * share)
-        if start < end:
-            places.append(min(range(start, end), key=lambda place: (flow[place], -place)))
+        even = first + cut * share
+        start = max(places[-1] + 1, bisect.bisect_left(made, even - share / 2))
+        near = range(start, bisect.bisect_left(made, even + share / 2))
+        if near:
+            places.append(min(near, key=lambda place: (flow[place], abs(made[place] - even))))
     return places
 
 
