@@ -19,7 +19,7 @@ from finetune.training.losses import TrainingLoss
 from finetune.training.optimizers import Optimizer
 from finetune.training.step import TrainingStep
 
-NUM_BLOCKS = 5
+NUM_BLOCKS = 4
 
 
 def residual_network(images, num_classes, *, is_training, activation=tf.nn.silu, width=8):
