@@ -23,6 +23,16 @@ KINDS = ("without", "with")
 
 def main() -> None:
     """Measures, and prints the table; in a process of its own, makes steps."""
+    arguments = parse_arguments()
+    if arguments.kind is None:
+        compare(arguments)
+    else:
+        kinds = KINDS if arguments.kind == "both" else (arguments.kind,)
+        print(json.dumps(seconds_in_turn(arguments, kinds)))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("network", help="its name")
     parser.add_argument("--batch-size", type=int, default=32, help="images in a step")
@@ -31,12 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--kind", choices=(*KINDS, "both"), help="only make steps of this kind, and print their medians"
     )
-    arguments = parser.parse_args()
-    if arguments.kind is None:
-        compare(arguments)
-    else:
-        kinds = KINDS if arguments.kind == "both" else (arguments.kind,)
-        print(json.dumps(seconds_in_turn(arguments, kinds)))
+    return parser.parse_args()
 
 
 def compare(arguments: argparse.Namespace) -> None:
