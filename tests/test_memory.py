@@ -63,6 +63,7 @@ def only_up_to(most, make_pass):
         (["--batch-size=4"], 4),
         (["--batch-size=2", "--accumulate-steps=2"], 2),
         (["--batch-size=4", "--find-learning-rate"], 4),
+        (["--batch-size=4", "--recompute-activations"], 4),
     ],
 )
 def test_a_step_that_finds_no_memory_says_what_mends_it(tmp_path, monkeypatch, capsys, more, num_images):
@@ -73,6 +74,8 @@ def test_a_step_that_finds_no_memory_says_what_mends_it(tmp_path, monkeypatch, c
     error = capsys.readouterr().err
     assert f"There is not enough memory for {num_images} images at once: OOM when allocating tensor" in error
     assert f"--batch-size below {num_images}" in error
+    is_advised = "--recompute-activations where more than a head is trained" in error
+    assert is_advised == ("--recompute-activations" not in more)
 
 
 @pytest.mark.parametrize(

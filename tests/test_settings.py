@@ -85,6 +85,7 @@ def test_the_settings_of_an_old_run_are_read_and_written_as_they_were():
         "probe": False,
         "on_corrupt": "fail",
         "accumulate_steps": 1,
+        "recompute_activations": False,
         "layer_decay": 1.0,
         "recalibrate_batch_norm": 0,
         "learning_rate_boundaries": [],

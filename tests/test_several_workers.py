@@ -130,15 +130,20 @@ def test_one_two_one_by_resume(data, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_synced_batch_norm_on_two_workers(tmp_path):
-    """By the statistics of the images of both, as of one process with all of them."""
+@pytest.mark.parametrize(
+    ("model", "more"), [("normed_network:SPEC", []), ("residual_network:SPEC", ["--recompute-activations"])]
+)
+def test_synced_batch_norm_on_two_workers(tmp_path, model, more):
+    """By the statistics of the images of both, as of one process with all of them; also with activations that are
+    computed again, without waiting for each other in another order.
+    """
     data = write_records(tmp_path / "records", num_images=6)
     write_records(data, num_images=12, split="train")
-    network = ["--model=normed_network:SPEC", "--learning-rate=0.001", "--optimizer=momentum", "--precision=float32"]
+    network = [f"--model={model}", "--learning-rate=0.001", "--optimizer=momentum", "--precision=float32"]
     steps = ["--global-batch-size=8", "--max-steps=3", "--log-every=1", "--eval-every=0", "--sync-batch-norm"]
     words = [f"--dataset-dir={data}", *network, *steps]
     environ = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    results = finish(start([*words, f"--train-dir={tmp_path / 'two'}"], 2, environ=environ))
+    results = finish(start([*words, *more, f"--train-dir={tmp_path / 'two'}"], 2, environ=environ))
     assert [status for status, *_ in results] == [0, 0], results
     assert train.main([*words, f"--train-dir={tmp_path / 'one'}"]) == 0
     two, one = values_of(tmp_path / "two", 3), values_of(tmp_path / "one", 3)

@@ -53,9 +53,11 @@ def with_batch_size(settings: TrainSettings, data: TrainingData, devices: Device
     for number in numbers:
         found = _find(settings, number, size, data, devices)
         if found.size is None:
+            recompute = "" if _stages(settings)[number].recompute_activations else "give --recompute-activations, "
             raise UserError(
                 f"--batch-size auto: no steps find enough memory: {found.why}.",
-                "Leave more memory free, train fewer layers (--trainable-layers), or give a smaller --image-size.",
+                f"Leave more memory free, {recompute}train fewer layers (--trainable-layers), or give a smaller "
+                "--image-size.",
             )
         size, why = found.size, found.why or why
     gc.collect()  # The run needs the memory of the last network.

@@ -405,5 +405,11 @@ def _make_step(
         num_passes=stage.accumulate_steps,
         largest_norm=stage.update.clip_gradients,
         seed=settings.run.seed,
-        use_xla=uses_xla(devices.xla, on_cpu=devices.clone_on_cpu, num_devices=settings.num_devices),
+        use_xla=uses_xla(
+            devices.xla,
+            on_cpu=devices.clone_on_cpu,
+            num_devices=settings.num_devices,
+            recomputes=stage.recompute_activations,
+        ),
+        recompute_activations=stage.recompute_activations,
     )

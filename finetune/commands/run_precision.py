@@ -150,6 +150,7 @@ def _what_it_depends_on(work: _Work, devices: Devices) -> dict[str, Any]:
         "trained": trained if stage.trainable_scopes else "all",
         "on_features": work.on_features,
         "batch_norm": stage.batch_norm,
+        "recompute_activations": stage.recompute_activations,
         "num_devices": devices.strategy.num_replicas_in_sync,
         "tensorflow": tf.version.VERSION,
         "processor_name": cpu_name(),
@@ -194,7 +195,12 @@ def _measure(work: _Work, data: TrainingData, precisions: Sequence[str]) -> dict
     with reading(data.training, settings.data.labels_offset):
         batch = images.first_batch(images.batch_size)
     with out_of_memory_told(images.batch_size):
-        return {name: measure_step(model, trained, batch, name, frozen_by) for name in precisions}
+        return {
+            name: measure_step(
+                model, trained, batch, name, frozen_by, recompute_activations=settings.stage.recompute_activations
+            )
+            for name in precisions
+        }
 
 
 def _in_words(kept: KeptPrecision) -> str:

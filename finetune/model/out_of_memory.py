@@ -11,12 +11,15 @@ OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 
 
 @contextlib.contextmanager
-def out_of_memory_told(num_images: int, make: Callable[[int], object] | None = None) -> Iterator[None]:
+def out_of_memory_told(
+    num_images: int, make: Callable[[int], object] | None = None, *, may_recompute: bool = False
+) -> Iterator[None]:
     """Makes a line with the flag that mends it of an error that so many images need more memory than there is.
 
     Args:
         num_images: At once.
         make: Does the same with fewer images, to find out how many there is memory for; None: that isn't known.
+        may_recompute: Whether --recompute-activations is another way out.
 
     Raises:
         UserError: In place of such an error.
@@ -26,10 +29,11 @@ def out_of_memory_told(num_images: int, make: Callable[[int], object] | None = N
     except OUT_OF_MEMORY as error:
         fewer = first_that_fits(halves(num_images)[1:], make) if make is not None else None
         fitting = f"Give --batch-size {fewer}, which fits (of a --global-batch-size, more --accumulate-steps)"
+        recompute = "--recompute-activations where more than a head is trained, " if may_recompute else ""
         mend = fitting if fewer else f"Give a --batch-size below {num_images}"
         raise UserError(
             f"There is not enough memory for {num_images} images at once: {first_line(error)}",
-            f"{mend}, or leave more memory free.",
+            f"{mend}, {recompute}or leave more memory free.",
         ) from error
 
 

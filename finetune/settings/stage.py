@@ -232,6 +232,10 @@ class StageSettings(CommandSettings):
     accumulate_steps: int = flag(
         1, above=0, metavar="N", help="passes in a step: the mean gradient of so many batches makes one update"
     )
+    recompute_activations: bool = flag(
+        False,
+        help="keep few activations, compute the others again in the backward pass: less memory, more time",
+    )
     global_batch_size: int | None = flag(
         None,
         above=0,

@@ -365,12 +365,18 @@ class TrainSettings(CommandSettings):
         super().__post_init__()
         self._check_source()
         # Those of a stage refuse by themselves what doesn't go together.
-        for stage in [stage.settings(self.stage) for stage in self.course.stages] or [self.stage]:
+        stages = [stage.settings(self.stage) for stage in self.course.stages] or [self.stage]
+        for stage in stages:
             _refuse_of_steps(stage)
             _refuse_of_hidden_layers(self.network, stage)
             refuse_stage_of_other_task(self.data.task, stage)
             if stage.batch_size == "auto" and self.run.resume:
                 raise UserError("--batch-size auto is of a run that begins, not of one that goes on.", "Give a number.")
+        if any(stage.recompute_activations for stage in stages) and all(stage.max_steps == 0 for stage in stages):
+            raise UserError(
+                "--recompute-activations would have no effect: --max-steps 0 makes no step.",
+                "Leave it out, or give more --max-steps.",
+            )
         refuse_of_other_task(
             self.data.task,
             best_by=self.stopping.best_by,

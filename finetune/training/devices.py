@@ -35,19 +35,34 @@ class Devices:
     team: Team
 
 
-def uses_xla(choice: str, *, on_cpu: bool, num_devices: int) -> bool:
+def uses_xla(choice: str, *, on_cpu: bool, num_devices: int, recomputes: bool = False) -> bool:
     """Whether steps are compiled by XLA: "on", "off", or "auto": on a GPU that works alone.
 
     On CPUs it was slower wherever it was measured (MobileNet V2 forward: 9 images a second instead of 160).
 
+    Args:
+        choice: One of them.
+        on_cpu: Whether training is kept off the GPUs.
+        num_devices: That train in step.
+        recomputes: Whether activations are computed again in the backward pass.
+
     Raises:
-        UserError: It is asked for on several devices, whose gradients XLA doesn't add up.
+        UserError: It is asked for on several devices, whose gradients XLA doesn't add up, or with activations that are
+            computed again, which XLA would merge with what was computed before.
     """
     if choice == "on" and num_devices > 1:
         raise UserError(f"--xla on goes with one device, not with {num_devices} in step.", "Give --xla off.")
-    if choice == "auto":
-        return num_devices == 1 and not on_cpu and bool(tf.config.get_visible_devices("GPU"))
-    return choice == "on"
+    if choice == "on" and recomputes:
+        raise UserError(
+            "--recompute-activations is undone by --xla on: XLA merges equal operations, and keeps what they gave.",
+            "Leave one of them out.",
+        )
+    if choice != "auto":
+        return choice == "on"
+    is_alone_on_gpu = num_devices == 1 and not on_cpu and bool(tf.config.get_visible_devices("GPU"))
+    if is_alone_on_gpu and recomputes:
+        log.info("XLA: off, since it would undo --recompute-activations.")
+    return is_alone_on_gpu and not recomputes
 
 
 def make_deterministic(*, on_cpu: bool) -> None:

@@ -268,8 +268,12 @@ class TrainingLoop:
             self._training_step.with_fewer(inputs[0], num_images / size, self.step)
 
         # Others of a team would wait for the trials: one alone is in the middle of a step of all.
-        alone = self._team.number == 1
-        with self._watch.working(len(rates)), out_of_memory_told(size, try_with if alone else None):
+        told = out_of_memory_told(
+            size,
+            try_with if self._team.number == 1 else None,
+            may_recompute=not self._training_step.recomputes_activations,
+        )
+        with self._watch.working(len(rates)), told:
             if len(rates) == 1:
                 self._unchecked.append(self._training_step(inputs[0], self.step, rates[0])[np.newaxis])
             else:

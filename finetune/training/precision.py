@@ -12,6 +12,7 @@ import tensorflow as tf
 from finetune.model.model import Model, Outputs
 from finetune.model.scopes import VariablePlan
 from finetune.training.losses import ClassificationLoss, MultilabelLoss
+from finetune.training.recomputation import plain_gradients, recomputing_gradients
 from finetune.trunk.split_model import SplitModel
 from finetune.types import Tensor, Variable
 
@@ -91,6 +92,8 @@ def measure_step(
     batch: tuple[Tensor, Tensor],
     precision: str,
     frozen_by: VariablePlan | None = None,
+    *,
+    recompute_activations: bool = False,
 ) -> StepMeasure:
     """Times passes forward and back in a precision, and leaves the model as it was.
 
@@ -101,7 +104,9 @@ def measure_step(
         precision: Name of the type.
         frozen_by: Where steps are given features, which on one device they can be: the plan that says which variables
             training changes. None: they are given images.
+        recompute_activations: As steps do it.
     """
+    take_gradients = recomputing_gradients if recompute_activations else plain_gradients
     strategy = tf.distribute.get_strategy()
     kept_dtype, model.compute_dtype = model.compute_dtype, tf.as_dtype(precision)
     kept_statistics = {variable.name: variable.numpy() for variable in _statistics(model)}
@@ -110,7 +115,7 @@ def measure_step(
         outputs = forward(inputs, tf.zeros([3], tf.int32))
         of_logits = MultilabelLoss() if labels.shape.rank == 2 else ClassificationLoss()
         loss = of_logits(outputs.logits, outputs.auxiliary_logits, labels)
-        gradients = [gradient for gradient in tf.gradients(loss, trained) if gradient is not None]
+        gradients = [gradient for gradient in take_gradients(loss, trained, inputs)[0] if gradient is not None]
         return tf.stack([loss, tf.add_n([tf.reduce_sum(tf.abs(gradient)) for gradient in gradients])])
 
     try:

@@ -69,7 +69,8 @@ def find_rate(state: TrainingState, training_step: TrainingStep, inputs: Trainin
     losses: list[float] = []
     with state.unchanged(), progress("Learning-rate finder", NUM_STEPS) as advance:
         for step, (rate, (*given, _)) in enumerate(zip(rates, inputs.batches(0), strict=False)):
-            with out_of_memory_told(inputs.batch_size):
+            may_recompute = not training_step.recomputes_activations
+            with out_of_memory_told(inputs.batch_size, may_recompute=may_recompute):
                 losses.append(float(training_step(tuple(given), step, rate)[0]))
             advance(1)
             if has_exploded(smoothed(losses)):

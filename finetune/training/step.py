@@ -1,5 +1,6 @@
 """One optimizer update as a `tf.function`, the same for one device and for several."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,16 +13,25 @@ from finetune.training.losses import TrainingLoss
 from finetune.training.mixing import Mixing
 from finetune.training.moving_averages import MovingAverages
 from finetune.training.optimizers import Optimizer
+from finetune.training.recomputation import plain_gradients, recomputing_gradients
 from finetune.types import FuncGraph, Tensor
+
+log = logging.getLogger("finetune")
 
 # Sets the chance of mixing apart from that of dropout, which has the same seed.
 OF_MIXING = 0x6D6978
+NOTHING_TO_RECOMPUTE = (
+    "all are kept, and --recompute-activations has nothing to do: computing some again would save no memory."
+)
 
 
 class TrainingStep:
     """Forward, loss, gradients of the trained variables alone, update.
 
     Nothing is computed for frozen variables: no gradient reaches them, and they have no weight-decay term.
+
+    Attributes:
+        recomputes_activations: Whether it does wherever that takes less memory.
     """
 
     def __init__(
@@ -37,6 +47,7 @@ class TrainingStep:
         largest_norm: float | None = None,
         seed: int = 0,
         use_xla: bool = False,
+        recompute_activations: bool = False,
     ) -> None:
         """Sets up a step; it is traced at the first call, under the current distribution strategy.
 
@@ -52,6 +63,8 @@ class TrainingStep:
             largest_norm: What the global norm of the gradients is clipped to; None: it isn't.
             seed: Of dropout and mixing, together with the step.
             use_xla: Whether XLA compiles the step.
+            recompute_activations: Whether most activations are computed again in the backward pass, to take less
+                memory; not for XLA.
         """
         self._forward = forward
         self._loss = loss
@@ -63,6 +76,8 @@ class TrainingStep:
         self._num_passes = num_passes
         self._largest_norm = largest_norm
         self._seed = seed
+        self.recomputes_activations = recompute_activations
+        self._has_told_cuts = False
         self._strategy = tf.distribute.get_strategy()
         options = {"autograph": False, "jit_compile": use_xla or None}
         self._run_one = tf.function(self._step, **options)
@@ -198,10 +213,19 @@ class TrainingStep:
         # The optimizer adds up the replicas' gradients, and the losses are added up likewise.
         losses = self._loss(outputs, labels, weights) / self._strategy.num_replicas_in_sync
         whole = tf.reduce_sum(losses)
-        # Not by a tape, which sees nothing of a split model's head.
-        gradients = tf.gradients(whole if self._loss_scale is None else self._loss_scale.scaled(whole), self._trained)
+        gradients = self._gradients(whole if self._loss_scale is None else self._loss_scale.scaled(whole), inputs)
         by_name = {variable_name(v): g for v, g in zip(self._trained, gradients, strict=True) if g is not None}
         return losses, by_name if self._loss_scale is None else self._loss_scale.unscaled(by_name)
+
+    def _gradients(self, loss: Tensor, inputs: Any) -> list[Tensor | None]:
+        """Of the trained variables; not by a tape, which sees nothing of a split model's head."""
+        take = recomputing_gradients if self.recomputes_activations else plain_gradients
+        gradients, cuts = take(loss, self._trained, inputs)
+        # A pass is traced for each device, and more than once.
+        if self.recomputes_activations and not self._has_told_cuts:
+            self._has_told_cuts = True
+            log.info("Activations: %s", cuts or NOTHING_TO_RECOMPUTE)
+        return gradients
 
     def _seed_of(self, step: Tensor, *parts: Any) -> Tensor:
         """Integers [2] of a step, others for each number of what is set apart by it."""
