@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import importlib.abc
 import os
 import sys
@@ -54,13 +55,18 @@ def _import_tensorflow() -> None:
     TensorFlow imports Keras for what that registers at its own import, and tf-slim imports scikit-learn for a loss;
     Keras brings scikit-learn as well, and both bring SciPy, pandas and Matplotlib. A half of the time goes into these,
     and few commands use them; those import them themselves.
+
+    Modules stay to the end: Python looks for garbage neither while they are loaded nor, later, among them.
     """
     finder = _UnneededPackages()
     sys.meta_path.insert(0, finder)
+    gc.disable()
     try:
         import tensorflow  # noqa: F401
         import tf_slim  # noqa: F401
     finally:
+        gc.enable()
+        gc.freeze()
         sys.meta_path.remove(finder)
 
 
