@@ -405,7 +405,7 @@ def _fields_by_section(settings_class: type) -> list[tuple[dataclasses.Field[Any
     return sorted(fields, key=lambda field_and_owner: bases.index(field_and_owner[1]))
 
 
-# Whatever settings are made asks for both, thousands of times in a command: that was a second of a short training.
+# Whatever settings are made asks for both, thousands of times in a command: that was half a second of a short training.
 @functools.cache
 def _kept_flags(settings_class: type) -> tuple[Flag, ...]:
     return tuple(_own_and_grouped(settings_class))
