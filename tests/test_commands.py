@@ -1,6 +1,7 @@
 """The commands as a user gives them, on tiny data: convert, train, resume, evaluate, and the mistakes on the way."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from PIL import Image
 from tiny_runs import write_run
 
 from finetune.commands import convert, evaluate, export, predict, train
-from finetune.commands.tensorflow_start import _is_silence_wanted
+from finetune.commands.tensorflow_start import _is_silence_wanted, start_tensorflow
 from finetune.model.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from finetune.runs.run_folder import RunFolder
 from finetune.settings.train import TrainSettings
@@ -353,6 +354,13 @@ def test_tensorflow_starts_without_keras_and_scikit_learn_which_are_there_for_wh
     )
     done = subprocess.run([sys.executable, "-c", script], env=environment_with(), check=True, capture_output=True)
     assert done.stdout.decode().strip() == "[] True"
+
+
+def test_a_command_leaves_what_others_made_to_the_search_for_garbage():
+    """In a process that makes several, networks of the first ones would stay for ever."""
+    num_left_out = gc.get_freeze_count()
+    start_tensorflow()
+    assert gc.get_freeze_count() == num_left_out
 
 
 @pytest.mark.parametrize(

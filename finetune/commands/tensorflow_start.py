@@ -56,8 +56,11 @@ def _import_tensorflow() -> None:
     Keras brings scikit-learn as well, and both bring SciPy, pandas and Matplotlib. A half of the time goes into these,
     and few commands use them; those import them themselves.
 
-    Modules stay to the end: Python looks for garbage neither while they are loaded nor, later, among them.
+    Modules stay to the end: Python looks for garbage neither while they are loaded nor, later, among them. What else
+    there is at that time would stay, too, so that this is done but once.
     """
+    if "tensorflow" in sys.modules:
+        return
     finder = _UnneededPackages()
     sys.meta_path.insert(0, finder)
     gc.disable()
