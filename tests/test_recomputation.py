@@ -124,7 +124,6 @@ def test_steps_are_those_without_it(caplog, how):
         ("keras/mobilenet", 32),
         pytest.param("keras/mobilenet_v3_small", 32, marks=pytest.mark.slow),
         pytest.param("inception_v3", 139, marks=pytest.mark.slow),
-        pytest.param("nasnet_mobile", 64, marks=pytest.mark.slow),
         pytest.param("keras/efficientnet_b0", 32, marks=pytest.mark.slow),
     ],
 )
