@@ -53,7 +53,11 @@ def with_batch_size(settings: TrainSettings, data: TrainingData, devices: Device
     for number in numbers:
         found = _find(settings, number, size, data, devices)
         if found.size is None:
-            recompute = "" if _stages(settings)[number].recompute_activations else "give --recompute-activations, "
+            recompute = (
+                ""
+                if _stages(settings)[number].recompute_activations
+                else "give --recompute-activations where more than a head is trained, "
+            )
             raise UserError(
                 f"--batch-size auto: no steps find enough memory: {found.why}.",
                 f"Leave more memory free, {recompute}train fewer layers (--trainable-layers), or give a smaller "

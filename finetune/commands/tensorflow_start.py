@@ -61,15 +61,16 @@ def _import_tensorflow() -> None:
     """
     if "tensorflow" in sys.modules:
         return
-    finder = _UnneededPackages()
+    finder, searches = _UnneededPackages(), gc.isenabled()
     sys.meta_path.insert(0, finder)
     gc.disable()
     try:
         import tensorflow  # noqa: F401
         import tf_slim  # noqa: F401
     finally:
-        gc.enable()
         gc.freeze()
+        if searches:
+            gc.enable()
         sys.meta_path.remove(finder)
 
 

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from finetune.evaluation.result_files import METRICS_FILE, PREDICTIONS_FILE
 from finetune.files.csv_cells import cells_of
 from finetune.files.whole_files import whole_file, write_json
 from finetune.types import Array
-
-if TYPE_CHECKING:
-    pass
 
 BETWEEN_NAMES = "; "
 

@@ -1,10 +1,10 @@
 """The gradient of depthwise convolutions that have a stride, by the fastest way where layers compute in bfloat16.
 
 On a processor TensorFlow leaves that gradient to oneDNN, whose depthwise kernel is for stride 1 alone: with stride 2 a
-general one takes its place, in bfloat16 three to ten times as long for the four such layers of MobileNet V2, and a
-quarter of a step that trains all of it (`scripts/benchmarks/depthwise_gradient.py`). A convolution with a stride is one
-without whose other outputs are left out, so its gradient is that of the one without, with zeros for these outputs. In
-float32 TensorFlow's own is no slower, and stays.
+general one takes its place, in bfloat16 three to ten times as long for the four such layers of MobileNet V2, and a step
+of all of it 1.26 times (`scripts/benchmarks/depthwise_gradient.py`). A convolution with a stride is one without whose
+other outputs are left out, so its gradient is that of the one without, with zeros for these outputs. In float32
+TensorFlow's own is no slower, and stays.
 """
 
 from collections.abc import Iterator

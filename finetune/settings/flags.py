@@ -406,6 +406,7 @@ def _fields_by_section(settings_class: type) -> list[tuple[dataclasses.Field[Any
 
 
 # Whatever settings are made asks for both, thousands of times in a command: that was half a second of a short training.
+# Callers ask `flags_of`, since mypy gives dataclasses themselves the hash of their objects, which may have none.
 @functools.cache
 def _kept_flags(settings_class: type) -> tuple[Flag, ...]:
     return tuple(_own_and_grouped(settings_class))
