@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 from reference_networks import EVERY_NETWORK, ReferenceModel, load_reference, make_small_network
 from xdist.scheduler import LoadScopeScheduling
 
@@ -116,8 +117,10 @@ def memory_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a file's networks took, before the next file's need as much: two processes share a machine of 24 GB.
 
     What TensorFlow keeps for good, millions of objects after some hundred graphs, isn't looked through again each time.
+    It also keeps the names of all scopes, of all networks ever made, and looks through them where a scope is left.
     """
     yield
+    tf.compat.v1.reset_default_graph()
     if "tiny_runs" in sys.modules:
         sys.modules["tiny_runs"].values_of_network.cache_clear()
     gc.collect()

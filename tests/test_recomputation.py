@@ -104,7 +104,6 @@ def assert_same_steps(caplog, train_by):
         {"scopes": LAST_BLOCKS, "batch_norm": "slim", "dtype": "float16", "of_step": {"loss_scale": LossScale}},
         {"of_step": {"num_passes": lambda: 2, "largest_norm": lambda: 0.5}},
         {"num_devices": 2, "syncs": True},
-        pytest.param({"num_devices": 2, "syncs": True, "of_step": {"num_passes": lambda: 2}}, marks=pytest.mark.slow),
     ],
     ids=lambda how: "-".join([*how, *how.get("of_step", ())]),
 )
@@ -123,8 +122,7 @@ def test_steps_are_those_without_it(caplog, how):
         ("mobilenet_v2", 64),
         ("keras/mobilenet", 32),
         pytest.param("keras/mobilenet_v3_small", 32, marks=pytest.mark.slow),
-        pytest.param("inception_v3", 139, marks=pytest.mark.slow),
-        pytest.param("keras/efficientnet_b0", 32, marks=pytest.mark.slow),
+        pytest.param("inception_v1", 64, marks=pytest.mark.slow),
     ],
 )
 def test_steps_of_the_zoo_are_those_without_it(caplog, name, size):
