@@ -299,7 +299,7 @@ def test_a_run_on_a_summed_kernel_is_resumed_and_evaluated_as_it_is(tmp_path, re
     assert train.main([*words, *frozen, "--grayscale-stem=sum"]) == 0
     assert f"{STEM} is summed over the colours" in " ".join(capsys.readouterr().err.split())
     summed = open_checkpoint(run).read(STEM)
-    np.testing.assert_allclose(summed[:, :, 0], open_checkpoint(colour).read(STEM).sum(axis=2), rtol=1e-6)
+    np.testing.assert_allclose(summed[:, :, 0], open_checkpoint(colour).read(STEM).sum(axis=2), rtol=1e-6, atol=1e-7)
     assert train.main([f"--train-dir={run}", "--resume", "--max-steps=2"]) == 0
     np.testing.assert_array_equal(open_checkpoint(run / "model.ckpt-2").read(STEM), summed)
     evaluation = [f"--dataset-dir={records}", f"--checkpoint={run}", "--no-report"]

@@ -56,8 +56,9 @@ def test_in_bfloat16_it_is_as_near_to_the_exact_one_as_tensorflow_s():
 
 
 def strided_gradients(graph):
-    """Names of the operations that compute a depthwise gradient with a stride."""
-    backward = [operation for operation in graph.get_operations() if "DepthwiseConv2dNativeBackprop" in operation.type]
+    """Names of the operations that compute the inputs' gradient with a stride."""
+    kind = "DepthwiseConv2dNativeBackpropInput"
+    backward = [operation for operation in graph.get_operations() if operation.type == kind]
     assert backward
     return [operation.name for operation in backward if max(operation.get_attr("strides")) > 1]
 

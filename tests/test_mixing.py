@@ -44,7 +44,7 @@ def test_blended_by_numpy():
     images = np.random.default_rng(0).normal(size=[3, 4, 5, 3]).astype(np.float32)
     mixed, same = blend(tf.constant(images), tf.constant(shares))
     own = shares[:, np.newaxis, np.newaxis, np.newaxis]
-    np.testing.assert_allclose(mixed, own * images + (1 - own) * images[[1, 2, 0]], rtol=1e-6)
+    np.testing.assert_allclose(mixed, own * images + (1 - own) * images[[1, 2, 0]], rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(same, shares)
 
 

@@ -1,10 +1,10 @@
 """The gradient of depthwise convolutions that have a stride, by the fastest way where layers compute in bfloat16.
 
 On a processor TensorFlow leaves that gradient to oneDNN, whose depthwise kernel is for stride 1 alone: with stride 2 a
-general one takes its place, in bfloat16 three to ten times as long for the four such layers of MobileNet V2, and a step
-of all of it 1.26 times (`scripts/benchmarks/depthwise_gradient.py`). A convolution with a stride is one without whose
-other outputs are left out, so its gradient is that of the one without, with zeros for these outputs. In float32
-TensorFlow's own is no slower, and stays.
+general one takes its place, in bfloat16 many times as long for the inputs of the four such layers of MobileNet V2
+(`scripts/benchmarks/depthwise_gradient.py`). A convolution with a stride is one without whose other outputs are left
+out, so its gradient is that of the one without, with zeros for these outputs. In float32 TensorFlow's own is no slower,
+and stays; so does the kernel's gradient in both, for which oneDNN has kernels with a stride.
 """
 
 from collections.abc import Iterator
@@ -44,14 +44,14 @@ def depthwise_gradient(operation: Operation, gradient: Tensor) -> tuple[Tensor, 
     }
     settings["data_format"] = operation.get_attr("data_format").decode()
     settings["padding"] = settings["padding"].decode()
+    of_kernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+        input=inputs, filter_sizes=tf.shape(kernel), out_backprop=gradient, **settings
+    )
     if has_slow_gradient(operation):
         gradient = _spread(gradient, inputs.shape[1:3], kernel.shape[:2], settings["strides"][1:3], settings["padding"])
         settings |= {"strides": [1, 1, 1, 1], "padding": "SAME"}
     of_inputs = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
         input_sizes=tf.shape(inputs), filter=kernel, out_backprop=gradient, **settings
-    )
-    of_kernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-        input=inputs, filter_sizes=tf.shape(kernel), out_backprop=gradient, **settings
     )
     return of_inputs, of_kernel
 
