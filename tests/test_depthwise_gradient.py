@@ -55,9 +55,9 @@ def test_in_bfloat16_it_is_as_near_to_the_exact_one_as_tensorflow_s():
         assert errors[0] < max(0.02, 1.5 * errors[1])
 
 
-def strided_gradients(graph):
-    """Names of the operations that compute the inputs' gradient with a stride."""
-    kind = "DepthwiseConv2dNativeBackpropInput"
+def strided_gradients(graph, of="Input"):
+    """Names of the operations that compute the gradient of the inputs, or of the kernel (`Filter`), with a stride."""
+    kind = f"DepthwiseConv2dNativeBackprop{of}"
     backward = [operation for operation in graph.get_operations() if operation.type == kind]
     assert backward
     return [operation.name for operation in backward if max(operation.get_attr("strides")) > 1]
@@ -76,6 +76,11 @@ def gradient_graph(dtype):
 def test_it_is_taken_in_bfloat16_alone():
     assert not strided_gradients(gradient_graph(tf.bfloat16))
     assert strided_gradients(gradient_graph(tf.float32))
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float32])
+def test_the_kernel_s_keeps_its_stride(dtype):
+    assert strided_gradients(gradient_graph(dtype), of="Filter")
 
 
 def test_a_gpu_keeps_tensorflow_s(monkeypatch):

@@ -1,10 +1,10 @@
 """The gradient of depthwise convolutions that have a stride, by the fastest way where layers compute in bfloat16.
 
-On a processor TensorFlow leaves that gradient to oneDNN, whose depthwise kernel is for stride 1 alone: with stride 2 a
-general one takes its place, in bfloat16 many times as long for the inputs of the four such layers of MobileNet V2
+On a processor TensorFlow leaves that gradient to oneDNN. For the inputs' it has a depthwise routine of stride 1 alone:
+with stride 2 a general one takes its place, in bfloat16 many times as slow for the four such layers of MobileNet V2
 (`scripts/benchmarks/depthwise_gradient.py`). A convolution with a stride is one without whose other outputs are left
-out, so its gradient is that of the one without, with zeros for these outputs. In float32 TensorFlow's own is no slower,
-and stays; so does the kernel's gradient in both, for which oneDNN has kernels with a stride.
+out, so its inputs' gradient is that of the one without, with zeros for these outputs. In float32 TensorFlow's own is no
+slower, and stays; so does the kernel's gradient in both, for which the routine with a stride is the faster.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def depthwise_gradient(operation: Operation, gradient: Tensor) -> tuple[Tensor, 
 
 
 def has_slow_gradient(operation: Operation) -> bool:
-    """Whether oneDNN has no kernel of its own for TensorFlow's way, and the other way is known to be right."""
+    """Whether oneDNN's way to the inputs' gradient is the general one, and the other way is known to be right."""
     inputs, _ = operation.inputs
     return (
         inputs.dtype == tf.bfloat16
