@@ -15,6 +15,24 @@ from finetune.nets import layers
 from finetune.types import Tensor
 
 
+def relu6(inputs: Tensor) -> Tensor:
+    """`min(max(x, 0), 6)`, by XLA's kernels where a processor trains in bfloat16.
+
+    TensorFlow's own are compiled for any processor, XLA's for the one that runs them, at the first step, for some two
+    seconds. The marks that ask for them are attributes of the operation and its gradient, and go with copies of them.
+    """
+    if not _is_trained_in_bfloat16(inputs) or tf.config.get_visible_devices("GPU"):
+        return tf.nn.relu6(inputs)
+    with tf.xla.experimental.jit_scope(separate_compiled_gradients=True):
+        return tf.nn.relu6(inputs)
+
+
+def _is_trained_in_bfloat16(inputs: Tensor) -> bool:
+    """Whether they come of a batch norm that is trained: one that isn't is part of a convolution, and Relu6 with it."""
+    made_by = inputs.op
+    return inputs.dtype == tf.bfloat16 and made_by.type == "FusedBatchNormV3" and bool(made_by.get_attr("is_training"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
     """An inverted residual: expand to many channels, filter in space, project to few.
@@ -34,7 +52,7 @@ class Block:
     depth: int
     kernel_size: int = 3
     stride: int = 1
-    activation_fn: Callable[[Tensor], Tensor] = tf.nn.relu6
+    activation_fn: Callable[[Tensor], Tensor] = relu6
     has_squeeze_excite: bool = False
     is_fused: bool = False
     is_residual: bool = True
@@ -47,9 +65,7 @@ def round_depth(depth: float) -> int:
 
 
 @contextlib.contextmanager
-def mobilenet_layers(
-    batch_norm_decay: float, activation_fn: Callable[[Tensor], Tensor] = tf.nn.relu6
-) -> Iterator[None]:
+def mobilenet_layers(batch_norm_decay: float, activation_fn: Callable[[Tensor], Tensor] = relu6) -> Iterator[None]:
     """Settings of all convolutions inside: normalised, not biased; weight decay spares the depthwise ones."""
     with (
         slim.arg_scope(
